@@ -1,0 +1,1 @@
+"""An emulated workspace that enforces Databricks' limits, and a storm of real clients against it."""
