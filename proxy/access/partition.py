@@ -1,0 +1,30 @@
+"""Which stored answers a request may be served from: those fetched with its own credential.
+
+Credentials themselves are never kept: a partition is a keyed hash, and the key dies with the process.
+"""
+
+import hashlib
+from collections.abc import Iterable
+
+from proxy.mlflow_api.headers import HOP_BY_HOP, NEUTRAL, UNSHARED
+
+PUBLIC = "public"
+"""The partition of documents that the workspace gives to anyone."""
+
+
+def partition(headers: Iterable[tuple[str, str]], key: bytes) -> str:
+    """Name the credential behind a request.
+
+    ``headers`` are the request's fields, ``key`` up to 64 random bytes of this process. Every field that
+    is not known to be neutral counts, since a field nobody told us about may carry a credential; order
+    and repetition count as well. Returns 32 hexadecimal digits.
+    """
+    digest = hashlib.blake2b(key=key, digest_size=16)
+    for name, value in headers:
+        lower = name.lower()
+        if lower not in HOP_BY_HOP and lower not in NEUTRAL and lower not in UNSHARED:
+            for part in (lower, value):
+                encoded = part.encode("utf-8", "surrogateescape")
+                # Lengths keep ("ab", "c") apart from ("a", "bc").
+                digest.update(len(encoded).to_bytes(8, "big") + encoded)
+    return digest.hexdigest()

@@ -1,0 +1,63 @@
+"""Health and metrics: for orchestrators and Prometheus, not for MLflow clients."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+from aiohttp import web
+from prometheus_client import CollectorRegistry
+from prometheus_client.exposition import choose_encoder
+
+from proxy.errors import AnswerableError
+from proxy.upstream.client import HttpClient
+
+PREFIX = "/-/"
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+_PROBE_SECONDS = 3.0
+"""A probe must end well within the usual time-outs of those who probe."""
+_PROBE_LIFETIME = 5.0
+"""However often readiness is asked, the workspace is asked no oftener than this (seconds)."""
+
+
+class Readiness:
+    """Whether the workspace can be reached at all; any HTTP answer is a yes."""
+
+    def __init__(self, client: HttpClient, origin: str) -> None:
+        self._client = client
+        self._url = origin + "/.well-known/databricks-config"
+        self._asking = asyncio.Lock()
+        self._problem: str | None = None
+        self._asked_at = float("-inf")
+
+    async def problem(self) -> str | None:
+        """Return what is wrong, None if nothing is."""
+        async with self._asking:
+            now = asyncio.get_running_loop().time()
+            if now - self._asked_at >= _PROBE_LIFETIME:
+                try:
+                    async with self._client.open("GET", self._url, (), within=_PROBE_SECONDS):
+                        self._problem = None
+                except AnswerableError as error:
+                    self._problem = str(error)
+                self._asked_at = now
+            return self._problem
+
+
+def handlers(registry: CollectorRegistry, readiness: Readiness) -> dict[str, Handler]:
+    """Return the handlers of ``/-/NAME`` by name."""
+
+    async def healthz(request: web.Request) -> web.StreamResponse:
+        return web.json_response({"status": "ok"})
+
+    async def readyz(request: web.Request) -> web.StreamResponse:
+        problem = await readiness.problem()
+        if problem is None:
+            return web.json_response({"status": "ready"})
+        return web.json_response({"status": "not ready", "reason": problem}, status=503)
+
+    async def metrics(request: web.Request) -> web.StreamResponse:
+        encode, content_type = choose_encoder(request.headers.get("Accept", ""))
+        return web.Response(body=encode(registry), headers={"Content-Type": content_type})
+
+    return {"healthz": healthz, "readyz": readyz, "metrics": metrics}

@@ -1,0 +1,201 @@
+"""Wiring: what a proxy is made of, and how it starts and stops."""
+
+import asyncio
+import contextlib
+import errno
+import secrets
+import signal
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from functools import partial
+
+import structlog
+from aiohttp import web
+
+from proxy import __version__
+from proxy.admin import handlers as admin
+from proxy.artifacts.facade import ArtifactFacade
+from proxy.budget.pacer import SlidingWindow
+from proxy.budget.queue import Queue
+from proxy.cache.freshness import Lifetimes
+from proxy.cache.store import MemoryStore
+from proxy.errors import AnswerableError, BadRequestError, InvalidSettingsError, TruncatedError
+from proxy.metrics import Metrics
+from proxy.mlflow_api.routes import UNKNOWN, Group, Route, match
+from proxy.pipeline import LARGEST_HELD_BODY, Pipeline
+from proxy.responses import Outcome, remove_defaults, send_error
+from proxy.settings import Settings
+from proxy.upstream.client import HttpClient
+
+log = structlog.get_logger(__name__)
+
+_LONGEST_LINE = 32 * 1024
+"""Bytes of a request line or header field; page tokens and long model paths outgrow aiohttp's 8 KiB."""
+_ARTIFACTS = Route((), "mlflow-artifacts/*", Group.NONE)
+"""Labels requests that the façade answers."""
+
+
+class Proxy:
+    """One proxy, ready to be served. Must be made, used and closed in one event loop."""
+
+    def __init__(self, settings: Settings) -> None:
+        connections = settings.connections
+        self._clients = workspace, storage = [
+            HttpClient(
+                peer,
+                connect_timeout=connections.connect_timeout,
+                read_timeout=connections.read_timeout,
+                connections=connections.max_connections,
+            )
+            for peer in ("The workspace", "The workspace's storage")
+        ]
+        self.metrics = Metrics()
+        self._store = MemoryStore(settings.cache.max_bytes)
+        # Each limit of the workspace is one queue, whoever calls (rule 1). Other groups have none yet.
+        budget = settings.budget
+        window = SlidingWindow(budget.registry_limit, 1.0 + budget.jitter_margin)
+        self._queues = {Group.REGISTRY: Queue(window, self.metrics.queue_wait.labels(Group.REGISTRY).observe)}
+        self.pipeline = Pipeline(
+            origin=settings.upstream,
+            client=workspace,
+            queues=self._queues,
+            store=self._store,
+            lifetimes=Lifetimes(
+                listing=settings.cache.listing_ttl,
+                unverified=settings.cache.unverified_ttl,
+                pending=settings.cache.pending_ttl,
+                mutable=settings.cache.mutable_ttl,
+                not_found=settings.cache.not_found_ttl,
+                discovery=settings.cache.discovery_ttl,
+                signed_url_margin=settings.cache.signed_url_margin,
+            ),
+            metrics=self.metrics,
+            patience=budget.patience,
+            largest_entry=settings.cache.max_entry_bytes,
+            rewrite_dbfs=settings.artifacts.rewrite_dbfs,
+            partition_key=secrets.token_bytes(32),
+        )
+        self._artifacts = ArtifactFacade(self.pipeline, storage, self.metrics)
+        readiness = admin.Readiness(workspace, settings.upstream)
+        self._admin = admin.handlers(self.metrics.registry, readiness)
+        self._watch()
+
+    async def close(self) -> None:
+        """Close all connections to the workspace and its storage."""
+        for client in self._clients:
+            await client.close()
+
+    async def handle(self, request: web.Request) -> web.StreamResponse:
+        """Answer any request: the one entrance."""
+        began = time.monotonic()
+        route = UNKNOWN
+        try:
+            target = request.raw_path
+            if not target.startswith("/") or "#" in target:
+                raise BadRequestError(
+                    "This proxy serves one workspace: a request target must be a path (RFC 9112 section 3.2.1)."
+                )
+            if target.startswith(admin.PREFIX):
+                return await self._administer(request)
+            if self._artifacts.handles(target):
+                route = _ARTIFACTS
+                reply = await self._artifacts.handle(request)
+            else:
+                route = match(request.method, target.partition("?")[0])
+                reply = await self.pipeline.handle(request, route)
+        except AnswerableError as error:
+            log.info("request failed", route=route.name, status=error.status, reason=str(error))
+            reply = await send_error(request, error, Outcome.MISS)
+        except (TruncatedError, ConnectionResetError) as error:
+            # Either side broke off in the middle of the answer; the connection is closed already.
+            log.info("answer broke off", route=route.name, reason=str(error))
+            self.metrics.requests.labels(route.name, "aborted", "aborted").inc()
+            raise
+        self._count(route, reply, began)
+        return reply
+
+    async def _administer(self, request: web.Request) -> web.StreamResponse:
+        handler = self._admin.get(request.raw_path.removeprefix(admin.PREFIX).partition("?")[0])
+        if handler is None or request.method not in {"GET", "HEAD"}:
+            return web.json_response(
+                {"error_code": "ENDPOINT_NOT_FOUND", "message": "Known here: " + ", ".join(self._admin)},
+                status=404,
+            )
+        return await handler(request)
+
+    def _count(self, route: Route, reply: web.StreamResponse, began: float) -> None:
+        outcome = reply.headers.getall("Cache-Status")[-1].removeprefix("mlflow-proxy; ")
+        self.metrics.requests.labels(route.name, outcome, str(reply.status)).inc()
+        self.metrics.request_seconds.labels(outcome).observe(time.monotonic() - began)
+
+    def _watch(self) -> None:
+        watch = self.metrics.watch
+        watch("mlflow_proxy_cache_entries", "Stored answers.", lambda: len(self._store))
+        watch("mlflow_proxy_cache_bytes", "Bytes of stored answers.", lambda: self._store.bytes)
+        watch("mlflow_proxy_flights", "Shared calls in the air.", lambda: len(self.pipeline.flights))
+        for group, queue in self._queues.items():
+            depth = partial(len, queue)
+            watch("mlflow_proxy_queue_depth", "Calls waiting for a place in the budget.", depth, group=group)
+
+
+@asynccontextmanager
+async def serving(settings: Settings) -> AsyncIterator[str]:
+    """Serve until the context is left; yields the URL it listens on. Raises InvalidSettingsError."""
+    proxy = Proxy(settings)
+    application = web.Application(client_max_size=LARGEST_HELD_BODY + 1)
+    application.on_response_prepare.append(remove_defaults)
+    application.router.add_route("*", "/{target:.*}", proxy.handle)
+    runner = web.AppRunner(
+        application,
+        access_log=None,
+        handler_cancellation=True,
+        auto_decompress=False,
+        max_line_size=_LONGEST_LINE,
+        max_field_size=_LONGEST_LINE,
+        shutdown_timeout=settings.shutdown_grace,
+    )
+    try:
+        await runner.setup()
+        site = web.TCPSite(runner, settings.host, settings.port, backlog=1024)
+        try:
+            await site.start()
+        except OSError as error:
+            raise _cannot_listen(settings, error) from None
+        yield _url(runner)
+    finally:
+        await runner.cleanup()
+        await proxy.close()
+
+
+async def run(settings: Settings, started: Callable[[str], None] = lambda url: None) -> None:
+    """Serve until SIGINT or SIGTERM. Raises InvalidSettingsError."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    async with serving(settings) as url:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            with contextlib.suppress(NotImplementedError):  # Windows has no signal handlers on the loop
+                loop.add_signal_handler(number, stop.set)
+        log.info("serving", url=url, upstream=settings.upstream, version=__version__)
+        started(url)
+        await stop.wait()
+        log.info("stopping", grace=settings.shutdown_grace)
+
+
+def _url(runner: web.AppRunner) -> str:
+    host, port, *_ = runner.addresses[0]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def _cannot_listen(settings: Settings, error: OSError) -> InvalidSettingsError:
+    if error.errno == errno.EADDRINUSE:
+        return InvalidSettingsError(
+            f"port: {settings.port} is already in use on {settings.host}; choose another --port"
+        )
+    if error.errno == errno.EACCES:
+        return InvalidSettingsError(
+            f"port: not allowed to listen on {settings.port}; choose a --port from 1024 up"
+        )
+    return InvalidSettingsError(
+        f"host: cannot listen on {settings.host}: {error.strerror}; choose another --host"
+    )

@@ -1,0 +1,198 @@
+"""Door A: the part of the mlflow-artifacts API that serves files of registered models.
+
+Listings are put together from the registry's own; bytes are streamed from the storage that the workspace's
+signed URL names. Storage gets the signed header fields and never the client's credentials.
+"""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import unquote
+
+import aiohttp
+from aiohttp import web
+
+from proxy.artifacts.paths import ModelFile, is_ours, parse
+from proxy.errors import (
+    BadRequestError,
+    NotOfferedError,
+    ReadOnlyError,
+    TooLargeToShareError,
+    UpstreamUnavailableError,
+)
+from proxy.metrics import Metrics
+from proxy.mlflow_api.answers import SignedUrl, json_object, signed_url
+from proxy.mlflow_api.headers import end_to_end
+from proxy.mlflow_api.messages import StoredResponse
+from proxy.mlflow_api.reads import parameters
+from proxy.pipeline import Answer, Pipeline
+from proxy.responses import Outcome, cache_status, relay, send_stored
+from proxy.upstream.client import HttpClient, chunks, fields
+
+PREFIXES = ("/api/2.0/mlflow-artifacts/", "/ajax-api/2.0/mlflow-artifacts/")
+
+_MOST_PAGES = 10_000
+"""Bound on the pages of one directory, so that a workspace whose last page never comes ends in an error."""
+_ASKED_OF_STORAGE = frozenset({"if-range", "range"})
+"""The client's request fields that mean something to storage. None of them may be a credential."""
+_TOLD_BY_STORAGE = frozenset(
+    {
+        "accept-ranges",
+        "content-encoding",
+        "content-length",
+        "content-range",
+        "content-type",
+        "etag",
+        "last-modified",
+    }
+)
+
+
+class ArtifactFacade:
+    """Serves ``mlflow-artifacts`` paths under the reserved prefix."""
+
+    def __init__(self, pipeline: Pipeline, storage: HttpClient, metrics: Metrics) -> None:
+        self._pipeline = pipeline
+        self._storage = storage
+        self._metrics = metrics
+
+    def handles(self, target: str) -> bool:
+        """Whether a raw request target is about files under the reserved prefix."""
+        raw_path, _, raw_query = target.partition("?")
+        kind, path = _split(raw_path)
+        if kind == "artifacts" and not path:
+            return any(is_ours(value) for value in _listed(raw_query))
+        return kind is not None and is_ours(path)
+
+    async def handle(self, request: web.Request) -> web.StreamResponse:
+        """Answer a request that ``handles`` said yes to. Raises AnswerableError, TruncatedError."""
+        raw_path, _, raw_query = request.raw_path.partition("?")
+        kind, path = _split(raw_path)
+        if kind == "presigned":
+            raise NotOfferedError("Files of registered models are downloaded through the artifacts endpoint.")
+        if request.method not in {"GET", "HEAD"}:
+            raise ReadOnlyError("Files of registered models can only be read.")
+        if kind != "artifacts":
+            raise NotOfferedError("Files of registered models can only be listed and downloaded.")
+        if path:
+            return await self._send_file(request, parse(path))
+        asked = parameters(raw_query)
+        if asked is None or "path" not in asked:
+            raise BadRequestError("A listing takes one parameter, path.")
+        return await self._send_listing(request, parse(asked["path"]))
+
+    async def _send_listing(self, request: web.Request, directory: ModelFile) -> web.StreamResponse:
+        headers, deadline = end_to_end(request.headers.items()), self._pipeline.deadline()
+        files: list[dict[str, Any]] = []
+        page: dict[str, str] = {}
+        for _ in range(_MOST_PAGES):
+            answer = await self._ask(headers, "list-artifacts", directory, page, deadline)
+            listing = json_object(answer.response.body)
+            if answer.response.status != 200 or listing is None:
+                return await send_stored(request, answer.response, answer.outcome, answer.age)
+            files += _below(directory.path, listing)
+            token = listing.get("next_page_token")
+            if not token:
+                break
+            page = {"page_token": str(token)}
+        else:
+            raise UpstreamUnavailableError(f"The workspace's listing has no end after {_MOST_PAGES} pages.")
+        content = (("Content-Type", "application/json"),)
+        complete = StoredResponse(200, "OK", content, json.dumps({"files": files}).encode())
+        return await send_stored(request, complete, answer.outcome, answer.age)
+
+    async def _send_file(self, request: web.Request, file: ModelFile) -> web.StreamResponse:
+        if not file.path:
+            raise BadRequestError("This names a whole model version; list it with ?path= to see its files.")
+        headers, deadline = end_to_end(request.headers.items()), self._pipeline.deadline()
+        answer = await self._ask(headers, "get-signed-download-uri", file, {}, deadline)
+        if answer.response.status != 200:
+            return await send_stored(request, answer.response, answer.outcome, answer.age)
+        signed = signed_url(json_object(answer.response.body) or {})
+        if signed is None:
+            raise UpstreamUnavailableError("The workspace did not name a place to download this file from.")
+        return await self._relay_from_storage(request, signed)
+
+    async def _relay_from_storage(self, request: web.Request, signed: SignedUrl) -> web.StreamResponse:
+        asked = [item for item in request.headers.items() if item[0].lower() in _ASKED_OF_STORAGE]
+        status = "error"
+        try:
+            async with self._storage.open("GET", signed.url, (*signed.headers, *asked)) as response:
+                status = str(response.status)
+                if response.status not in {200, 206, 416}:
+                    raise _storage_error(response)
+                told = [item for item in fields(response) if item[0].lower() in _TOLD_BY_STORAGE]
+                return await relay(
+                    request,
+                    response.status,
+                    response.reason,
+                    [*told, cache_status(Outcome.BYPASS)],
+                    chunks(response),
+                )
+        finally:
+            self._metrics.storage_calls.labels(status).inc()
+
+    async def _ask(
+        self,
+        headers: list[tuple[str, str]],
+        endpoint: str,
+        file: ModelFile,
+        page: Mapping[str, str],
+        deadline: float,
+    ) -> Answer:
+        asked = {"name": file.model, "version": file.version, "path": file.path, **page}
+        try:
+            return await self._pipeline.ask(headers, f"model-versions/{endpoint}", asked, deadline)
+        except TooLargeToShareError as error:
+            raise UpstreamUnavailableError(
+                f"The workspace's {endpoint} answer is larger than cache.max_entry_bytes allows ({error})."
+            ) from error
+
+
+def _split(raw_path: str) -> tuple[str | None, str]:
+    """Split a raw path below the API prefix into its first segment and the rest, decoded once."""
+    for prefix in PREFIXES:
+        if raw_path.startswith(prefix):
+            kind, _, rest = raw_path.removeprefix(prefix).partition("/")
+            return kind, _decoded(rest)
+    return None, ""
+
+
+def _listed(raw_query: str) -> list[str]:
+    asked = parameters(raw_query)
+    if asked is not None:
+        return [asked["path"]] if "path" in asked else []
+    # Ambiguous: if any reading of it is ours, it is ours to refuse.
+    return [unquote(part.partition("=")[2]) for part in raw_query.replace(";", "&").split("&")]
+
+
+def _decoded(raw: str) -> str:
+    try:
+        return unquote(raw, errors="strict")
+    except UnicodeDecodeError:
+        # Kept undecodable on purpose: it is refused if it is ours, and passed through as it came if not.
+        return unquote(raw, errors="replace").replace("\ufffd", "\x00")
+
+
+def _below(directory: str, listing: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Turn a registry listing into one of this API: basenames, and nothing for a file listed as itself."""
+    files = listing.get("files")
+    listed = []
+    for file in files if isinstance(files, list) else []:
+        path = file.get("path") if isinstance(file, dict) else None
+        if not isinstance(path, str) or path == directory:
+            continue
+        entry: dict[str, Any] = {
+            "path": path.rstrip("/").rpartition("/")[2],
+            "is_dir": bool(file.get("is_dir")),
+        }
+        if not entry["is_dir"] and file.get("file_size") is not None:
+            entry["file_size"] = file["file_size"]
+        listed.append(entry)
+    return listed
+
+
+def _storage_error(response: aiohttp.ClientResponse) -> UpstreamUnavailableError:
+    return UpstreamUnavailableError(
+        f"The workspace's storage answered {response.status} to a signed download."
+    )

@@ -1,0 +1,129 @@
+"""Where answers are kept: in memory, bounded in bytes, least recently used out first.
+
+Knows for every answer which model version it is about, so that a write can drop just what it makes wrong.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from cachetools import LRUCache
+
+from proxy.mlflow_api.messages import StoredResponse
+from proxy.mlflow_api.reads import Key
+
+_OVERHEAD = 1024
+"""Bytes that an entry costs beside its text: objects, index, table (estimate)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A stored answer. Times are monotonic seconds."""
+
+    response: StoredResponse
+    model: str | None
+    version: str | None
+    survives_metadata_writes: bool
+    stored_at: float
+    expires_at: float
+
+    @property
+    def size(self) -> int:
+        """Bytes, approximately."""
+        headers = sum(len(name) + len(value) for name, value in self.response.headers)
+        return len(self.response.body) + headers + _OVERHEAD
+
+
+@dataclass(frozen=True, slots=True)
+class Invalidation:
+    """What a write makes wrong: answers about ``models`` (None for any model), of all credentials.
+
+    Answers that may be about any model (searches) always go. ``files`` says whether those go too that
+    survive writes of metadata.
+    """
+
+    models: frozenset[str] | None
+    files: bool
+
+    def concerns(self, model: str | None) -> bool:
+        """Whether answers about this model can be wrong now."""
+        return (
+            self.models is None or model is None or _folded(model) in {_folded(name) for name in self.models}
+        )
+
+
+class MemoryStore:
+    """Answers by key, at most ``max_bytes`` in total."""
+
+    def __init__(self, max_bytes: int) -> None:
+        self._entries = _IndexedCache(max_bytes)
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    @property
+    def bytes(self) -> int:
+        """Bytes in use, approximately."""
+        return int(self._entries.currsize)
+
+    def get(self, key: Key, now: float) -> Entry | None:
+        """Return a fresh entry, or None."""
+        entry = self._entries.get(key)
+        return entry if entry is not None and now < entry.expires_at else None
+
+    def put(self, key: Key, entry: Entry) -> bool:
+        """Keep an answer; returns False for one that is larger than the whole store."""
+        if entry.size > self._entries.maxsize:
+            return False
+        self._entries.pop(key, None)
+        self._entries[key] = entry
+        return True
+
+    def invalidate(self, what: Invalidation) -> int:
+        """Drop what a write made wrong; returns how many entries went."""
+        wrong = [
+            key
+            for key, entry in self._entries.about(what.models)
+            if not entry.survives_metadata_writes or (what.files and entry.model is not None)
+        ]
+        for key in wrong:
+            del self._entries[key]
+        return len(wrong)
+
+
+class _IndexedCache(LRUCache[Key, Entry]):
+    """An LRU cache that finds its entries by model and version as well.
+
+    Every removal, eviction included, goes through ``__delitem__`` (cachetools documents it so), which
+    keeps the index exact.
+    """
+
+    def __init__(self, maxsize: int) -> None:
+        super().__init__(maxsize, getsizeof=lambda entry: entry.size)
+        self._index: dict[str | None, dict[str | None, dict[Key, Entry]]] = {}
+
+    def __setitem__(self, key: Key, entry: Entry) -> None:
+        super().__setitem__(key, entry)
+        self._index.setdefault(_folded(entry.model), {}).setdefault(entry.version, {})[key] = entry
+
+    def __delitem__(self, key: Key) -> None:
+        entry = self[key]
+        super().__delitem__(key)
+        model = _folded(entry.model)
+        versions = self._index[model]
+        del versions[entry.version][key]
+        if not versions[entry.version]:
+            del versions[entry.version]
+        if not versions:
+            del self._index[model]
+
+    def about(self, models: frozenset[str] | None) -> Iterator[tuple[Key, Entry]]:
+        """Yield the entries about these models (None for all) and those about no model in particular."""
+        chosen = set(self._index) if models is None else {None, *map(_folded, models)}
+        for model in chosen:
+            for entries in self._index.get(model, {}).values():
+                yield from entries.items()
+
+
+def _folded(model: str | None) -> str | None:
+    # Whether the workspace tells names apart by case is not known; dropping too much is safe.
+    return model.casefold() if model is not None else None

@@ -1,0 +1,59 @@
+"""The command line: which command, with which settings; one line for what goes wrong."""
+
+import asyncio
+import sys
+from collections.abc import Callable, Sequence
+
+from proxy import __version__, app, logs, settings
+from proxy.errors import InvalidSettingsError
+
+_USAGE = """\
+usage: mlflow-proxy COMMAND [OPTION ...]
+
+commands:
+  serve --upstream URL    serve MLflow clients on behalf of a workspace
+  demo                    emulated workspace + proxy + real MLflow clients, with and without the proxy
+
+mlflow-proxy COMMAND --help lists a command's options; mlflow-proxy --version prints the version.
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; returns the exit status, 2 for what the user can mend."""
+    command, *rest = (list(sys.argv[1:]) if arguments is None else list(arguments)) or ["--help"]
+    if command in {"--help", "-h", "help"}:
+        sys.stdout.write(_USAGE)
+        return 0
+    if command == "--version":
+        sys.stdout.write(f"mlflow-proxy {__version__}\n")
+        return 0
+    run = _COMMANDS.get(command)
+    try:
+        if run is None:
+            raise InvalidSettingsError(f"{command}: no such command; mlflow-proxy --help lists them")
+        return run(rest)
+    except InvalidSettingsError as problem:
+        sys.stderr.write(f"mlflow-proxy: {problem}\n")
+        return 2
+    except KeyboardInterrupt:
+        return 130
+
+
+def _serve(arguments: Sequence[str]) -> int:
+    chosen = settings.load(arguments)
+    logs.configure(chosen.log_level, chosen.log_format)
+    asyncio.run(app.run(chosen))
+    return 0
+
+
+def _demo(arguments: Sequence[str]) -> int:
+    # The demo's libraries are not needed to serve.
+    from proxy.demo import command  # noqa: PLC0415
+
+    return command.run(arguments)
+
+
+_COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {"serve": _serve, "demo": _demo}
+
+if __name__ == "__main__":
+    sys.exit(main())

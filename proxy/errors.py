@@ -1,0 +1,101 @@
+"""The errors of the proxy's own: one small tree.
+
+Foreign exceptions are turned into these at the edge where they arise (``upstream/``, ``settings.py``).
+Those that reach a client do so in the shape of the API's own errors.
+"""
+
+import json
+import math
+
+
+class MlflowProxyError(Exception):
+    """Everything this package raises on purpose."""
+
+
+class InvalidSettingsError(MlflowProxyError):
+    """A setting is missing or wrong; the message is one line that names it and the remedy."""
+
+
+class AnswerableError(MlflowProxyError):
+    """An error with an answer for the client that caused or met it.
+
+    ``error_code`` matters as much as ``status``: clients that go through the Databricks SDK rebuild the
+    status from it, and one that they do not know becomes 500.
+    """
+
+    status = 500
+    error_code = "INTERNAL_ERROR"
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """Header fields that belong to the answer."""
+        return {}
+
+    def body(self) -> bytes:
+        """Return the API's JSON error."""
+        return json.dumps({"error_code": self.error_code, "message": str(self)}).encode()
+
+
+class BadRequestError(AnswerableError):
+    """The request cannot be meant for the one workspace behind this proxy, or is malformed."""
+
+    status = 400
+    error_code = "INVALID_PARAMETER_VALUE"
+
+
+class ReadOnlyError(AnswerableError):
+    """A write to the files that the proxy serves from the model registry."""
+
+    status = 405
+    error_code = "INVALID_PARAMETER_VALUE"
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """Name what is allowed, as a 405 must (RFC 9110 section 15.5.6)."""
+        return {"Allow": "GET, HEAD"}
+
+
+class NotOfferedError(AnswerableError):
+    """An optional part of the API that clients do without when told so."""
+
+    status = 501
+    error_code = "NOT_IMPLEMENTED"
+
+
+class OverBudgetError(AnswerableError):
+    """The workspace's budget has no place for this call within the client's patience."""
+
+    status = 429
+    error_code = "REQUEST_LIMIT_EXCEEDED"
+
+    def __init__(self, message: str, retry_after: float) -> None:
+        super().__init__(message)
+        self.retry_after = max(1, math.ceil(retry_after))
+        """Whole seconds, at least 1: urllib3 raises on a fraction, the Databricks SDK parses an int."""
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """Tell the client when it is worth coming back."""
+        return {"Retry-After": str(self.retry_after)}
+
+
+class UpstreamUnavailableError(AnswerableError):
+    """The workspace or its storage could not be reached, or broke off before it answered."""
+
+    status = 502
+    error_code = "TEMPORARILY_UNAVAILABLE"
+
+
+class UpstreamTimeoutError(AnswerableError):
+    """The workspace or its storage did not answer in time."""
+
+    status = 504
+    error_code = "DEADLINE_EXCEEDED"
+
+
+class TruncatedError(MlflowProxyError):
+    """A response broke off in the middle of its body. The client's connection must be aborted."""
+
+
+class TooLargeToShareError(MlflowProxyError):
+    """A response is larger than what the cache may hold; whoever asked must stream it for himself."""

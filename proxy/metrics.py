@@ -1,0 +1,58 @@
+"""What is counted, in one place (Prometheus)."""
+
+from collections.abc import Callable
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+_WAITS = (0.005, 0.025, 0.1, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 15.0, 30.0, 60.0)
+"""Seconds; the upper ones are where clients lose patience."""
+
+
+class Metrics:
+    """All metrics of one proxy, in a registry of their own."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self.requests = Counter(
+            "mlflow_proxy_requests",
+            "Requests answered, by route, cache outcome and status.",
+            ["route", "outcome", "status"],
+            registry=self.registry,
+        )
+        self.request_seconds = Histogram(
+            "mlflow_proxy_request_seconds",
+            "Time until the answer's header was ready, by cache outcome.",
+            ["outcome"],
+            buckets=_WAITS,
+            registry=self.registry,
+        )
+        self.upstream_calls = Counter(
+            "mlflow_proxy_upstream_calls",
+            "Calls made to the workspace, every attempt, by budget group and status ('error' for none).",
+            ["group", "status"],
+            registry=self.registry,
+        )
+        self.refusals = Counter(
+            "mlflow_proxy_upstream_429s",
+            "429 answers seen from the workspace, by budget group.",
+            ["group"],
+            registry=self.registry,
+        )
+        self.storage_calls = Counter(
+            "mlflow_proxy_storage_calls",
+            "Downloads started from cloud storage, by status ('error' for none).",
+            ["status"],
+            registry=self.registry,
+        )
+        self.queue_wait = Histogram(
+            "mlflow_proxy_queue_wait_seconds",
+            "Time calls waited for a place in the budget, by group.",
+            ["group"],
+            buckets=_WAITS,
+            registry=self.registry,
+        )
+
+    def watch(self, name: str, help_text: str, read: Callable[[], float], **labels: str) -> None:
+        """Expose a value that is read when the metrics are (a gauge)."""
+        gauge = Gauge(name, help_text, list(labels), registry=self.registry)
+        (gauge.labels(**labels) if labels else gauge).set_function(read)

@@ -1,0 +1,95 @@
+"""Which header fields cross the proxy, and which ones decide what a stored answer may be used for."""
+
+from collections.abc import Iterable
+
+HOP_BY_HOP = frozenset(
+    {
+        "connection",
+        "keep-alive",
+        "proxy-authenticate",
+        "proxy-authorization",
+        "proxy-connection",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+    }
+)
+"""Fields that belong to one connection (RFC 9110 section 7.6.1)."""
+
+NEUTRAL = frozenset(
+    {
+        "accept",
+        "accept-encoding",
+        "accept-language",
+        "cache-control",
+        "content-length",
+        "content-type",
+        "host",
+        "origin",
+        "pragma",
+        "referer",
+        "traceparent",
+        "tracestate",
+        "user-agent",
+        "x-databricks-traffic-id",
+        "x-request-id",
+    }
+)
+"""Request fields that do not change who is asking or what for.
+
+Every *other* field, known or not, separates stored answers: a header this proxy has never heard of may
+be a credential, so it must not be shared across.
+"""
+
+UNSHARED = frozenset(
+    {
+        "accept-encoding",
+        "content-length",
+        "expect",
+        "host",
+        "if-match",
+        "if-modified-since",
+        "if-none-match",
+        "if-range",
+        "if-unmodified-since",
+        "range",
+    }
+)
+"""Request fields left out of a call whose answer is shared: they ask for less than the whole answer, or
+in a coding that another reader may not accept."""
+
+NOT_STORED = frozenset({"age", "cache-status", "content-encoding", "content-length", "set-cookie"})
+"""Response fields that are not part of a shared answer: its body is decoded, and its age is ours to tell."""
+
+Fields = Iterable[tuple[str, str]]
+"""Header fields in order, repeated names kept."""
+
+
+def end_to_end(fields: Fields) -> list[tuple[str, str]]:
+    """Drop hop-by-hop fields and those nominated by ``Connection`` (RFC 9110 section 7.6.1)."""
+    fields = list(fields)
+    nominated = {
+        option.strip().lower()
+        for name, value in fields
+        if name.lower() == "connection"
+        for option in value.split(",")
+    }
+    dropped = HOP_BY_HOP | nominated
+    return [(name, value) for name, value in fields if name.lower() not in dropped]
+
+
+def without(fields: Fields, names: frozenset[str]) -> list[tuple[str, str]]:
+    """Return the fields whose lower-case name is not in ``names``."""
+    return [(name, value) for name, value in fields if name.lower() not in names]
+
+
+def asks_for_fresh(fields: Fields) -> bool:
+    """Whether a request refuses stored answers (RFC 9111 section 5.2.1.4 and 5.2.1.5)."""
+    directives = {
+        directive.strip().lower()
+        for name, value in fields
+        if name.lower() in {"cache-control", "pragma"}
+        for directive in value.split(",")
+    }
+    return not directives.isdisjoint({"no-cache", "no-store"})

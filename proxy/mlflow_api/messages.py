@@ -1,0 +1,39 @@
+"""The two messages that travel the line: a request on its way up, a complete response on its way back."""
+
+from dataclasses import dataclass, replace
+from typing import Self
+
+
+@dataclass(frozen=True, slots=True)
+class UpstreamRequest:
+    """A request as the workspace will get it.
+
+    ``target`` is the origin-form request target (RFC 9112 section 3.2.1), path and query as they came
+    over the wire. ``headers`` are end-to-end fields in order, without ``Host``.
+    """
+
+    method: str
+    target: str
+    headers: tuple[tuple[str, str], ...]
+    body: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class StoredResponse:
+    """A complete response: what one flight brings back and what the cache keeps.
+
+    ``headers`` are end-to-end fields in order, without ``Content-Length``; ``body`` is in no coding.
+    """
+
+    status: int
+    reason: str
+    headers: tuple[tuple[str, str], ...]
+    body: bytes
+
+    def with_body(self, body: bytes) -> Self:
+        """Return the same response with another body."""
+        return replace(self, body=body)
+
+    def header(self, name: str) -> str | None:
+        """Return the first field of that lower-case name."""
+        return next((value for field, value in self.headers if field.lower() == name), None)

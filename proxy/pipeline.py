@@ -1,0 +1,385 @@
+"""The line that every request walks once, from left to right.
+
+    request -> route -> access -> cache lookup -> coalesce -> budget -> upstream (retry) -> cache store
+            -> respond
+
+``handle`` is the line for a client's request, ``ask`` for a question that the proxy has to put to the
+registry itself. Requests whose answers may be shared take ``_read``, all others ``_forward``.
+"""
+
+import asyncio
+import random
+import time
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager, nullcontext
+from dataclasses import dataclass
+from urllib.parse import quote, urlencode
+
+import aiohttp
+import structlog
+from aiohttp import web
+
+from proxy.access.partition import PUBLIC, partition
+from proxy.artifacts.paths import rewrite_download_uri
+from proxy.budget.queue import Deadline, Queue
+from proxy.cache.freshness import Lifetimes, lifetime, survives_metadata_writes
+from proxy.cache.single_flight import Flight, SingleFlight
+from proxy.cache.store import Entry, Invalidation, MemoryStore
+from proxy.cache.versions import VersionBook
+from proxy.errors import (
+    AnswerableError,
+    BadRequestError,
+    OverBudgetError,
+    TooLargeToShareError,
+    TruncatedError,
+    UpstreamUnavailableError,
+)
+from proxy.metrics import Metrics
+from proxy.mlflow_api import answers
+from proxy.mlflow_api.headers import (
+    NEUTRAL,
+    NOT_STORED,
+    UNSHARED,
+    Fields,
+    asks_for_fresh,
+    end_to_end,
+    without,
+)
+from proxy.mlflow_api.messages import StoredResponse, UpstreamRequest
+from proxy.mlflow_api.reads import Read, shareable, written_models
+from proxy.mlflow_api.routes import API_PREFIXES, Freshness, Group, Invalidates, Route, match
+from proxy.mlflow_api.signed_urls import expires_at
+from proxy.responses import Outcome, cache_status, relay, send_stored
+from proxy.upstream.client import HttpClient, chunks, fields, read_whole
+from proxy.upstream.retry import backoff, retry_after_seconds
+
+log = structlog.get_logger(__name__)
+
+LARGEST_HELD_BODY = 2**20
+"""Bytes. Request bodies up to this are held, to be understood and sent again after a 429; larger ones
+stream through and get one attempt."""
+_LARGEST_REFUSAL = 64 * 1024
+"""Bytes read of a 429's body, so that its connection can be used again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A complete response and how it came about; ``age`` in seconds if it was stored."""
+
+    response: StoredResponse
+    outcome: Outcome
+    age: float | None = None
+
+
+class Pipeline:
+    """One workspace, one budget, one cache."""
+
+    def __init__(
+        self,
+        *,
+        origin: str,
+        client: HttpClient,
+        queues: Mapping[Group, Queue],
+        store: MemoryStore,
+        lifetimes: Lifetimes,
+        metrics: Metrics,
+        patience: float,
+        largest_entry: int,
+        rewrite_dbfs: bool,
+        partition_key: bytes,
+    ) -> None:
+        self._origin = origin
+        self._client = client
+        self._queues = queues
+        self._store = store
+        self._lifetimes = lifetimes
+        self._metrics = metrics
+        self._patience = patience
+        self._largest_entry = largest_entry
+        self._rewrite_dbfs = rewrite_dbfs
+        self._partition_key = partition_key
+        self._versions = VersionBook()
+        self.flights = SingleFlight()
+
+    def deadline(self) -> float:
+        """Return the event loop's time at which a request that arrives now loses patience."""
+        return asyncio.get_running_loop().time() + self._patience
+
+    async def handle(self, request: web.Request, route: Route) -> web.StreamResponse:
+        """Answer a client's request, whatever it is. Raises AnswerableError, TruncatedError."""
+        raw_query = request.raw_path.partition("?")[2]
+        headers = end_to_end(request.headers.items())
+        body = await self._held_body(request, route)
+        read = None
+        if body is not None:
+            read = shareable(route, request.method, self._partition(route, headers), raw_query, body)
+        if read is not None and body is not None:
+            asked = UpstreamRequest(request.method, request.raw_path, self._shared(route, headers), body)
+            try:
+                answer = await self._read(read, asked, self.deadline(), fresh=asks_for_fresh(headers))
+            except TooLargeToShareError:
+                log.info("answer too large to store", route=route.name, limit=self._largest_entry)
+            else:
+                return await self._respond(request, read, answer)
+        return await self._forward(request, route, headers, body)
+
+    async def ask(
+        self, headers: Fields, endpoint: str, parameters: Mapping[str, str], deadline: float
+    ) -> Answer:
+        """Put a question to the registry on behalf of a client.
+
+        ``headers`` are that client's end-to-end fields, ``endpoint`` a shareable GET of the route table,
+        such as ``model-versions/get``; ``deadline`` is in the event loop's time. Errors of the workspace
+        are answers; raises AnswerableError when there is none, TooLargeToShareError.
+        """
+        raw_query = urlencode(parameters, quote_via=quote)
+        route = match("GET", API_PREFIXES[0] + endpoint)
+        read = shareable(route, "GET", self._partition(route, headers), raw_query, b"")
+        if read is None:
+            raise BadRequestError(f"{endpoint} cannot be asked with these parameters.")
+        target = f"{API_PREFIXES[0]}{endpoint}?{raw_query}"
+        return await self._read(read, UpstreamRequest("GET", target, self._shared(route, headers)), deadline)
+
+    def invalidate(self, what: Invalidation) -> None:
+        """Let no read that begins now see what was true before: stored answers go, flights are shut."""
+        self._store.invalidate(what)
+        self.flights.invalidate(what.concerns)
+        if what.files:
+            self._versions.forget(what.models)
+
+    # -- route and access --------------------------------------------------------------------------
+
+    async def _held_body(self, request: web.Request, route: Route) -> bytes | None:
+        """Return the request's body, or None if it is to be streamed."""
+        if not request.can_read_body:
+            return b""
+        matters = route.group in self._queues or route.invalidates is not Invalidates.NOTHING
+        size = request.content_length
+        if matters and size is not None and size <= LARGEST_HELD_BODY:
+            return await request.read()
+        return None
+
+    def _partition(self, route: Route, headers: Fields) -> str:
+        return PUBLIC if route.freshness is Freshness.DISCOVERY else partition(headers, self._partition_key)
+
+    def _shared(self, route: Route, headers: Fields) -> tuple[tuple[str, str], ...]:
+        """Return the fields to send for an answer that others may get as well."""
+        shared = without(headers, UNSHARED)
+        if route.freshness is Freshness.DISCOVERY:
+            # Everyone shares these, so they are asked for in nobody's name.
+            shared = [(name, value) for name, value in shared if name.lower() in NEUTRAL]
+        return (*shared, ("Accept-Encoding", "gzip, deflate"))
+
+    # -- cache lookup and coalescing ---------------------------------------------------------------
+
+    async def _read(
+        self, read: Read, request: UpstreamRequest, deadline: float, *, fresh: bool = False
+    ) -> Answer:
+        if fresh:
+            alone = Flight(read, deadline, storable=False)
+            return Answer(await self._fetch(alone, request), Outcome.REQUEST)
+        now = time.monotonic()
+        entry = self._store.get(read.key, now)
+        if entry is not None:
+            return Answer(entry.response, Outcome.HIT, now - entry.stored_at)
+        response, flight, joined = await self.flights.fetch(
+            read, deadline, lambda flight: self._fetch(flight, request)
+        )
+        if joined:
+            return Answer(response, Outcome.COLLAPSED)
+        return Answer(response, Outcome.STORED if flight.stored else Outcome.MISS)
+
+    async def _fetch(self, flight: Flight, request: UpstreamRequest) -> StoredResponse:
+        read = flight.read
+        if read.route.freshness is Freshness.LISTING:
+            await self._look_up_status(flight, request)
+        async with self._call(
+            read.route.group, request, request.body, lambda: flight.deadline, shared=True
+        ) as got:
+            try:
+                body = await read_whole(got, self._largest_entry)
+            except TruncatedError as error:
+                raise UpstreamUnavailableError(
+                    "The workspace broke off in the middle of its answer."
+                ) from error
+            kept = tuple(without(fields(got), NOT_STORED))
+            response = StoredResponse(got.status, got.reason or "", kept, body)
+        self._learn(read, response)
+        self._keep(flight, response)
+        return response
+
+    async def _look_up_status(self, flight: Flight, request: UpstreamRequest) -> None:
+        """Find out whether a version is READY, when that is worth a call: then its files stay as they are."""
+        model, version = flight.read.model, flight.read.version
+        if model is None or version is None:
+            return
+        if not self._versions.worth_asking(model, version, time.monotonic(), self._lifetimes.unverified):
+            return
+        try:
+            await self.ask(
+                request.headers, "model-versions/get", {"name": model, "version": version}, flight.deadline
+            )
+        except (AnswerableError, TooLargeToShareError) as error:
+            # The listing does not depend on it; it is merely kept for a shorter time.
+            log.info("status of model version unknown", model=model, version=version, reason=str(error))
+
+    # -- budget, upstream and retry ----------------------------------------------------------------
+
+    @asynccontextmanager
+    async def _call(
+        self,
+        group: Group,
+        request: UpstreamRequest,
+        body: bytes | aiohttp.StreamReader | None,
+        deadline: Deadline,
+        *,
+        shared: bool,
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
+        """Call the workspace within its budget, again after a 429 while there is time.
+
+        A refused call was not executed, so any method may be repeated (facts: 429s come before the work).
+        A body that streams cannot be, and an answer without a budget to wait in is the client's own.
+        """
+        loop = asyncio.get_running_loop()
+        repeatable = shared or (group in self._queues and not isinstance(body, aiohttp.StreamReader))
+        refusals = 0
+        while True:
+            async with self._attempt(
+                group, request, body, deadline, shared=shared, front=refusals > 0
+            ) as response:
+                if response.status != 429 or not repeatable:
+                    yield response
+                    return
+                asked = retry_after_seconds(response.headers.get("Retry-After"), time.time())
+                await _drain(response)
+            refusals += 1
+            delay = backoff(refusals, asked, random.random())  # noqa: S311 - spreads load, keeps no secret
+            if loop.time() + delay > deadline():
+                raise OverBudgetError(
+                    f"The workspace refused this call {refusals} times for exceeding its request limit.",
+                    retry_after=delay,
+                )
+            await asyncio.sleep(delay)
+
+    @asynccontextmanager
+    async def _attempt(
+        self,
+        group: Group,
+        request: UpstreamRequest,
+        body: bytes | aiohttp.StreamReader | None,
+        deadline: Deadline,
+        *,
+        shared: bool,
+        front: bool,
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
+        queue = self._queues.get(group)
+        slot = await queue.acquire(deadline, front=front) if queue is not None else None
+        # What is shared is read whole, so all of it counts; a stream may take as long as it flows.
+        within = deadline() - asyncio.get_running_loop().time() if shared else None
+        status = "error"
+        with slot if slot is not None else nullcontext():
+            try:
+                async with self._client.open(
+                    request.method,
+                    self._origin + request.target,
+                    request.headers,
+                    body or None,
+                    on_sent=slot.sent if slot is not None else None,
+                    within=within,
+                    decode=shared,
+                ) as response:
+                    status = str(response.status)
+                    if response.status == 429:
+                        self._metrics.refusals.labels(group).inc()
+                    yield response
+            finally:
+                self._metrics.upstream_calls.labels(group, status).inc()
+
+    # -- cache store -------------------------------------------------------------------------------
+
+    def _learn(self, read: Read, response: StoredResponse) -> None:
+        """Note the status of the versions that an answer describes."""
+        if read.route.freshness is not Freshness.MUTABLE or response.status != 200:
+            return
+        now = time.monotonic()
+        for seen in answers.versions(answers.json_object(response.body) or {}):
+            if self._versions.observe(seen, now):
+                log.info("model version was created anew", model=seen.model, version=seen.version)
+                self.invalidate(Invalidation(frozenset({seen.model}), files=True))
+                self._versions.observe(seen, now)
+
+    def _keep(self, flight: Flight, response: StoredResponse) -> None:
+        read, now = flight.read, time.monotonic()
+        status = None
+        if read.model is not None and read.version is not None:
+            status = self._versions.status(read.model, read.version)
+        seconds = lifetime(
+            read.route.freshness,
+            response.status,
+            self._lifetimes,
+            version_status=status,
+            url_expires_in=_url_expires_in(read, response),
+        )
+        if seconds <= 0 or not flight.storable:
+            return
+        survives = survives_metadata_writes(read.route.freshness, response.status, status)
+        entry = Entry(response, read.model, read.version, survives, now, now + seconds)
+        flight.stored = self._store.put(read.key, entry)
+
+    # -- respond -----------------------------------------------------------------------------------
+
+    async def _respond(self, request: web.Request, read: Read, answer: Answer) -> web.StreamResponse:
+        response = answer.response
+        if self._rewrite_dbfs and read.route.path == "model-versions/get-download-uri":
+            response = rewrite_download_uri(response, read.model or "", read.version or "")
+        return await send_stored(request, response, answer.outcome, answer.age)
+
+    async def _forward(
+        self, request: web.Request, route: Route, headers: Fields, body: bytes | None
+    ) -> web.StreamResponse:
+        """Pass a request through as it is, and its answer back as it comes."""
+        deadline = self.deadline()
+        passed = UpstreamRequest(request.method, request.raw_path, tuple(without(headers, _HOST)))
+        sent = request.content if body is None else body
+        try:
+            async with self._call(route.group, passed, sent, lambda: deadline, shared=False) as response:
+                # The write has happened: whoever asks from here on must see it.
+                self._invalidate_after(request, route, body)
+                return await relay(
+                    request,
+                    response.status,
+                    response.reason,
+                    [*fields(response), cache_status(Outcome.BYPASS)],
+                    chunks(response),
+                )
+        except BaseException:
+            # It may have happened: an answer that was lost says nothing about the write.
+            self._invalidate_after(request, route, body)
+            raise
+
+    def _invalidate_after(self, request: web.Request, route: Route, body: bytes | None) -> None:
+        if route.invalidates is Invalidates.NOTHING:
+            return
+        models = None
+        if route.invalidates is not Invalidates.REGISTRY and body is not None:
+            models = written_models(request.raw_path.partition("?")[2], body)
+        self.invalidate(Invalidation(models, files=models is None or route.invalidates is Invalidates.MODEL))
+
+
+_HOST = frozenset({"host", "expect"})
+"""The client's ``Host`` names the proxy; ``Expect`` was answered by it."""
+
+
+async def _drain(response: aiohttp.ClientResponse) -> None:
+    try:
+        await read_whole(response, _LARGEST_REFUSAL)
+    except (TruncatedError, TooLargeToShareError):
+        response.close()
+
+
+def _url_expires_in(read: Read, response: StoredResponse) -> float | None:
+    if read.route.freshness is not Freshness.SIGNED_URL or response.status != 200:
+        return None
+    signed = answers.signed_url(answers.json_object(response.body) or {})
+    expiry = expires_at(signed.url) if signed is not None else None
+    return expiry - time.time() if expiry is not None else None

@@ -1,0 +1,90 @@
+"""How answers go out to a client: stored ones, errors of our own, and bodies relayed as they arrive."""
+
+from collections.abc import AsyncIterator, Iterable
+from enum import StrEnum
+
+from aiohttp import web
+from multidict import CIMultiDict
+
+from proxy.errors import AnswerableError, TruncatedError
+from proxy.mlflow_api.messages import StoredResponse
+
+
+class Outcome(StrEnum):
+    """What the cache did for a request: the parameters of Cache-Status (RFC 9211) and a metric's label."""
+
+    HIT = "hit"
+    STORED = "fwd=miss; stored"
+    MISS = "fwd=miss"
+    COLLAPSED = "fwd=miss; collapsed"
+    REQUEST = "fwd=request"
+    """The request itself refused stored answers."""
+    BYPASS = "fwd=bypass"
+
+
+class Reply(web.StreamResponse):
+    """A response with just the fields given.
+
+    aiohttp fills in a Content-Type and a Server field where there is none, which a proxy must not;
+    ``remove_defaults`` takes them out again.
+    """
+
+    def __init__(self, status: int, reason: str | None, headers: Iterable[tuple[str, str]]) -> None:
+        super().__init__(status=status, reason=reason, headers=CIMultiDict(headers))
+        self.given = frozenset(name.lower() for name in self.headers)
+
+
+async def remove_defaults(request: web.Request, response: web.StreamResponse) -> None:
+    """Signal handler for ``on_response_prepare``."""
+    if isinstance(response, Reply):
+        for name in ("Content-Type", "Server"):
+            if name.lower() not in response.given:
+                response.headers.popall(name, None)
+
+
+def cache_status(outcome: Outcome) -> tuple[str, str]:
+    """Return the Cache-Status field (RFC 9211)."""
+    return "Cache-Status", f"mlflow-proxy; {outcome}"
+
+
+async def send_stored(
+    request: web.Request, response: StoredResponse, outcome: Outcome, age: float | None = None
+) -> web.StreamResponse:
+    """Send a complete response; ``age`` in seconds for one that was stored (RFC 9111 section 5.1)."""
+    own = [("Content-Length", str(len(response.body))), cache_status(outcome)]
+    if age is not None:
+        own.append(("Age", str(int(age))))
+    reply = Reply(response.status, response.reason, [*response.headers, *own])
+    await reply.prepare(request)
+    await reply.write_eof(response.body)
+    return reply
+
+
+async def send_error(request: web.Request, error: AnswerableError, outcome: Outcome) -> web.StreamResponse:
+    """Send an error of the proxy's own, in the shape of the API's errors."""
+    headers = (("Content-Type", "application/json"), *error.headers.items())
+    return await send_stored(request, StoredResponse(error.status, "", headers, error.body()), outcome)
+
+
+async def relay(
+    request: web.Request,
+    status: int,
+    reason: str | None,
+    headers: Iterable[tuple[str, str]],
+    body: AsyncIterator[bytes],
+) -> web.StreamResponse:
+    """Send a body as it arrives.
+
+    If it breaks off, the client's connection is aborted: a truncated body must never look complete.
+    """
+    reply = Reply(status, reason, headers)
+    await reply.prepare(request)
+    try:
+        async for chunk in body:
+            await reply.write(chunk)
+    except TruncatedError:
+        if request.transport is not None:
+            request.transport.abort()
+        raise
+    await reply.write_eof()
+    return reply

@@ -1,0 +1,251 @@
+"""Every setting: its name, meaning, default and bounds; and how flags, environment and TOML become one.
+
+Precedence: flags, environment (``MLFLOW_PROXY_``, nested with ``__``), TOML file, defaults.
+Durations are seconds. ``config.example.toml`` documents every setting, and a test holds it to that.
+"""
+
+import argparse
+import difflib
+import os
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, BaseModel, ByteSize, ConfigDict, Field, ValidationError
+from pydantic.fields import FieldInfo
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    SettingsError,
+    TomlConfigSettingsSource,
+)
+
+from proxy.errors import InvalidSettingsError
+
+PREFIX = "MLFLOW_PROXY_"
+
+Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+PositiveSeconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+def _origin(value: str) -> str:
+    """Check the URL of a workspace and return it without a trailing slash."""
+    try:
+        parts = urlsplit(value)
+        host, _ = parts.hostname, parts.port
+    except ValueError as error:
+        raise ValueError(f"{value!r} is not a URL: {error}") from None
+    if parts.scheme not in {"http", "https"} or not host:
+        raise ValueError(f"{value!r} is not a URL such as https://my-workspace.cloud.databricks.com")
+    if parts.username is not None or parts.query or parts.fragment or any(c.isspace() for c in value):
+        raise ValueError("only scheme, host, port and path belong here; clients send their own credentials")
+    return value.rstrip("/")
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class CacheSettings(_Section):
+    """What is stored and for how long."""
+
+    max_bytes: ByteSize = Field(ByteSize(256 * 2**20), gt=0, description="memory for stored answers")
+    max_entry_bytes: ByteSize = Field(
+        ByteSize(8 * 2**20), gt=0, description="answers larger than this are streamed and not stored"
+    )
+    listing_ttl: Seconds = Field(3600, description="file listings of READY model versions")
+    unverified_ttl: Seconds = Field(60, description="file listings of versions whose status is not known")
+    pending_ttl: Seconds = Field(5, description="file listings of versions that are not READY")
+    mutable_ttl: Seconds = Field(5, description="aliases, stages, latest versions, searches")
+    not_found_ttl: Seconds = Field(5, description="404 answers")
+    discovery_ttl: Seconds = Field(3600, description="/.well-known documents of the workspace")
+    signed_url_margin: Seconds = Field(
+        120, description="a signed URL is not given out in the last seconds before it expires"
+    )
+
+
+class BudgetSettings(_Section):
+    """The workspace's limits."""
+
+    registry_limit: int = Field(
+        40, ge=1, description="calls per second to the Workspace Model Registry API, all clients together"
+    )
+    jitter_margin: float = Field(
+        0.03,
+        ge=0,
+        le=1,
+        description="how much calls may drift together on their way to the workspace, seconds",
+    )
+    patience: PositiveSeconds = Field(
+        40, description="how long a request may wait in all; the clients' own time-out is 60 s"
+    )
+
+
+class ConnectionSettings(_Section):
+    """The connections to the workspace and its storage."""
+
+    connect_timeout: PositiveSeconds = Field(10, description="to open a connection")
+    read_timeout: PositiveSeconds = Field(300, description="between two reads of an answer that is streamed")
+    max_connections: int = Field(256, ge=1, description="to the workspace, and as many to its storage")
+
+
+class ArtifactSettings(_Section):
+    """Door A: plain http(s) tracking URIs."""
+
+    rewrite_dbfs: bool = Field(True, description="serve registry models whose download URI is dbfs: as files")
+
+
+class Settings(BaseSettings):
+    """Settings of `mlflow-proxy serve`."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX,
+        env_nested_delimiter="__",
+        extra="forbid",
+        frozen=True,
+        cli_prog_name="mlflow-proxy serve",
+        cli_kebab_case=True,
+        cli_hide_none_type=True,
+        cli_avoid_json=True,
+        cli_exit_on_error=False,
+        cli_use_class_docs_for_groups=True,
+    )
+
+    upstream: Annotated[str, AfterValidator(_origin)] = Field(description="URL of the workspace")
+    host: str = Field("127.0.0.1", min_length=1, description="address to listen on")
+    port: int = Field(8080, ge=0, le=65535, description="port to listen on, 0 for any free one")
+    config: Path | None = Field(None, description="TOML file to read settings from")
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least level logged")
+    log_format: Literal["auto", "console", "json"] = Field(
+        "auto", description="auto is console on a terminal, else json"
+    )
+    shutdown_grace: Seconds = Field(30, description="how long to let requests in flight finish when stopping")
+    cache: CacheSettings = CacheSettings()
+    budget: BudgetSettings = BudgetSettings()
+    connections: ConnectionSettings = ConnectionSettings()
+    artifacts: ArtifactSettings = ArtifactSettings()
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Put the TOML file after the environment; flags come first by themselves."""
+        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
+
+
+def load(arguments: Sequence[str], environment: Mapping[str, str] = os.environ) -> Settings:
+    """Read the settings from flags, environment and the TOML file that either of them names.
+
+    Raises InvalidSettingsError with one line that names the setting and the remedy; SystemExit(0) for --help.
+    """
+    path = _config_path(arguments, environment)
+    if path is not None:
+        _check_toml(path)
+    _check_environment(environment)
+
+    class Loaded(Settings):
+        model_config = SettingsConfigDict(toml_file=path)
+
+    Loaded.__doc__ = Settings.__doc__
+    return parse(Loaded, arguments, path)
+
+
+AnySettings = TypeVar("AnySettings", bound=BaseSettings)
+
+
+def parse(kind: type[AnySettings], arguments: Sequence[str], path: Path | None = None) -> AnySettings:
+    """Build settings of one kind from their sources. Raises InvalidSettingsError; SystemExit(0) for --help."""
+    try:
+        return kind(_cli_parse_args=list(arguments))
+    except SettingsError as error:
+        raise InvalidSettingsError(_one_line(str(error).removeprefix("error parsing CLI: "))) from None
+    except ValidationError as error:
+        raise InvalidSettingsError(_explain(error, kind, path)) from None
+
+
+def names(
+    kind: type[BaseModel] = Settings, above: tuple[str, ...] = ()
+) -> Iterator[tuple[tuple[str, ...], FieldInfo]]:
+    """Yield the path and the description of every setting, nested ones after their section's name."""
+    for name, field in kind.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            yield from names(field.annotation, (*above, name))
+        else:
+            yield (*above, name), field
+
+
+def _config_path(arguments: Sequence[str], environment: Mapping[str, str]) -> Path | None:
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    parser.add_argument("--config")
+    try:
+        known, _ = parser.parse_known_args(list(arguments))
+    except argparse.ArgumentError:
+        raise InvalidSettingsError("config: --config needs the path of a TOML file") from None
+    value = known.config or environment.get(f"{PREFIX}CONFIG")
+    return Path(value) if value else None
+
+
+def _check_toml(path: Path) -> None:
+    try:
+        tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InvalidSettingsError(
+            f"config: {path} cannot be read ({error.strerror}); give --config a readable TOML file"
+        ) from None
+    except ValueError as error:
+        raise InvalidSettingsError(f"config: {path} is not valid TOML: {_one_line(str(error))}") from None
+
+
+def _check_environment(environment: Mapping[str, str]) -> None:
+    """Refuse misspelt variables, which pydantic-settings would pass over in silence."""
+    known = {_variable(path) for path, _ in names()}
+    for variable in sorted(environment):
+        if variable.startswith(PREFIX) and variable not in known:
+            raise InvalidSettingsError(f"{variable}: no such setting{_suggest(variable, known)}")
+
+
+def _explain(error: ValidationError, kind: type[BaseSettings], path: Path | None) -> str:
+    first = error.errors(include_url=False)[0]
+    location = tuple(str(part) for part in first["loc"])
+    name = ".".join(location)
+    flag = "--" + ".".join(part.replace("_", "-") for part in location)
+    if first["type"] == "extra_forbidden":
+        known = {".".join(known) for known, _ in names(kind)}
+        source = f" in {path}" if path is not None else ""
+        return f"{name}: no such setting{source}{_suggest(name, known)}"
+    prefix = kind.model_config.get("env_prefix", "")
+    ways = [flag, f"{prefix}{'__'.join(location).upper()}"]
+    if kind.model_config.get("toml_file") is not None or issubclass(kind, Settings):
+        ways.append(f"{name} in the TOML file")
+    remedy = ", ".join(ways[:-1]) + f" or {ways[-1]}"
+    if first["type"] == "missing":
+        return f"{name}: not set; give {remedy}"
+    message = first["msg"].removeprefix("Value error, ")
+    shown = "" if first["type"] == "value_error" else f", got {_short(first['input'])}"
+    return _one_line(f"{name}: {message}{shown}; set {remedy}")
+
+
+def _variable(path: tuple[str, ...]) -> str:
+    return PREFIX + "__".join(path).upper()
+
+
+def _suggest(name: str, known: set[str]) -> str:
+    close = difflib.get_close_matches(name, known, n=1)
+    return f"; did you mean {close[0]}?" if close else "; config.example.toml lists them all"
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
