@@ -20,7 +20,7 @@ import structlog
 from aiohttp import web
 
 from proxy.access.partition import PUBLIC, partition
-from proxy.artifacts.paths import rewrite_download_uri
+from proxy.mlflow_api.artifact_paths import rewrite_download_uri
 from proxy.budget.queue import Deadline, Queue
 from proxy.cache.freshness import Lifetimes, lifetime, survives_metadata_writes
 from proxy.cache.single_flight import Flight, SingleFlight

@@ -12,7 +12,7 @@ from urllib.parse import unquote
 import aiohttp
 from aiohttp import web
 
-from proxy.artifacts.paths import ModelFile, is_ours, parse
+from proxy.mlflow_api.artifact_paths import ModelFile, is_ours, parse
 from proxy.errors import (
     BadRequestError,
     NotOfferedError,

@@ -46,7 +46,7 @@ def _dbfs_list(_: Call) -> Json:
 
 
 def _dbfs_status(call: Call) -> Json:
-    return {"path": call.text("path"), "is_dir": True, "file_size": 0, "modification_time": EPOCH_MS}
+    raise missing(f"No file or directory exists on path {call.text('path')}.")
 
 
 ENDPOINTS: dict[tuple[str, str], Callable[[Call], Json]] = {
