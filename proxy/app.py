@@ -9,6 +9,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import partial
+from urllib.parse import urlsplit
 
 import structlog
 from aiohttp import web
@@ -20,11 +21,11 @@ from proxy.budget.pacer import SlidingWindow
 from proxy.budget.queue import Queue
 from proxy.cache.freshness import Lifetimes
 from proxy.cache.store import MemoryStore
-from proxy.errors import AnswerableError, BadRequestError, InvalidSettingsError, TruncatedError
+from proxy.errors import AnswerableError, BadRequestError, InvalidSettingsError
 from proxy.metrics import Metrics
 from proxy.mlflow_api.routes import UNKNOWN, Group, Route, match
 from proxy.pipeline import LARGEST_HELD_BODY, Pipeline
-from proxy.responses import Outcome, remove_defaults, send_error
+from proxy.responses import Outcome, Reply, remove_defaults, send_error
 from proxy.settings import Settings
 from proxy.upstream.client import HttpClient
 
@@ -32,6 +33,7 @@ log = structlog.get_logger(__name__)
 
 _LONGEST_LINE = 32 * 1024
 """Bytes of a request line or header field; page tokens and long model paths outgrow aiohttp's 8 KiB."""
+_LOCAL = frozenset({"0.0.0.0", "127.0.0.1", "::", "::1", "localhost"})  # noqa: S104 - compared with, not bound
 _ARTIFACTS = Route((), "mlflow-artifacts/*", Group.NONE)
 """Labels requests that the façade answers."""
 
@@ -94,7 +96,8 @@ class Proxy:
             target = request.raw_path
             if not target.startswith("/") or "#" in target:
                 raise BadRequestError(
-                    "This proxy serves one workspace: a request target must be a path (RFC 9112 section 3.2.1)."
+                    "This proxy serves one workspace: a request target must be a path "
+                    "(RFC 9112 section 3.2.1)."
                 )
             if target.startswith(admin.PREFIX):
                 return await self._administer(request)
@@ -107,11 +110,15 @@ class Proxy:
         except AnswerableError as error:
             log.info("request failed", route=route.name, status=error.status, reason=str(error))
             reply = await send_error(request, error, Outcome.MISS)
-        except (TruncatedError, ConnectionResetError) as error:
-            # Either side broke off in the middle of the answer; the connection is closed already.
-            log.info("answer broke off", route=route.name, reason=str(error))
-            self.metrics.requests.labels(route.name, "aborted", "aborted").inc()
-            raise
+        except Exception as error:
+            # The last edge: a bug here must reach the client as an error of the API. An answer that had
+            # begun cannot be mended; its connection is closed already.
+            log.exception("request failed unexpectedly", route=route.name, kind=type(error).__name__)
+            if request.transport is None or request.transport.is_closing():
+                raise
+            reply = await send_error(
+                request, AnswerableError("The proxy failed; its log says why."), Outcome.MISS
+            )
         self._count(route, reply, began)
         return reply
 
@@ -124,8 +131,10 @@ class Proxy:
             )
         return await handler(request)
 
-    def _count(self, route: Route, reply: web.StreamResponse, began: float) -> None:
+    def _count(self, route: Route, reply: Reply, began: float) -> None:
         outcome = reply.headers.getall("Cache-Status")[-1].removeprefix("mlflow-proxy; ")
+        if not reply.ended:
+            outcome = "aborted"
         self.metrics.requests.labels(route.name, outcome, str(reply.status)).inc()
         self.metrics.request_seconds.labels(outcome).observe(time.monotonic() - began)
 
@@ -142,6 +151,7 @@ class Proxy:
 @asynccontextmanager
 async def serving(settings: Settings) -> AsyncIterator[str]:
     """Serve until the context is left; yields the URL it listens on. Raises InvalidSettingsError."""
+    _refuse_itself(settings)
     proxy = Proxy(settings)
     application = web.Application(client_max_size=LARGEST_HELD_BODY + 1)
     application.on_response_prepare.append(remove_defaults)
@@ -180,6 +190,16 @@ async def run(settings: Settings, started: Callable[[str], None] = lambda url: N
         started(url)
         await stop.wait()
         log.info("stopping", grace=settings.shutdown_grace)
+
+
+def _refuse_itself(settings: Settings) -> None:
+    upstream = urlsplit(settings.upstream)
+    port = upstream.port or {"http": 80, "https": 443}[upstream.scheme]
+    hosts = {settings.host} | ({"127.0.0.1", "::1", "localhost"} if settings.host in _LOCAL else set())
+    if port == settings.port and upstream.hostname in hosts:
+        raise InvalidSettingsError(
+            f"upstream: {settings.upstream} is this proxy itself; give --upstream the URL of the workspace"
+        )
 
 
 def _url(runner: web.AppRunner) -> str:

@@ -20,7 +20,6 @@ import structlog
 from aiohttp import web
 
 from proxy.access.partition import PUBLIC, partition
-from proxy.mlflow_api.artifact_paths import rewrite_download_uri
 from proxy.budget.queue import Deadline, Queue
 from proxy.cache.freshness import Lifetimes, lifetime, survives_metadata_writes
 from proxy.cache.single_flight import Flight, SingleFlight
@@ -36,6 +35,7 @@ from proxy.errors import (
 )
 from proxy.metrics import Metrics
 from proxy.mlflow_api import answers
+from proxy.mlflow_api.artifact_paths import rewrite_download_uri
 from proxy.mlflow_api.headers import (
     NEUTRAL,
     NOT_STORED,
@@ -46,10 +46,10 @@ from proxy.mlflow_api.headers import (
     without,
 )
 from proxy.mlflow_api.messages import StoredResponse, UpstreamRequest
-from proxy.mlflow_api.reads import Read, shareable, written_models
+from proxy.mlflow_api.reads import Key, Read, shareable, written_models
 from proxy.mlflow_api.routes import API_PREFIXES, Freshness, Group, Invalidates, Route, match
 from proxy.mlflow_api.signed_urls import expires_at
-from proxy.responses import Outcome, cache_status, relay, send_stored
+from proxy.responses import Outcome, Reply, cache_status, relay, send_stored
 from proxy.upstream.client import HttpClient, chunks, fields, read_whole
 from proxy.upstream.retry import backoff, retry_after_seconds
 
@@ -66,6 +66,7 @@ _LARGEST_REFUSAL = 64 * 1024
 class Answer:
     """A complete response and how it came about; ``age`` in seconds if it was stored."""
 
+    key: Key
     response: StoredResponse
     outcome: Outcome
     age: float | None = None
@@ -105,8 +106,8 @@ class Pipeline:
         """Return the event loop's time at which a request that arrives now loses patience."""
         return asyncio.get_running_loop().time() + self._patience
 
-    async def handle(self, request: web.Request, route: Route) -> web.StreamResponse:
-        """Answer a client's request, whatever it is. Raises AnswerableError, TruncatedError."""
+    async def handle(self, request: web.Request, route: Route) -> Reply:
+        """Answer a client's request, whatever it is. Raises AnswerableError."""
         raw_query = request.raw_path.partition("?")[2]
         headers = end_to_end(request.headers.items())
         body = await self._held_body(request, route)
@@ -139,6 +140,10 @@ class Pipeline:
             raise BadRequestError(f"{endpoint} cannot be asked with these parameters.")
         target = f"{API_PREFIXES[0]}{endpoint}?{raw_query}"
         return await self._read(read, UpstreamRequest("GET", target, self._shared(route, headers)), deadline)
+
+    def disown(self, answer: Answer) -> None:
+        """Forget an answer that proved wrong, so that it is asked for anew."""
+        self._store.discard(answer.key, answer.response)
 
     def invalidate(self, what: Invalidation) -> None:
         """Let no read that begins now see what was true before: stored answers go, flights are shut."""
@@ -177,17 +182,17 @@ class Pipeline:
     ) -> Answer:
         if fresh:
             alone = Flight(read, deadline, storable=False)
-            return Answer(await self._fetch(alone, request), Outcome.REQUEST)
+            return Answer(read.key, await self._fetch(alone, request), Outcome.REQUEST)
         now = time.monotonic()
         entry = self._store.get(read.key, now)
         if entry is not None:
-            return Answer(entry.response, Outcome.HIT, now - entry.stored_at)
+            return Answer(read.key, entry.response, Outcome.HIT, now - entry.stored_at)
         response, flight, joined = await self.flights.fetch(
             read, deadline, lambda flight: self._fetch(flight, request)
         )
         if joined:
-            return Answer(response, Outcome.COLLAPSED)
-        return Answer(response, Outcome.STORED if flight.stored else Outcome.MISS)
+            return Answer(read.key, response, Outcome.COLLAPSED)
+        return Answer(read.key, response, Outcome.STORED if flight.stored else Outcome.MISS)
 
     async def _fetch(self, flight: Flight, request: UpstreamRequest) -> StoredResponse:
         read = flight.read
@@ -328,7 +333,7 @@ class Pipeline:
 
     # -- respond -----------------------------------------------------------------------------------
 
-    async def _respond(self, request: web.Request, read: Read, answer: Answer) -> web.StreamResponse:
+    async def _respond(self, request: web.Request, read: Read, answer: Answer) -> Reply:
         response = answer.response
         if self._rewrite_dbfs and read.route.path == "model-versions/get-download-uri":
             response = rewrite_download_uri(response, read.model or "", read.version or "")
@@ -336,7 +341,7 @@ class Pipeline:
 
     async def _forward(
         self, request: web.Request, route: Route, headers: Fields, body: bytes | None
-    ) -> web.StreamResponse:
+    ) -> Reply:
         """Pass a request through as it is, and its answer back as it comes."""
         deadline = self.deadline()
         passed = UpstreamRequest(request.method, request.raw_path, tuple(without(headers, _HOST)))

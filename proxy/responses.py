@@ -3,11 +3,14 @@
 from collections.abc import AsyncIterator, Iterable
 from enum import StrEnum
 
+import structlog
 from aiohttp import web
 from multidict import CIMultiDict
 
 from proxy.errors import AnswerableError, TruncatedError
 from proxy.mlflow_api.messages import StoredResponse
+
+log = structlog.get_logger(__name__)
 
 
 class Outcome(StrEnum):
@@ -32,6 +35,8 @@ class Reply(web.StreamResponse):
     def __init__(self, status: int, reason: str | None, headers: Iterable[tuple[str, str]]) -> None:
         super().__init__(status=status, reason=reason, headers=CIMultiDict(headers))
         self.given = frozenset(name.lower() for name in self.headers)
+        self.ended = False
+        """Whether all of it was sent. If not, its connection is closed."""
 
 
 async def remove_defaults(request: web.Request, response: web.StreamResponse) -> None:
@@ -49,18 +54,16 @@ def cache_status(outcome: Outcome) -> tuple[str, str]:
 
 async def send_stored(
     request: web.Request, response: StoredResponse, outcome: Outcome, age: float | None = None
-) -> web.StreamResponse:
+) -> Reply:
     """Send a complete response; ``age`` in seconds for one that was stored (RFC 9111 section 5.1)."""
     own = [("Content-Length", str(len(response.body))), cache_status(outcome)]
     if age is not None:
         own.append(("Age", str(int(age))))
     reply = Reply(response.status, response.reason, [*response.headers, *own])
-    await reply.prepare(request)
-    await reply.write_eof(response.body)
-    return reply
+    return await _send(request, reply, _once(response.body))
 
 
-async def send_error(request: web.Request, error: AnswerableError, outcome: Outcome) -> web.StreamResponse:
+async def send_error(request: web.Request, error: AnswerableError, outcome: Outcome) -> Reply:
     """Send an error of the proxy's own, in the shape of the API's errors."""
     headers = (("Content-Type", "application/json"), *error.headers.items())
     return await send_stored(request, StoredResponse(error.status, "", headers, error.body()), outcome)
@@ -72,19 +75,31 @@ async def relay(
     reason: str | None,
     headers: Iterable[tuple[str, str]],
     body: AsyncIterator[bytes],
-) -> web.StreamResponse:
+) -> Reply:
     """Send a body as it arrives.
 
     If it breaks off, the client's connection is aborted: a truncated body must never look complete.
     """
-    reply = Reply(status, reason, headers)
-    await reply.prepare(request)
+    return await _send(request, Reply(status, reason, headers), body)
+
+
+async def _send(request: web.Request, reply: Reply, body: AsyncIterator[bytes]) -> Reply:
+    transport = request.transport
     try:
+        await reply.prepare(request)
         async for chunk in body:
             await reply.write(chunk)
-    except TruncatedError:
-        if request.transport is not None:
-            request.transport.abort()
-        raise
-    await reply.write_eof()
+        await reply.write_eof()
+        reply.ended = True
+    except (TruncatedError, ConnectionResetError) as error:
+        log.info("answer broke off", status=reply.status, reason=str(error))
+    finally:
+        # Also when this is cancelled or fails: what has begun and not ended must not look complete.
+        if not reply.ended and transport is not None:
+            transport.abort()
     return reply
+
+
+async def _once(body: bytes) -> AsyncIterator[bytes]:
+    if body:
+        yield body

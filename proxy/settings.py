@@ -162,7 +162,7 @@ AnySettings = TypeVar("AnySettings", bound=BaseSettings)
 
 
 def parse(kind: type[AnySettings], arguments: Sequence[str], path: Path | None = None) -> AnySettings:
-    """Build settings of one kind from their sources. Raises InvalidSettingsError; SystemExit(0) for --help."""
+    """Build settings of one kind from their sources. Raises InvalidSettingsError; SystemExit for --help."""
     try:
         return kind(_cli_parse_args=list(arguments))
     except SettingsError as error:

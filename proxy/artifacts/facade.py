@@ -5,14 +5,14 @@ signed URL names. Storage gets the signed header fields and never the client's c
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from typing import Any
 from urllib.parse import unquote
 
 import aiohttp
 from aiohttp import web
 
-from proxy.mlflow_api.artifact_paths import ModelFile, is_ours, parse
 from proxy.errors import (
     BadRequestError,
     NotOfferedError,
@@ -22,11 +22,12 @@ from proxy.errors import (
 )
 from proxy.metrics import Metrics
 from proxy.mlflow_api.answers import SignedUrl, json_object, signed_url
+from proxy.mlflow_api.artifact_paths import ModelFile, is_ours, parse
 from proxy.mlflow_api.headers import end_to_end
 from proxy.mlflow_api.messages import StoredResponse
 from proxy.mlflow_api.reads import parameters
 from proxy.pipeline import Answer, Pipeline
-from proxy.responses import Outcome, cache_status, relay, send_stored
+from proxy.responses import Outcome, Reply, cache_status, relay, send_stored
 from proxy.upstream.client import HttpClient, chunks, fields
 
 PREFIXES = ("/api/2.0/mlflow-artifacts/", "/ajax-api/2.0/mlflow-artifacts/")
@@ -64,8 +65,8 @@ class ArtifactFacade:
             return any(is_ours(value) for value in _listed(raw_query))
         return kind is not None and is_ours(path)
 
-    async def handle(self, request: web.Request) -> web.StreamResponse:
-        """Answer a request that ``handles`` said yes to. Raises AnswerableError, TruncatedError."""
+    async def handle(self, request: web.Request) -> Reply:
+        """Answer a request that ``handles`` said yes to. Raises AnswerableError."""
         raw_path, _, raw_query = request.raw_path.partition("?")
         kind, path = _split(raw_path)
         if kind == "presigned":
@@ -81,7 +82,7 @@ class ArtifactFacade:
             raise BadRequestError("A listing takes one parameter, path.")
         return await self._send_listing(request, parse(asked["path"]))
 
-    async def _send_listing(self, request: web.Request, directory: ModelFile) -> web.StreamResponse:
+    async def _send_listing(self, request: web.Request, directory: ModelFile) -> Reply:
         headers, deadline = end_to_end(request.headers.items()), self._pipeline.deadline()
         files: list[dict[str, Any]] = []
         page: dict[str, str] = {}
@@ -101,34 +102,39 @@ class ArtifactFacade:
         complete = StoredResponse(200, "OK", content, json.dumps({"files": files}).encode())
         return await send_stored(request, complete, answer.outcome, answer.age)
 
-    async def _send_file(self, request: web.Request, file: ModelFile) -> web.StreamResponse:
+    async def _send_file(self, request: web.Request, file: ModelFile) -> Reply:
         if not file.path:
             raise BadRequestError("This names a whole model version; list it with ?path= to see its files.")
         headers, deadline = end_to_end(request.headers.items()), self._pipeline.deadline()
-        answer = await self._ask(headers, "get-signed-download-uri", file, {}, deadline)
-        if answer.response.status != 200:
-            return await send_stored(request, answer.response, answer.outcome, answer.age)
-        signed = signed_url(json_object(answer.response.body) or {})
-        if signed is None:
-            raise UpstreamUnavailableError("The workspace did not name a place to download this file from.")
-        return await self._relay_from_storage(request, signed)
+        while True:
+            answer = await self._ask(headers, "get-signed-download-uri", file, {}, deadline)
+            if answer.response.status != 200:
+                return await send_stored(request, answer.response, answer.outcome, answer.age)
+            signed = signed_url(json_object(answer.response.body) or {})
+            if signed is None:
+                raise UpstreamUnavailableError(
+                    "The workspace did not name a place to download this file from."
+                )
+            async with self._download(request, signed) as response:
+                if response.status in {200, 206, 416}:
+                    return await _relay_file(request, response)
+                self._pipeline.disown(answer)
+                # A URL from the cache may have been revoked or met a clock that is fast; a new one decides.
+                if response.status != 403 or answer.outcome is not Outcome.HIT:
+                    raise UpstreamUnavailableError(
+                        f"The workspace's storage answered {response.status} to a signed download."
+                    )
 
-    async def _relay_from_storage(self, request: web.Request, signed: SignedUrl) -> web.StreamResponse:
+    @asynccontextmanager
+    async def _download(
+        self, request: web.Request, signed: SignedUrl
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
         asked = [item for item in request.headers.items() if item[0].lower() in _ASKED_OF_STORAGE]
         status = "error"
         try:
             async with self._storage.open("GET", signed.url, (*signed.headers, *asked)) as response:
                 status = str(response.status)
-                if response.status not in {200, 206, 416}:
-                    raise _storage_error(response)
-                told = [item for item in fields(response) if item[0].lower() in _TOLD_BY_STORAGE]
-                return await relay(
-                    request,
-                    response.status,
-                    response.reason,
-                    [*told, cache_status(Outcome.BYPASS)],
-                    chunks(response),
-                )
+                yield response
         finally:
             self._metrics.storage_calls.labels(status).inc()
 
@@ -192,7 +198,7 @@ def _below(directory: str, listing: Mapping[str, Any]) -> list[dict[str, Any]]:
     return listed
 
 
-def _storage_error(response: aiohttp.ClientResponse) -> UpstreamUnavailableError:
-    return UpstreamUnavailableError(
-        f"The workspace's storage answered {response.status} to a signed download."
-    )
+async def _relay_file(request: web.Request, response: aiohttp.ClientResponse) -> Reply:
+    told = [item for item in fields(response) if item[0].lower() in _TOLD_BY_STORAGE]
+    headers = [*told, cache_status(Outcome.BYPASS)]
+    return await relay(request, response.status, response.reason, headers, chunks(response))

@@ -78,6 +78,12 @@ class MemoryStore:
         self._entries[key] = entry
         return True
 
+    def discard(self, key: Key, response: StoredResponse) -> None:
+        """Drop one answer that proved wrong, unless another has taken its place already."""
+        entry = self._entries.get(key)
+        if entry is not None and entry.response is response:
+            del self._entries[key]
+
     def invalidate(self, what: Invalidation) -> int:
         """Drop what a write made wrong; returns how many entries went."""
         wrong = [
