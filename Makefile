@@ -22,7 +22,7 @@ help: ## Say what can be made
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
 
 demo: $(DEV) .venv-mlflow-3/.installed ## Storm an emulated workspace with real clients, without and with the proxy
-	@.venv/bin/mlflow-proxy demo --client-python .venv-mlflow-3/bin/python $(ARGS)
+	@.venv/bin/mlflow-proxy demo --client-python "$(CURDIR)/.venv-mlflow-3/bin/python" $(ARGS)
 
 test: $(DEV) $(CLIENTS) ## Run every test
 	.venv/bin/python -m pytest $(ARGS)
@@ -85,6 +85,7 @@ upgrade: ## Lock again with the newest versions that fit
 upgrade: UPGRADE := --upgrade
 lock upgrade: .venv-uv/.installed
 	$(COMPILE) pyproject.toml --group dev --output-file tests/environments/dev.txt
+	$(COMPILE) pyproject.toml --constraint tests/environments/dev.txt --output-file deploy/requirements.txt
 	@set -e; for name in $(MLFLOWS); do echo "Locking $$name"; \
 	    $(COMPILE) "tests/environments/$$name.in" --output-file "tests/environments/$$name.txt"; done
 	@$(COMPILE) pyproject.toml --extra demo >/dev/null  # a user installs the proxy and a client in one environment

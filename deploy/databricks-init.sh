@@ -9,7 +9,7 @@
 #   MLFLOW_PROXY_UPSTREAM  the workspace, https://...; required
 #   MLFLOW_PROXY_HOST      address to listen on; 127.0.0.1
 #   MLFLOW_PROXY_PORT      port to listen on; 8080
-#   SIDECAR_PACKAGE        what to install: the path of a wheel, or a pinned requirement; required unless SIDECAR_COMMAND is set
+#   SIDECAR_PACKAGE        what to install: the path of a wheel, or a pinned requirement; required without SIDECAR_COMMAND
 #   SIDECAR_REQUIREMENTS   locked dependencies to install first, with hashes (deploy/requirements.txt); none
 #   SIDECAR_COMMAND        an mlflow-proxy that the image already has; nothing is installed then
 #   SIDECAR_NODES          driver, or all for a proxy on every node, each with a budget of its own; driver
@@ -23,10 +23,10 @@
 # Names that begin with MLFLOW_PROXY_ are the proxy's settings, and it refuses those it does not know. That is why the
 # script's own begin otherwise.
 #
-# When it fails. The cluster's environment sends every MLflow call to this proxy. Without it they would go to a port where
-# nobody listens, and the job would fail later, after minutes of retries, with a message about something else. So when the
-# proxy cannot be installed or does not answer in time, the script says why and exits with 1, and the launch fails. A proxy
-# that answers but cannot reach the workspace yet is only warned of: it answers 502, which clients retry.
+# When it fails. The cluster's environment sends every MLflow call to this proxy. Without it they would go to a port
+# where nobody listens, and the job would fail later, after minutes of retries, with a message about something else. So
+# when the proxy cannot be installed or does not answer in time, the script says why and exits with 1, and the launch
+# fails. A proxy that answers but cannot reach the workspace yet is only warned of: it answers 502, which clients retry.
 
 set -euo pipefail
 umask 022
@@ -190,10 +190,12 @@ rm -f "$home/pid"
 before=$(stat -c %s "$log" 2>/dev/null || echo 0)
 
 bash=$(type -P bash)
-clean=(env -i "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin" LANG=C.UTF-8 "$bash" "$home/supervise")
+path=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
+clean=(env -i "PATH=$path" LANG=C.UTF-8 "$bash" "$home/supervise")
 if ! { [[ -d /run/systemd/system ]] && command -v systemd-run >/dev/null &&
     systemd-run --quiet --collect --unit="mlflow-proxy-$$" --property=Restart=on-failure \
-        --property=RestartPreventExitStatus=2 --property=KillMode=mixed --property=TimeoutStopSec=40 -- "${clean[@]}"; }; then
+        --property=RestartPreventExitStatus=2 --property=KillMode=mixed --property=TimeoutStopSec=40 \
+        -- "${clean[@]}"; }; then
     setsid "${clean[@]}" </dev/null >/dev/null 2>&1 &
 fi
 
@@ -211,9 +213,9 @@ url=http://$address:$MLFLOW_PROXY_PORT
 probe() {
     "$python" -c 'import sys, urllib.request as u
 try:
-    u.build_opener(u.ProxyHandler({})).open(sys.argv[1], timeout=5)
+    u.build_opener(u.ProxyHandler({})).open(sys.argv[1], timeout=float(sys.argv[2]))
 except (OSError, ValueError):
-    sys.exit(1)' "$url/-/$1"
+    sys.exit(1)' "$url/-/$1" "$2"
 }
 
 fail() {
@@ -232,14 +234,14 @@ until running; do
     fi
     sleep 0.1
 done
-until probe healthz; do
+until probe healthz 2; do
     running || fail "the proxy refused its settings or ended at once"
-    ((SECONDS - began < wait)) || fail "the proxy does not answer at $url after $wait s"
+    ((SECONDS - began < wait)) || fail "$url/-/healthz does not answer with 200 after $wait s"
     sleep 0.2
 done
 # Another program may hold the port and answer in its stead.
 running || fail "something else answers at $url"
-if probe readyz; then
+if probe readyz 5; then
     say "$version answers at $url for $MLFLOW_PROXY_UPSTREAM; log: $log"
 else
     say "WARNING: $version answers at $url, but cannot reach $MLFLOW_PROXY_UPSTREAM yet ($url/-/readyz says why)"

@@ -7,6 +7,7 @@ Durations are seconds. ``config.example.toml`` documents every setting, and a te
 import argparse
 import difflib
 import os
+import re
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -33,14 +34,15 @@ PositiveSeconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 def _origin(value: str) -> str:
     """Check the URL of a workspace and return it without a trailing slash."""
+    shown = repr(re.sub(r"(?<=//)[^/@]*@", "...@", value))
     try:
         parts = urlsplit(value)
         host, _ = parts.hostname, parts.port
     except ValueError as error:
-        raise ValueError(f"{value!r} is not a URL: {error}") from None
+        raise ValueError(f"{shown} is not a URL: {error}") from None
     if parts.scheme not in {"http", "https"} or not host:
-        raise ValueError(f"{value!r} is not a URL such as https://my-workspace.cloud.databricks.com")
-    if parts.username is not None or parts.query or parts.fragment or any(c.isspace() for c in value):
+        raise ValueError(f"{shown} is not a URL such as https://my-workspace.cloud.databricks.com")
+    if parts.username is not None or any(c in "?#" or c.isspace() for c in value):
         raise ValueError("only scheme, host, port and path belong here; clients send their own credentials")
     return value.rstrip("/")
 
@@ -141,15 +143,15 @@ class Settings(BaseSettings):
         return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
 
 
-def load(arguments: Sequence[str], environment: Mapping[str, str] = os.environ) -> Settings:
+def load(arguments: Sequence[str]) -> Settings:
     """Read the settings from flags, environment and the TOML file that either of them names.
 
     Raises InvalidSettingsError with one line that names the setting and the remedy; SystemExit(0) for --help.
     """
-    path = _config_path(arguments, environment)
+    path = _config_path(arguments, os.environ)
     if path is not None:
         _check_toml(path)
-    _check_environment(environment)
+    _check_environment(os.environ)
 
     class Loaded(Settings):
         model_config = SettingsConfigDict(toml_file=path)
@@ -166,7 +168,7 @@ def parse(kind: type[AnySettings], arguments: Sequence[str], path: Path | None =
     try:
         return kind(_cli_parse_args=list(arguments))
     except SettingsError as error:
-        raise InvalidSettingsError(_one_line(str(error).removeprefix("error parsing CLI: "))) from None
+        raise InvalidSettingsError(_explain_arguments(str(error), kind)) from None
     except ValidationError as error:
         raise InvalidSettingsError(_explain(error, kind, path)) from None
 
@@ -209,20 +211,35 @@ def _check_environment(environment: Mapping[str, str]) -> None:
     known = {_variable(path) for path, _ in names()}
     for variable in sorted(environment):
         if variable.startswith(PREFIX) and variable not in known:
-            raise InvalidSettingsError(f"{variable}: no such setting{_suggest(variable, known)}")
+            name, names_known = variable.removeprefix(PREFIX), {each.removeprefix(PREFIX) for each in known}
+            raise InvalidSettingsError(f"{variable}: no such setting{_suggest(name, names_known, PREFIX)}")
+
+
+def _explain_arguments(message: str, kind: type[BaseSettings]) -> str:
+    problem = message.removeprefix("error parsing CLI: ")
+    unknown = problem.removeprefix("unrecognized arguments: ")
+    if unknown == problem:
+        return _one_line(problem.removeprefix("argument "))
+    name = unknown.partition(" ")[0].partition("=")[0]
+    close = difflib.get_close_matches(name, [_flag(path) for path, _ in names(kind)], n=1)
+    remedy = f"did you mean {close[0]}?" if close else "--help lists them all"
+    return _one_line(f"{name}: no such option; {remedy}")
 
 
 def _explain(error: ValidationError, kind: type[BaseSettings], path: Path | None) -> str:
-    first = error.errors(include_url=False)[0]
+    errors = error.errors(include_url=False)
+    # A misspelt name explains why another is missing.
+    first = next((each for each in errors if each["type"] == "extra_forbidden"), errors[0])
     location = tuple(str(part) for part in first["loc"])
     name = ".".join(location)
-    flag = "--" + ".".join(part.replace("_", "-") for part in location)
     if first["type"] == "extra_forbidden":
         known = {".".join(known) for known, _ in names(kind)}
         source = f" in {path}" if path is not None else ""
         return f"{name}: no such setting{source}{_suggest(name, known)}"
+    if first["type"] in {"model_type", "model_attributes_type"}:
+        return f"{name}: a section with settings of its own; write [{name}] in the TOML file"
     prefix = kind.model_config.get("env_prefix", "")
-    ways = [flag, f"{prefix}{'__'.join(location).upper()}"]
+    ways = [_flag(location), f"{prefix}{'__'.join(location).upper()}"]
     if kind.model_config.get("toml_file") is not None or issubclass(kind, Settings):
         ways.append(f"{name} in the TOML file")
     remedy = ", ".join(ways[:-1]) + f" or {ways[-1]}"
@@ -233,13 +250,17 @@ def _explain(error: ValidationError, kind: type[BaseSettings], path: Path | None
     return _one_line(f"{name}: {message}{shown}; set {remedy}")
 
 
+def _flag(path: tuple[str, ...]) -> str:
+    return "--" + ".".join(path).replace("_", "-")
+
+
 def _variable(path: tuple[str, ...]) -> str:
     return PREFIX + "__".join(path).upper()
 
 
-def _suggest(name: str, known: set[str]) -> str:
+def _suggest(name: str, known: set[str], prefix: str = "") -> str:
     close = difflib.get_close_matches(name, known, n=1)
-    return f"; did you mean {close[0]}?" if close else "; config.example.toml lists them all"
+    return f"; did you mean {prefix}{close[0]}?" if close else "; config.example.toml lists them all"
 
 
 def _short(value: Any) -> str:

@@ -68,9 +68,10 @@ class SlidingWindow:
         free = self.limit - self.in_window(now)
         if ahead < free:
             return 0.0
-        # Places come free in the order in which they were taken, and again a window later.
-        rounds, place = divmod(ahead - free, self.limit)
-        taken = [*self._sent, *[now] * (self._held + max(free, 0))]
+        # Places come free in the order in which they were taken, and again a window later. Calls that were
+        # sent twice may have overfilled the window; as many of its oldest make room for nobody.
+        taken = [*self._sent, *[now] * (self._held + max(free, 0))][max(-free, 0) :]
+        rounds, place = divmod(ahead - max(free, 0), self.limit)
         return taken[place] + self.window * (rounds + 1) - now
 
     def next_place(self) -> float | None:

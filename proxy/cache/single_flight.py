@@ -52,6 +52,7 @@ class SingleFlight:
         else:
             flight = Flight(read, deadline)
             task = asyncio.create_task(self._fly(flight, call))
+            task.add_done_callback(_retrieve)
             self._flights[read.key] = flight, task
         flight.waiters += 1
         try:
@@ -87,7 +88,9 @@ class SingleFlight:
                     "The workspace has not answered yet; others are still waiting for the same answer.",
                     retry_after=flight.deadline - loop.time(),
                 )
-            # A flight that nobody prolonged ends by itself at its deadline, with the better error.
+            if left <= 0:
+                # A flight that nobody prolonged ends by itself now, with the better error: too late to join.
+                self._forget(flight)
             await asyncio.wait((task,), timeout=left if left > 0 else None)
         return task.result()
 
@@ -95,3 +98,9 @@ class SingleFlight:
         current = self._flights.get(flight.read.key)
         if current is not None and current[0] is flight:
             del self._flights[flight.read.key]
+
+
+def _retrieve(task: "asyncio.Task[StoredResponse]") -> None:
+    """Look at a flight's error, lest asyncio log it when nobody is left to be told."""
+    if not task.cancelled():
+        task.exception()

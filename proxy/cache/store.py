@@ -26,11 +26,11 @@ class Entry:
     stored_at: float
     expires_at: float
 
-    @property
-    def size(self) -> int:
-        """Bytes, approximately."""
-        headers = sum(len(name) + len(value) for name, value in self.response.headers)
-        return len(self.response.body) + headers + _OVERHEAD
+    def size(self, key: Key) -> int:
+        """Return the bytes that the entry takes under this key, approximately."""
+        _, _, parameters = key
+        texts = sum(len(name) + len(value) for name, value in (*self.response.headers, *parameters))
+        return len(self.response.body) + texts + _OVERHEAD
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +72,7 @@ class MemoryStore:
 
     def put(self, key: Key, entry: Entry) -> bool:
         """Keep an answer; returns False for one that is larger than the whole store."""
-        if entry.size > self._entries.maxsize:
+        if entry.size(key) > self._entries.maxsize:
             return False
         self._entries.pop(key, None)
         self._entries[key] = entry
@@ -104,10 +104,13 @@ class _IndexedCache(LRUCache[Key, Entry]):
     """
 
     def __init__(self, maxsize: int) -> None:
-        super().__init__(maxsize, getsizeof=lambda entry: entry.size)
+        # The size of a value depends on its key too, which cachetools does not pass on.
+        super().__init__(maxsize, getsizeof=lambda entry: self._size)
+        self._size = 0
         self._index: dict[str | None, dict[str | None, dict[Key, Entry]]] = {}
 
     def __setitem__(self, key: Key, entry: Entry) -> None:
+        self._size = entry.size(key)
         super().__setitem__(key, entry)
         self._index.setdefault(_folded(entry.model), {}).setdefault(entry.version, {})[key] = entry
 

@@ -30,7 +30,7 @@ class VersionBook:
         """Take note of a version in an answer.
 
         Returns True if it is another one than before under the same name: it was deleted and created
-        again since, which shows only in the creation timestamp.
+        again since, which shows only in the creation timestamp. What an answer leaves out stays as known.
         """
         key = (seen.model, seen.version)
         known = self._known.get(key)
@@ -40,7 +40,11 @@ class VersionBook:
             and seen.creation_timestamp is not None
             and known.creation_timestamp != seen.creation_timestamp
         )
-        self._known[key] = _Known(seen.status, seen.creation_timestamp, now)
+        status, created = seen.status, seen.creation_timestamp
+        if known is not None and not replaced:
+            status = known.status if status is None else status
+            created = known.creation_timestamp if created is None else created
+        self._known[key] = _Known(status, created, now)
         return replaced
 
     def status(self, model: str, version: str) -> str | None:
@@ -65,5 +69,7 @@ class VersionBook:
 
     def forget(self, models: frozenset[str] | None) -> None:
         """Forget all versions of these models, None for all."""
-        for key in [key for key in self._known if models is None or key[0] in models]:
+        # Regardless of case, as the store does: forgetting too much is safe.
+        folded = None if models is None else {model.casefold() for model in models}
+        for key in [key for key in self._known if folded is None or key[0].casefold() in folded]:
             del self._known[key]

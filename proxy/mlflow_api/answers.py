@@ -1,11 +1,14 @@
 """What the workspace's JSON answers say: pages of files, signed URLs, versions and their status."""
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 READY = "READY"
+
+_MILLISECONDS = re.compile("[0-9]{1,18}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +59,7 @@ def versions(answer: Mapping[str, Any]) -> Iterator[VersionStatus]:
                 model=name,
                 version=str(version),
                 status=status if isinstance(status, str) else None,
-                creation_timestamp=int(created) if created.isdigit() else None,
+                creation_timestamp=int(created) if _MILLISECONDS.fullmatch(created) else None,
             )
 
 

@@ -32,7 +32,7 @@ class Read:
 
 def parameters(raw_query: str) -> dict[str, str] | None:
     """Decode a query string, or return None where readers could disagree about its meaning."""
-    if _BROKEN_ESCAPE.search(raw_query) or ";" in raw_query:
+    if not raw_query.isascii() or ";" in raw_query or _BROKEN_ESCAPE.search(raw_query):
         return None
     try:
         pairs = parse_qsl(raw_query, keep_blank_values=True, strict_parsing=bool(raw_query), errors="strict")
@@ -44,10 +44,10 @@ def parameters(raw_query: str) -> dict[str, str] | None:
 def json_parameters(body: bytes) -> dict[str, str] | None:
     """Return the members of a JSON object, each value as canonical JSON text; None if it is not one.
 
-    Repeated members give None: parsers differ on which of them counts.
+    Repeated members give None: parsers differ on which of them counts. So do codings other than UTF-8.
     """
     try:
-        value = json.loads(body, object_pairs_hook=_object)
+        value = json.loads(body.decode(), object_pairs_hook=_object)
     except (ValueError, RecursionError):
         return None
     if not isinstance(value, dict):
@@ -80,6 +80,9 @@ def shareable(route: Route, method: str, partition: str, raw_query: str, body: b
         if route.freshness is Freshness.LISTING:
             asked = _canonical_listing(asked)
         model, version = asked.get("name"), asked.get("version")
+    if route.path.endswith(("/search", "/list")):
+        # About any model, whatever a stray parameter says.
+        model = version = None
     return Read((partition, route.name, tuple(sorted(asked.items()))), route, model, version)
 
 
@@ -93,7 +96,8 @@ def written_models(raw_query: str, body: bytes) -> frozenset[str] | None:
     if asked is None or members is None:
         return None
     named = [asked.get("name"), asked.get("new_name")]
-    named += [_string(members.get("name")), _string(members.get("new_name"))]
+    # JSON of protocol buffers may spell new_name either way.
+    named += [_string(members.get(member)) for member in ("name", "new_name", "newName")]
     models = frozenset(name for name in named if name)
     return models or None
 

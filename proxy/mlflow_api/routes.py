@@ -4,6 +4,8 @@ Adding an endpoint is adding a row. A request that matches no row passes through
 every budget and cache.
 """
 
+import posixpath
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
@@ -126,6 +128,8 @@ ROUTES: tuple[Route, ...] = (
     Route(_GET, "/oidc/.well-known/oauth-authorization-server", Group.NONE, Freshness.DISCOVERY),
 )
 
+_SLASHES = re.compile("/+")
+
 UNKNOWN = Route((), "unknown", Group.NONE)
 """Stands for every request that matches no row."""
 
@@ -157,13 +161,13 @@ def match(method: str, raw_path: str) -> Route:
     """Return the row for a request, ``UNKNOWN`` when there is none.
 
     ``raw_path`` is the path as it came over the wire. One that merely *decodes* to a known endpoint
-    (``registered%2Dmodels/get``, a trailing slash) gets the row for the rest of its family: it spends
+    (``registered%2Dmodels/get``, doubled slashes, ``/./``) gets the row for the rest of its family: it spends
     from the budget and its writes are noticed, but nothing is shared under a name it did not spell.
     """
     exact = _EXACT.get((method, raw_path))
     if exact is not None:
         return exact
-    path = unquote(raw_path)
+    path = posixpath.normpath(_SLASHES.sub("/", unquote(raw_path)))
     for row_method, prefix, route in _WILDCARD:
         if method == row_method and path.startswith(prefix):
             return route

@@ -17,6 +17,8 @@ def expires_at(url: str) -> float | None:
     try:
         pairs = parse_qsl(urlsplit(url).query, keep_blank_values=True, errors="strict")
         query = {name.lower(): value for name, value in pairs}
+        if len(query) < len(pairs):
+            return None  # repeated: which of them counts?
         moments = [read(query) for names, read in _FORMS if names <= query.keys()]
     except (ValueError, OverflowError):
         return None

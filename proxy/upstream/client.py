@@ -84,7 +84,7 @@ class HttpClient:
             response = await self._session.request(
                 method,
                 URL(url, encoded=True),
-                headers=CIMultiDict(headers),
+                headers=_spelled_alike(headers),
                 data=body,
                 allow_redirects=False,
                 timeout=timeout,
@@ -144,6 +144,12 @@ async def read_whole(response: aiohttp.ClientResponse, limit: int) -> bytes:
 def fields(response: aiohttp.ClientResponse) -> list[tuple[str, str]]:
     """Return the response's end-to-end header fields in order."""
     return end_to_end(response.headers.items())
+
+
+def _spelled_alike(fields: Iterable[tuple[str, str]]) -> CIMultiDict[str]:
+    """Spell repeated names as at first: aiohttp keeps only the last of ``X-Tag`` and ``x-tag``."""
+    spelling: dict[str, str] = {}
+    return CIMultiDict((spelling.setdefault(name.lower(), name), value) for name, value in fields)
 
 
 async def _report_sent(

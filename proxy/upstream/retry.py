@@ -1,11 +1,14 @@
 """Whether and when to try again after the workspace refused a call. Pure; randomness comes in."""
 
+from datetime import UTC
 from email.utils import parsedate_to_datetime
 
 FIRST_BACKOFF = 0.5
 """Seconds. The workspace counts by the second, so half of one is the least that can help."""
 LONGEST_BACKOFF = 8.0
 """Seconds. Longer would outlast the patience of the client that waits for the answer."""
+_ENDLESS = 1e9
+"""Seconds. What is longer is as good as never, and stays a number that can be rounded."""
 
 
 def retry_after_seconds(value: str | None, now: float) -> float | None:
@@ -17,9 +20,11 @@ def retry_after_seconds(value: str | None, now: float) -> float | None:
         return None
     text = value.strip()
     if text.isascii() and text.isdigit():
-        return float(text[:9])
+        return min(float(text), _ENDLESS)
     try:
-        return max(0.0, parsedate_to_datetime(text).timestamp() - now)
+        moment = parsedate_to_datetime(text)
+        # The two old forms of dates name no zone; all HTTP dates are in UTC (RFC 9110 section 5.6.7).
+        return max(0.0, (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() - now)
     except (ValueError, TypeError, OverflowError):
         return None
 

@@ -1,0 +1,53 @@
+"""The proxy's own errors as clients get them."""
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from proxy.errors import (
+    AnswerableError,
+    BadRequestError,
+    NotOfferedError,
+    OverBudgetError,
+    ReadOnlyError,
+    UpstreamTimeoutError,
+    UpstreamUnavailableError,
+)
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "error_code"),
+    [
+        (AnswerableError("x"), 500, "INTERNAL_ERROR"),
+        (BadRequestError("x"), 400, "INVALID_PARAMETER_VALUE"),
+        (ReadOnlyError("x"), 405, "INVALID_PARAMETER_VALUE"),
+        (NotOfferedError("x"), 501, "NOT_IMPLEMENTED"),
+        (OverBudgetError("x", 1.0), 429, "REQUEST_LIMIT_EXCEEDED"),
+        (UpstreamUnavailableError("x"), 502, "TEMPORARILY_UNAVAILABLE"),
+        (UpstreamTimeoutError("x"), 504, "DEADLINE_EXCEEDED"),
+    ],
+)
+def test_the_shape_of_the_api(error: AnswerableError, status: int, error_code: str) -> None:
+    assert error.status == status
+    assert json.loads(error.body()) == {"error_code": error_code, "message": "x"}
+
+
+@given(st.text())
+def test_any_message_is_json(message: str) -> None:
+    assert json.loads(BadRequestError(message).body())["message"] == message
+
+
+@given(st.floats(-1e6, 1e9))
+def test_retry_after_is_an_integer_of_at_least_1_and_not_too_early(seconds: float) -> None:
+    value = OverBudgetError("x", seconds).headers["Retry-After"]
+    assert value.isascii()
+    assert value.isdigit()
+    assert int(value) >= max(1, seconds)
+    assert int(value) < max(1, seconds) + 1
+
+
+def test_other_headers() -> None:
+    assert ReadOnlyError("x").headers == {"Allow": "GET, HEAD"}
+    assert BadRequestError("x").headers == {}

@@ -1,0 +1,45 @@
+"""Which header fields cross the proxy."""
+
+import pytest
+
+from proxy.mlflow_api.headers import HOP_BY_HOP, asks_for_fresh, end_to_end, without
+
+
+def test_hop_by_hop_and_nominated_fields_stay_here() -> None:
+    fields = [
+        ("Accept", "a"),
+        ("Connection", "close, X-One"),
+        ("connection", "x-two"),
+        ("X-One", "1"),
+        ("x-TWO", "2"),
+        ("Keep-Alive", "5"),
+        ("Transfer-Encoding", "chunked"),
+        ("Upgrade", "h2c"),
+        ("Proxy-Authorization", "Basic a"),
+        ("X-Three", "3"),
+    ]
+    assert end_to_end(fields) == [("Accept", "a"), ("X-Three", "3")]
+
+
+def test_order_spelling_and_repetition_are_kept() -> None:
+    fields = [("B", "1"), ("a", "2"), ("B", "3"), ("Set-Cookie", "x, y"), ("set-cookie", "z")]
+    assert end_to_end(iter(fields)) == fields
+    assert without(iter(fields), frozenset({"a"})) == [field for field in fields if field[0] != "a"]
+
+
+def test_names_are_lower_case() -> None:
+    assert all(name == name.lower() for name in HOP_BY_HOP)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "fresh"),
+    [
+        ("Cache-Control", "no-cache", True),
+        ("cache-control", "max-age=0, No-Store", True),
+        ("Pragma", "no-cache", True),
+        ("Cache-Control", "max-age=60", False),
+        ("X-Cache-Control", "no-cache", False),
+    ],
+)
+def test_asking_for_fresh(name: str, value: str, fresh: bool) -> None:
+    assert asks_for_fresh([("Accept", "a"), (name, value)]) is fresh

@@ -1,0 +1,98 @@
+"""Secrets do not reach the logs."""
+
+import json
+import logging
+import string
+from collections.abc import Iterator
+
+import pytest
+import structlog
+from hypothesis import given
+from hypothesis import strategies as st
+
+from proxy import logs
+
+SECRET_PLACES = [
+    "Authorization: Bearer {}",
+    "authorization: bearer   {}",
+    "Authorization: Basic {}",
+    "{{'Authorization': 'Bearer {}'}}",
+    "https://b.s3.amazonaws.com/k?X-Amz-Expires=900&X-Amz-Signature={}&x=1",
+    "https://b/k?X-Amz-Security-Token={}&x=1",
+    "https://a.blob.core.windows.net/c/b?se=2026&sig={}",
+    "https://a/c?SIG={}&se=2026",
+    "https://storage.googleapis.com/b/o?X-Goog-Signature={}",
+    "https://b/k?AWSAccessKeyId=A&Signature={}&Expires=1",
+    "https://h/cb?token={}",
+    'GET "https://h/?password={}" failed',
+]
+# What the values of header fields and query parameters are made of.
+secrets = st.text(string.ascii_letters + string.digits + "-._~+/=%", min_size=12, max_size=60)
+
+
+@given(st.sampled_from(SECRET_PLACES), secrets, st.text(max_size=10))
+def test_no_secret_survives(place: str, secret: str, before: str) -> None:
+    assert secret not in logs.redact(f"{before} {place.format(secret)} and more")
+
+
+@given(st.text("0123456789abcdef", min_size=16, max_size=40), st.sampled_from(["", "-2", "-3"]))
+def test_no_databricks_token_survives_wherever_it_stands(digits: str, suffix: str) -> None:
+    redacted = logs.redact(f"got dapi{digits}{suffix}, (dose{digits}) 'dkea{digits}'")
+    assert digits not in redacted
+    assert redacted.count("[redacted]") == 3
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "GET /api/2.0/mlflow/registered-models/get?name=m",
+        "se=2026-03-01 X-Amz-Expires=900 Expires=1",
+        "design=1 bearer",
+        "dapi is a prefix",
+    ],
+)
+def test_the_rest_is_left_alone(text: str) -> None:
+    assert logs.redact(text) == text
+
+
+@pytest.fixture
+def _restored() -> Iterator[None]:
+    """Give back the logging of before."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    root.handlers[:], root.level = handlers, level
+    structlog.reset_defaults()
+
+
+@pytest.mark.usefixtures("_restored")
+@pytest.mark.parametrize("form", ["json", "console"])
+def test_all_ways_into_the_log_are_redacted(form: str, capsys: pytest.CaptureFixture[str]) -> None:
+    logs.configure("debug", "json" if form == "json" else "console")
+    log = structlog.get_logger()
+    log.info("to sig=S3CRET", url="https://h/?sig=S3CRET", authorization="S3CRET", Cookie="S3CRET")
+    logging.getLogger("library").warning("sent %s", "Bearer S3CRET")
+    try:
+        raise ValueError("https://h/?sig=S3CRET")
+    except ValueError:
+        log.exception("failed")
+        logging.getLogger("library").exception("failed")
+    text = capsys.readouterr().err
+    assert "S3CRET" not in text
+    assert text.count("[redacted]") >= 7
+    if form == "json":
+        assert [json.loads(line)["level"] for line in text.splitlines()] == [
+            "info",
+            "warning",
+            "error",
+            "error",
+        ]
+
+
+@pytest.mark.usefixtures("_restored")
+def test_the_level_is_a_threshold(capsys: pytest.CaptureFixture[str]) -> None:
+    logs.configure("warning", "json")
+    structlog.get_logger().info("quiet")
+    logging.getLogger("library").info("quiet")
+    structlog.get_logger().warning("loud")
+    assert [json.loads(line)["event"] for line in capsys.readouterr().err.splitlines()] == ["loud"]

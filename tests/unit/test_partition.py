@@ -1,0 +1,86 @@
+"""Whose answers are whose."""
+
+import string
+from random import Random
+
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from proxy.access.partition import PUBLIC, partition
+from proxy.cache.store import Entry, MemoryStore
+from proxy.mlflow_api.headers import HOP_BY_HOP, NEUTRAL, UNSHARED
+from proxy.mlflow_api.messages import StoredResponse
+from proxy.mlflow_api.reads import shareable
+from proxy.mlflow_api.routes import match
+
+KEY = b"k" * 32
+IGNORED = HOP_BY_HOP | NEUTRAL | UNSHARED
+LISTING = match("GET", "/api/2.0/mlflow/model-versions/list-artifacts")
+
+tokens = st.text(string.ascii_letters + string.digits + "-_", min_size=1, max_size=12)
+names = st.one_of(
+    st.sampled_from(["Authorization", "authorization", "Cookie", "X-Api-Key", "X-Databricks-Org-Id"]), tokens
+)
+# As aiohttp reads them: bytes that are not UTF-8 become lone surrogates.
+values = st.binary(max_size=20).map(lambda raw: raw.decode("utf-8", "surrogateescape"))
+fields = st.lists(st.tuples(names, values), max_size=6)
+
+
+def meaning(headers: list[tuple[str, str]]) -> list[tuple[str, str]]:
+    return [(name.lower(), value) for name, value in headers if name.lower() not in IGNORED]
+
+
+@given(fields, fields)
+def test_partitions_are_equal_exactly_when_credentials_are(
+    one: list[tuple[str, str]], other: list[tuple[str, str]]
+) -> None:
+    assert (partition(one, KEY) == partition(other, KEY)) == (meaning(one) == meaning(other))
+
+
+@given(fields, st.lists(st.tuples(st.sampled_from(sorted(IGNORED)), values), max_size=5), st.randoms())
+def test_neutral_fields_change_nothing_wherever_they_stand(
+    headers: list[tuple[str, str]], neutral: list[tuple[str, str]], random: Random
+) -> None:
+    mixed = list(headers)
+    for field in neutral:
+        mixed.insert(random.randint(0, len(mixed)), field)
+    assert partition(mixed, KEY) == partition(headers, KEY)
+
+
+@given(fields, tokens, values)
+def test_a_field_nobody_has_heard_of_separates(headers: list[tuple[str, str]], name: str, value: str) -> None:
+    assume(name.lower() not in IGNORED)
+    assert partition([*headers, (name, value)], KEY) != partition(headers, KEY)
+
+
+def test_the_fields_that_carry_credentials_are_not_neutral() -> None:
+    for name in ("authorization", "cookie", "x-databricks-azure-sp-management-token", "x-api-key"):
+        assert name not in IGNORED
+
+
+def test_boundaries_between_names_and_values_count() -> None:
+    assert partition([("ab", "c")], KEY) != partition([("a", "bc")], KEY)
+    assert partition([("a", "b"), ("c", "d")], KEY) != partition([("a", "bcd")], KEY)
+
+
+@given(fields)
+def test_a_partition_tells_nothing_without_the_key(headers: list[tuple[str, str]]) -> None:
+    name = partition(headers, KEY)
+    assert name != partition(headers, b"x" * 32)
+    assert len(name) == 32
+    assert set(name) <= set("0123456789abcdef")
+    assert name != PUBLIC
+
+
+@given(st.lists(fields, min_size=1, max_size=8))
+def test_no_stored_answer_crosses_credentials(requests: list[list[tuple[str, str]]]) -> None:
+    store = MemoryStore(10**6)
+    for number, headers in enumerate(requests):
+        read = shareable(LISTING, "GET", partition(headers, KEY), "name=m&version=1", b"")
+        assert read is not None
+        answer = StoredResponse(200, "OK", (), str(number).encode())
+        found = store.get(read.key, 0.0)
+        if found is None:
+            store.put(read.key, Entry(answer, "m", "1", True, 0.0, 1.0))
+        else:
+            assert meaning(requests[int(found.response.body)]) == meaning(headers)

@@ -1,0 +1,360 @@
+"""Settings from everywhere, and what is said when they are wrong."""
+
+import os
+import re
+import socket
+import subprocess
+import sys
+import tomllib
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from proxy import app, cli, settings
+from proxy.errors import InvalidSettingsError
+
+ROOT = Path(__file__).parents[2]
+EXAMPLE = ROOT / "config.example.toml"
+URL = "https://workspace.example"
+
+pytestmark = pytest.mark.usefixtures("_no_settings_around")
+
+
+@pytest.fixture
+def _no_settings_around(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for variable in list(os.environ):
+        if variable.upper().startswith(settings.PREFIX):
+            monkeypatch.delenv(variable)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["other", "--not-for-us"])
+
+
+def write(text: str | bytes) -> str:
+    path = Path("some.toml")
+    path.write_bytes(text.encode() if isinstance(text, str) else text)
+    return str(path)
+
+
+# -- precedence ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("by_toml", "by_environment", "by_flag"), [(True,) * 3, (True, True, False)])
+def test_flags_come_before_environment_before_file(
+    by_toml: bool, by_environment: bool, by_flag: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = ["--upstream", URL]
+    expected_port, expected_ttl = 8080, 5.0
+    if by_toml:
+        arguments += ["--config", write("port = 1\n[cache]\nmutable_ttl = 1")]
+        expected_port, expected_ttl = 1, 1.0
+    if by_environment:
+        monkeypatch.setenv("MLFLOW_PROXY_PORT", "2")
+        monkeypatch.setenv("MLFLOW_PROXY_CACHE__MUTABLE_TTL", "2")
+        expected_port, expected_ttl = 2, 2.0
+    if by_flag:
+        arguments += ["--port", "3", "--cache.mutable-ttl", "3"]
+        expected_port, expected_ttl = 3, 3.0
+    chosen = settings.load(arguments)
+    assert (chosen.port, chosen.cache.mutable_ttl) == (expected_port, expected_ttl)
+    assert chosen.cache.pending_ttl == 5, "the rest of the section keeps its defaults"
+
+
+def test_sources_are_mixed_within_a_section(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_PROXY_CONFIG", write(f'upstream = "{URL}/"\n[cache]\nlisting_ttl = 7'))
+    monkeypatch.setenv("MLFLOW_PROXY_CACHE__PENDING_TTL", "8")
+    chosen = settings.load(["--cache.mutable-ttl=9", "--cache.max-bytes", "1 MiB"])
+    cache = chosen.cache
+    assert chosen.upstream == URL
+    assert (cache.listing_ttl, cache.pending_ttl, cache.mutable_ttl) == (7, 8, 9)
+    assert cache.max_bytes == 2**20
+
+
+def test_the_flag_names_the_file_before_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_PROXY_CONFIG", "does-not-exist.toml")
+    assert settings.load(["--config", write(f'upstream = "{URL}"')]).upstream == URL
+
+
+def test_other_peoples_variables_are_no_matter(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "x")
+    monkeypatch.setenv("PORT", "x")
+    monkeypatch.setenv("UPSTREAM", "x")
+    assert settings.load(["--upstream", URL]).port == 8080
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [
+        ("http://h", "http://h"),
+        ("HTTPS://h:8443/", "HTTPS://h:8443"),
+        ("https://h/base/", "https://h/base"),
+        ("http://[::1]:5000", "http://[::1]:5000"),
+    ],
+)
+def test_upstreams(given: str, kept: str) -> None:
+    assert settings.load(["--upstream", given]).upstream == kept
+
+
+# -- errors --------------------------------------------------------------------------------------------
+
+
+def complaint(arguments: Sequence[str], capsys: pytest.CaptureFixture[str]) -> str:
+    """Run the command, which must fail with one line and status 2; return the line."""
+    assert cli.main(arguments) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.endswith("\n")
+    assert err.count("\n") == 1, err
+    assert err.startswith("mlflow-proxy: ")
+    assert "Traceback" not in err
+    return err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "name", "remedy"),
+    [
+        ([], "upstream: not set", "give --upstream, MLFLOW_PROXY_UPSTREAM or upstream in the TOML file"),
+        (
+            ["--upstream", "workspace"],
+            "upstream: 'workspace' is not a URL such as https://",
+            "set --upstream",
+        ),
+        (["--upstream", "ftp://h"], "upstream: 'ftp://h' is not a URL", "set --upstream"),
+        (["--upstream", "https://"], "upstream: 'https://' is not a URL", "set --upstream"),
+        (["--upstream", ""], "upstream: '' is not a URL", "set --upstream"),
+        (["--upstream", "http://[::1"], "upstream: 'http://[::1' is not a URL", "set --upstream"),
+        (["--upstream", "http://h:99999"], "upstream: 'http://h:99999' is not a URL", "set --upstream"),
+        (["--upstream", "http://u:pw@h"], "upstream: only scheme, host, port", "set --upstream"),
+        (["--upstream", "http://h?"], "upstream: only scheme, host, port", "set --upstream"),
+        (["--upstream", "http://h#"], "upstream: only scheme, host, port", "set --upstream"),
+        (["--upstream", "http://a b"], "upstream: only scheme, host, port", "set --upstream"),
+        (["--upstream"], "--upstream: expected one argument", ""),
+        (["--upstrem", URL], "--upstrem: no such option", "did you mean --upstream?"),
+        (["--upstrem=" + URL], "--upstrem: no such option", "did you mean --upstream?"),
+        (["--cache.max-byte", "1"], "--cache.max-byte: no such option", "did you mean --cache.max-bytes?"),
+        (["--up", URL], "--up: no such option", ""),
+        (["--frobnicate"], "--frobnicate: no such option", "--help lists them all"),
+        (["--upstream", URL, "extra"], "extra: no such option", "--help lists them all"),
+        (["--config"], "config: --config needs the path of a TOML file", ""),
+        (["--config", "no.toml"], "config: no.toml cannot be read", "give --config a readable TOML file"),
+        (["--config", "."], "config: . cannot be read", "give --config a readable TOML file"),
+    ],
+)
+def test_wrong_arguments(
+    arguments: list[str], name: str, remedy: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = complaint(["serve", *arguments], capsys)
+    assert line.startswith(f"mlflow-proxy: {name}")
+    assert remedy in line
+
+
+@pytest.mark.parametrize(
+    ("flag", "value"),
+    [
+        ("--port", "abc"),
+        ("--port", "-1"),
+        ("--port", "65536"),
+        ("--host", ""),
+        ("--log-level", "loud"),
+        ("--log-format", "xml"),
+        ("--shutdown-grace", "-1"),
+        ("--cache.max-bytes", "lots"),
+        ("--cache.max-bytes", "0"),
+        ("--cache.max-entry-bytes", "-5"),
+        ("--cache.listing-ttl", "-1"),
+        ("--cache.mutable-ttl", "inf"),
+        ("--cache.signed-url-margin", "soon"),
+        ("--budget.registry-limit", "0"),
+        ("--budget.registry-limit", "1.5"),
+        ("--budget.jitter-margin", "1.1"),
+        ("--budget.jitter-margin", "-0.1"),
+        ("--budget.patience", "0"),
+        ("--budget.patience", "nan"),
+        ("--connections.connect-timeout", "0"),
+        ("--connections.read-timeout", "x"),
+        ("--connections.max-connections", "0"),
+        ("--artifacts.rewrite-dbfs", "maybe"),
+    ],
+)
+def test_wrong_values(
+    flag: str, value: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = flag.removeprefix("--").replace("-", "_")
+    variable = settings.PREFIX + name.replace(".", "__").upper()
+    remedy = f"; set {flag}, {variable} or {name} in the TOML file\n"
+    by_flag = complaint(["serve", "--upstream", URL, flag, value], capsys)
+    monkeypatch.setenv(variable, value)
+    by_environment = complaint(["serve", "--upstream", URL], capsys)
+    for line in (by_flag, by_environment):
+        assert line.startswith(f"mlflow-proxy: {name}: ")
+        assert line.endswith(remedy)
+
+
+@pytest.mark.parametrize(
+    ("variable", "remedy"),
+    [
+        ("MLFLOW_PROXY_UPSTREM", "did you mean MLFLOW_PROXY_UPSTREAM?"),
+        ("MLFLOW_PROXY_CACHE_MAX_BYTES", "did you mean MLFLOW_PROXY_CACHE__MAX_BYTES?"),
+        ("MLFLOW_PROXY_Q", "config.example.toml lists them all"),
+    ],
+)
+def test_unknown_variables(
+    variable: str, remedy: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(variable, "1")
+    line = complaint(["serve", "--upstream", URL], capsys)
+    assert line == f"mlflow-proxy: {variable}: no such setting; {remedy}\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("upstrem = 1", "upstrem: no such setting in some.toml; did you mean upstream?"),
+        (
+            "[cache]\nmax_byte = 1",
+            "cache.max_byte: no such setting in some.toml; did you mean cache.max_bytes?",
+        ),
+        ("log-level = 'info'", "log-level: no such setting in some.toml; did you mean log_level?"),
+        ("[kache]\nx = 1", "kache: no such setting in some.toml; "),
+        ("upstream = 3", "upstream: Input should be a valid string, got 3; set --upstream"),
+        ("port = 'x'", "port: Input should be a valid integer"),
+        ("port = [1]", "port: Input should be a valid integer, got [1]; set --port"),
+        ("cache = 3", "cache: a section with settings of its own; write [cache] in the TOML file"),
+        ("[budget]\npatience = 'long'", "budget.patience: Input should be a valid number"),
+        ("[artifacts]\nrewrite_dbfs = 7", "artifacts.rewrite_dbfs: Input should be a valid boolean"),
+        ("host = '" + "\\n" * 3 + "'\nport = '" + "x" * 500 + "'", "port: "),
+        ("upstream =", "config: some.toml is not valid TOML: "),
+        ("a = 1\na = 2", "config: some.toml is not valid TOML: "),
+        (b"\xff", "config: some.toml is not valid TOML: "),
+    ],
+)
+def test_wrong_files(text: str | bytes, problem: str, capsys: pytest.CaptureFixture[str]) -> None:
+    if isinstance(text, str) and "upstr" not in text:
+        text = f"upstream = '{URL}'\n{text}"
+    line = complaint(["serve", "--config", write(text)], capsys)
+    assert line.startswith(f"mlflow-proxy: {problem}")
+    assert len(line) < 400
+
+
+def test_wrong_commands(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "serv: no such command; mlflow-proxy --help lists them" in complaint(["serv"], capsys)
+
+
+# -- the command ---------------------------------------------------------------------------------------
+
+
+def test_help_lists_every_setting_with_its_meaning(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as left:
+        cli.main(["serve", "--help"])
+    assert left.value.code == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    for path, field in settings.names():
+        assert "--" + ".".join(path).replace("_", "-") in shown
+        assert field.description is not None
+        assert field.description in shown
+
+
+@pytest.mark.parametrize("arguments", [[], ["--help"], ["-h"]])
+def test_usage(
+    arguments: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert cli.main(arguments) == 0
+    assert "serve --upstream URL" in capsys.readouterr().out
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["--version"]) == 0
+    assert re.fullmatch(r"mlflow-proxy \d+\.\d+\.\d+\n", capsys.readouterr().out)
+
+
+def run_command(*arguments: str, **environment: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        [sys.executable, "-m", "proxy", *arguments],
+        env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_a_process_without_upstream_says_so() -> None:
+    done = run_command("serve")
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr == (
+        "mlflow-proxy: upstream: not set; "
+        "give --upstream, MLFLOW_PROXY_UPSTREAM or upstream in the TOML file\n"
+    )
+
+
+def test_a_process_whose_port_is_taken_says_so() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        done = run_command("serve", "--upstream", URL, MLFLOW_PROXY_PORT=port)
+    assert done.returncode == 2
+    assert done.stderr == (
+        f"mlflow-proxy: port: {port} is already in use on 127.0.0.1; choose another --port\n"
+    )
+
+
+@pytest.mark.parametrize("host", ["192.0.2.1", "not a host"])
+async def test_an_address_that_is_not_ours(host: str) -> None:
+    chosen = settings.load(["--upstream", URL, "--host", host, "--port", "0"])
+    with pytest.raises(InvalidSettingsError, match=re.escape(f"host: cannot listen on {host}")):
+        async with app.serving(chosen):
+            pass
+
+
+# -- the example ---------------------------------------------------------------------------------------
+
+SETTING = re.compile(r"^# (?=[a-z_]+ = )", re.MULTILINE)
+
+
+def shown_as_toml(value: object) -> str:
+    match value:
+        case bool():
+            return str(value).lower()
+        case float() if value.is_integer():
+            return str(int(value))
+        case str():
+            return f'"{value}"'
+        case _:
+            return str(value)
+
+
+def test_the_example_documents_every_setting_with_its_default() -> None:
+    text = EXAMPLE.read_text(encoding="utf-8")
+    section = ""
+    documented = {}
+    for line in text.splitlines():
+        if header := re.fullmatch(r"\[(\w+)\]", line):
+            section = header[1] + "."
+        elif setting := re.fullmatch(r"(?:# )?([a-z_]+) = (.+)", line):
+            documented[section + setting[1]] = setting[2]
+    expected = {
+        ".".join(path): shown_as_toml(field.default)
+        for path, field in settings.names()
+        if path not in {("config",), ("upstream",)}
+    }
+    assert documented.pop("upstream")
+    assert documented == expected
+    assert "`config`" in text
+
+
+def test_the_example_with_all_comments_enabled_is_the_defaults() -> None:
+    enabled = SETTING.sub("", EXAMPLE.read_text(encoding="utf-8"))
+    upstream = tomllib.loads(enabled)["upstream"]
+    loaded = settings.load(["--config", write(enabled)])
+    defaults = settings.load(["--upstream", upstream])
+    assert loaded.model_dump(exclude={"config"}) == defaults.model_dump(exclude={"config"})
+    assert settings.load(["--config", str(EXAMPLE)]).model_dump(exclude={"config"}) == defaults.model_dump(
+        exclude={"config"}
+    )
+
+
+def test_every_setting_in_the_example_has_a_comment() -> None:
+    blocks = EXAMPLE.read_text(encoding="utf-8").split("\n\n")
+    for block in blocks:
+        lines = block.splitlines()
+        if any(re.match(r"(?:# )?[a-z_]+ = ", line) for line in lines):
+            assert re.match(r"# [A-Z0-9]", lines[0]), block

@@ -1,0 +1,382 @@
+"""Shared calls, in virtual time."""
+
+import asyncio
+import contextlib
+import gc
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from proxy.cache.single_flight import Flight, SingleFlight
+from proxy.errors import OverBudgetError, UpstreamTimeoutError, UpstreamUnavailableError
+from proxy.mlflow_api.messages import StoredResponse
+from proxy.mlflow_api.reads import Read
+from proxy.mlflow_api.routes import match
+
+from .virtual_time import run, ticks
+
+ROUTE = match("GET", "/api/2.0/mlflow/model-versions/list-artifacts")
+LATER = 1000.0
+
+
+def read(model: str = "m") -> Read:
+    return Read(("partition", ROUTE.name, (("name", model),)), ROUTE, model, "1")
+
+
+def response(body: bytes = b"{}") -> StoredResponse:
+    return StoredResponse(200, "OK", (), body)
+
+
+@dataclass
+class Calls:
+    """Calls that take their time, and what became of them."""
+
+    seconds: float = 10.0
+    error: Exception | None = None
+    started: int = 0
+    cancelled: int = 0
+    flights: list[Flight] = field(default_factory=list)
+
+    async def __call__(self, flight: Flight) -> StoredResponse:
+        self.started += 1
+        self.flights.append(flight)
+        number = self.started
+        try:
+            await asyncio.sleep(self.seconds)
+        except asyncio.CancelledError:
+            self.cancelled += 1
+            raise
+        if self.error is not None:
+            raise self.error
+        return response(str(number).encode())
+
+
+def now() -> float:
+    return asyncio.get_running_loop().time()
+
+
+Joining = asyncio.Task[tuple[StoredResponse, Flight, bool]]
+
+
+async def join(
+    flights: SingleFlight,
+    call: Callable[[Flight], Awaitable[StoredResponse]],
+    *,
+    deadline: float = LATER,
+    model: str = "m",
+) -> Joining:
+    """Ask, and return once the question is in the air."""
+    task = asyncio.ensure_future(flights.fetch(read(model), deadline, call))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    return task
+
+
+def test_those_who_ask_together_share_one_call() -> None:
+    async def main() -> None:
+        flights, call = SingleFlight(), Calls()
+        tasks = [await join(flights, call) for _ in range(5)]
+        assert len(flights) == 1
+        results = await asyncio.gather(*tasks)
+        assert call.started == 1
+        assert [joined for _, _, joined in results] == [False, True, True, True, True]
+        assert {answer for answer, _, _ in results} == {response(b"1")}
+        assert len(flights) == 0
+
+    run(main())
+
+
+def test_different_questions_do_not() -> None:
+    async def main() -> None:
+        flights, call = SingleFlight(), Calls()
+        await asyncio.gather(await join(flights, call, model="a"), await join(flights, call, model="b"))
+        assert call.started == 2
+
+    run(main())
+
+
+def test_a_flight_outlives_the_client_that_started_it() -> None:
+    async def main() -> None:
+        flights, call = SingleFlight(), Calls()
+        starter, other = await join(flights, call), await join(flights, call)
+        starter.cancel()
+        assert (await other)[0] == response(b"1")
+        assert starter.cancelled()
+        assert (call.started, call.cancelled) == (1, 0)
+
+    run(main())
+
+
+def test_the_last_to_leave_cancels_it() -> None:
+    async def main() -> None:
+        flights, call = SingleFlight(), Calls()
+        tasks = [await join(flights, call) for _ in range(3)]
+        for task in tasks:
+            assert call.cancelled == 0
+            task.cancel()
+            await asyncio.sleep(0.5)
+        assert (call.cancelled, len(flights), now()) == (1, 0, 1.5)
+        assert (await flights.fetch(read(), LATER, call))[0] == response(b"2")
+
+    run(main())
+
+
+def test_one_cancelled_at_once_leaves_nothing_behind() -> None:
+    async def main() -> None:
+        flights, call = SingleFlight(), Calls()
+        task = asyncio.ensure_future(flights.fetch(read(), LATER, call))
+        await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.wait([task])
+        assert (call.cancelled, len(flights), now()) == (call.started, 0, 0.0)
+
+    run(main())
+
+
+def test_everyone_gets_the_error_and_nobody_can_join_it_any_more() -> None:
+    async def main() -> None:
+        flights, call = SingleFlight(), Calls(error=UpstreamUnavailableError("gone"))
+        seen: list[tuple[int, int]] = []
+
+        async def ask() -> None:
+            with pytest.raises(UpstreamUnavailableError):
+                await flights.fetch(read(), LATER, call)
+            # At the very first moment after waking:
+            seen.append((len(flights), call.started))
+
+        await asyncio.gather(*(ask() for _ in range(4)))
+        assert seen == [(0, 1)] * 4
+
+    run(main())
+
+
+@pytest.mark.parametrize("error", [None, UpstreamUnavailableError("gone")])
+def test_it_is_out_of_the_table_before_anyone_wakes(error: Exception | None) -> None:
+    async def main() -> None:
+        flights, call = SingleFlight(), Calls(error=error)
+        again: list[bool] = []
+
+        async def ask_twice() -> None:
+            with contextlib.suppress(UpstreamUnavailableError):
+                await flights.fetch(read(), LATER, call)
+            call.error = None
+            again.append((await flights.fetch(read(), LATER, call))[2])
+
+        await asyncio.gather(*(ask_twice() for _ in range(3)))
+        assert call.started == 2
+        assert again == [False, True, True]
+
+    run(main())
+
+
+def test_whoever_asks_in_the_step_in_which_a_call_ends_starts_anew() -> None:
+    async def main() -> None:
+        flights = SingleFlight()
+        joinable: list[int] = []
+
+        async def call(flight: Flight) -> StoredResponse:
+            await asyncio.sleep(1.0)
+            # Runs when this call has ended, before those who wait for it are woken.
+            asyncio.get_running_loop().call_soon(lambda: joinable.append(len(flights)))
+            return response()
+
+        await asyncio.gather(await join(flights, call), await join(flights, call))
+        assert joinable == [0]
+
+    run(main())
+
+
+def test_a_write_closes_the_flights_it_concerns() -> None:
+    async def main() -> None:
+        flights, call = SingleFlight(), Calls()
+        before, other = await join(flights, call, model="a"), await join(flights, call, model="b")
+        flights.invalidate(lambda model: model == "a")
+        after = await join(flights, call, model="a")
+        assert (await before)[0] == response(b"1")
+        assert (await after)[0] == response(b"3")
+        assert [flight.storable for flight in call.flights] == [False, True, True]
+        assert (await other)[2] is False
+        assert len(flights) == 0
+
+    run(main())
+
+
+def test_a_closed_flight_that_ends_does_not_take_its_successor_along() -> None:
+    async def main() -> None:
+        flights, call = SingleFlight(), Calls()
+        first = await join(flights, call)
+        flights.invalidate(lambda model: True)
+        await asyncio.sleep(5.0)
+        second = await join(flights, call)
+        await first
+        third = await join(flights, call)
+        assert (await second)[0] == (await third)[0] == response(b"2")
+        assert call.started == 2
+
+    run(main())
+
+
+def test_an_early_deadline_is_kept_while_others_wait_on() -> None:
+    async def main() -> None:
+        flights, call = SingleFlight(), Calls(seconds=30.0)
+        hasty = await join(flights, call, deadline=5.0)
+        patient = await join(flights, call, deadline=45.0)
+        with pytest.raises(OverBudgetError) as refusal:
+            await hasty
+        assert now() == 5.0
+        assert refusal.value.retry_after == 40
+        assert (await patient)[0] == response(b"1")
+        assert (call.started, call.flights[0].deadline) == (1, 45.0)
+
+    run(main())
+
+
+def test_nobody_joins_a_flight_that_is_out_of_time() -> None:
+    async def main() -> None:
+        async def ends_late(flight: Flight) -> StoredResponse:
+            await asyncio.sleep(flight.deadline - now() + 1.0)
+            raise UpstreamTimeoutError("too late")
+
+        flights = SingleFlight()
+        first = await join(flights, ends_late, deadline=5.0)
+        await asyncio.sleep(5.5)
+        second = await join(flights, Calls(seconds=1.0), deadline=50.0)
+        with pytest.raises(UpstreamTimeoutError):
+            await first
+        assert now() == 6.0
+        assert (await second)[2] is False
+
+    run(main())
+
+
+@pytest.mark.parametrize("steps", range(6))
+def test_an_error_that_nobody_waits_for_any_more_is_not_reported_as_lost(steps: int) -> None:
+    async def main() -> None:
+        flights, call = SingleFlight(), Calls(seconds=1.0, error=UpstreamUnavailableError("gone"))
+        task = await join(flights, call)
+        await asyncio.sleep(1.0)
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.wait([task])
+        del task
+        call.error = None
+        gc.collect()
+
+    run(main())
+
+
+def test_an_error_while_being_cancelled_is_not_reported_as_lost() -> None:
+    async def main() -> None:
+        async def call(flight: Flight) -> StoredResponse:
+            try:
+                await asyncio.sleep(10.0)
+            finally:
+                raise UpstreamUnavailableError("broke while closing")
+
+        task = await join(SingleFlight(), call)
+        task.cancel()
+        await asyncio.wait([task])
+        await asyncio.sleep(0)
+        del task
+        gc.collect()
+
+    run(main())
+
+
+@dataclass(frozen=True)
+class Client:
+    """One client of a random scenario, in seconds."""
+
+    arrives: float
+    model: str
+    patience: float
+    takes: float
+    fails: bool
+    leaves: float | None
+    steps: int
+
+
+clients = st.builds(
+    Client,
+    arrives=ticks(0, 40),
+    model=st.sampled_from("ab"),
+    patience=ticks(0, 60),
+    takes=ticks(0, 60),
+    fails=st.booleans(),
+    leaves=st.one_of(st.none(), ticks(0, 60)),
+    steps=st.integers(0, 4),
+)
+writes = st.tuples(ticks(0, 60), st.sampled_from("ab"))
+
+
+@given(st.lists(clients, max_size=15), st.lists(writes, max_size=4))
+def test_at_most_one_joinable_flight_per_question(
+    scenario: list[Client], written: list[tuple[float, str]]
+) -> None:
+    async def main() -> None:
+        flights = SingleFlight()
+        joinable: dict[str, set[Flight]] = {"a": set(), "b": set()}
+        waiting: dict[int, Client] = {}
+
+        async def live(number: int, client: Client) -> None:
+            async def call(flight: Flight) -> StoredResponse:
+                try:
+                    if flight.storable:
+                        joinable[client.model].add(flight)
+                    # One that is past its deadline, or whose last waiter left, is replaced, not joined.
+                    late = {other for other in joinable[client.model] if other.deadline <= now()}
+                    assert len(joinable[client.model] - late) <= 1
+                    await asyncio.sleep(min(client.takes, max(0.0, flight.deadline - now())))
+                    if client.fails:
+                        raise UpstreamUnavailableError("gone")
+                    return response()
+                finally:
+                    joinable[client.model].discard(flight)
+
+            await asyncio.sleep(client.arrives)
+            deadline = now() + client.patience
+            waiting[number] = client
+            begun_at = now()
+            try:
+                _, flight, _ = await flights.fetch(read(client.model), deadline, call)
+                assert flight.storable or any(
+                    begun_at <= moment <= now() and model == client.model for moment, model in written
+                ), "whoever asked after a write got an answer from before it"
+            except (OverBudgetError, UpstreamUnavailableError):
+                pass
+            finally:
+                del waiting[number]
+                assert now() <= deadline
+
+        async def interrupt(client: Client, task: "asyncio.Task[None]") -> None:
+            if client.leaves is not None:
+                await asyncio.sleep(client.leaves)
+                for _ in range(client.steps):
+                    await asyncio.sleep(0)
+                task.cancel()
+
+        async def write(moment: float, model: str) -> None:
+            await asyncio.sleep(moment)
+            flights.invalidate(lambda about: about == model)
+            joinable[model].clear()
+            # Nobody waits, nothing flies: those who hung up took their calls with them.
+            assert waiting or len(flights) == 0
+
+        lives = [asyncio.ensure_future(live(*pair)) for pair in enumerate(scenario)]
+        await asyncio.gather(
+            *(interrupt(client, task) for client, task in zip(scenario, lives, strict=True)),
+            *(write(*each) for each in written),
+        )
+        await asyncio.gather(*lives, return_exceptions=True)
+        for task in lives:
+            if not task.cancelled() and (error := task.exception()) is not None:
+                raise error
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        assert len(flights) == 0
+
+    run(main())
