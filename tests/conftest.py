@@ -1,0 +1,14 @@
+"""What holds for every test: the machine's own settings have no say."""
+
+import os
+
+import pytest
+
+_SPEAK_TO_PROXY_OR_CLIENTS = ("MLFLOW_", "DATABRICKS_")
+
+
+@pytest.fixture(autouse=True)
+def no_inherited_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in os.environ:
+        if name.startswith(_SPEAK_TO_PROXY_OR_CLIENTS):
+            monkeypatch.delenv(name)

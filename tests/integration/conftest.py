@@ -1,0 +1,60 @@
+"""Started servers on both sides of the proxy."""
+
+from collections.abc import AsyncIterator
+
+import aiohttp
+import pytest
+
+from proxy.demo.models import Content, Model, ModelVersion, Pattern
+from proxy.demo.workspace import EmulatedWorkspace, WorkspaceOptions
+from tests.integration.support import MUCH, Api, Upstream, proxied
+
+FILES: dict[str, Content] = {
+    "MLmodel": b"flavors: {}\n",
+    "data/big.bin": Pattern(300_000, seed=1),
+    "data/deeper/a b#\u00fc%41+.txt": b"odd",
+    "empty.txt": b"",
+}
+
+
+def sample() -> Model:
+    return Model(
+        "m",
+        {
+            "1": ModelVersion(FILES, frozenset({"void"}), stage="Production"),
+            "2": ModelVersion({"only.bin": b"two"}),
+        },
+        aliases={"champion": "1"},
+    )
+
+
+@pytest.fixture
+async def workspace() -> AsyncIterator[EmulatedWorkspace]:
+    async with EmulatedWorkspace([sample()], WorkspaceOptions(limit=MUCH, latency=0)) as workspace:
+        yield workspace
+
+
+@pytest.fixture
+async def session() -> AsyncIterator[aiohttp.ClientSession]:
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(force_close=True)) as session:
+        yield session
+
+
+@pytest.fixture
+async def api(workspace: EmulatedWorkspace, session: aiohttp.ClientSession) -> AsyncIterator[Api]:
+    """Return a client of a proxy with default settings in front of the workspace."""
+    async with proxied(workspace.url) as url:
+        yield Api(session, url)
+
+
+@pytest.fixture
+async def upstream() -> AsyncIterator[Upstream]:
+    async with Upstream() as upstream:
+        yield upstream
+
+
+@pytest.fixture
+async def proxy_url(upstream: Upstream) -> AsyncIterator[str]:
+    """Return the URL of a proxy with default settings in front of the raw upstream."""
+    async with proxied(upstream.url) as url:
+        yield url

@@ -1,0 +1,332 @@
+"""The two ends of the wire: raw clients, an upstream that shows every byte it got, and the proxy between."""
+
+import asyncio
+import json
+import re
+import socket
+import struct
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any, Self
+from urllib.parse import urlsplit
+
+import aiohttp
+from multidict import CIMultiDictProxy
+from yarl import URL
+
+from proxy.app import serving
+from proxy.settings import (
+    ArtifactSettings,
+    BudgetSettings,
+    CacheSettings,
+    ConnectionSettings,
+    Settings,
+)
+
+API = "/api/2.0/mlflow/"
+MUCH = 10_000
+"""A registry limit that no test reaches unless it wants to."""
+
+Head = list[tuple[str, str]]
+
+
+@asynccontextmanager
+async def proxied(
+    upstream: str,
+    *,
+    cache: CacheSettings | None = None,
+    budget: BudgetSettings | None = None,
+    connections: ConnectionSettings | None = None,
+    artifacts: ArtifactSettings | None = None,
+) -> AsyncIterator[str]:
+    """Serve a proxy in this process; yields its URL."""
+    settings = Settings(
+        upstream=upstream,
+        port=0,
+        shutdown_grace=0,
+        cache=cache or CacheSettings(),
+        budget=budget or BudgetSettings(registry_limit=MUCH),
+        connections=connections or ConnectionSettings(),
+        artifacts=artifacts or ArtifactSettings(),
+    )
+    async with serving(settings) as url:
+        yield url
+
+
+async def stalled(progress: Callable[[], int]) -> None:
+    """Wait until nothing moves any more: the event loop goes round and round without progress."""
+    last, quiet = -1, 0
+    while quiet < 500:
+        await asyncio.sleep(0)
+        quiet = quiet + 1 if progress() == last else 0
+        last = progress()
+
+
+async def settle() -> None:
+    """Let everything happen that can happen without a further byte from the test."""
+    await stalled(lambda: 0)
+
+
+# -- a client that says exactly what it is told ----------------------------------------------------
+
+
+@dataclass(frozen=True)
+class RawReply:
+    """A response as it came: ``broken`` if the connection was reset rather than closed."""
+
+    line: str
+    headers: Head
+    body: bytes
+    broken: bool = False
+
+    @property
+    def status(self) -> int:
+        return int(self.line.split(" ")[1]) if self.line else 0
+
+    def all(self, name: str) -> list[str]:
+        return [value for field_name, value in self.headers if field_name.lower() == name.lower()]
+
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+    @property
+    def complete(self) -> bool:
+        """Whether the framing says that nothing is missing."""
+        if self.all("Transfer-Encoding"):
+            return self.body.endswith(b"0\r\n\r\n")
+        return len(self.body) == int((self.all("Content-Length") or ["-1"])[0])
+
+
+@dataclass
+class RawClient:
+    """One connection."""
+
+    reader: asyncio.StreamReader
+    writer: asyncio.StreamWriter
+
+    @classmethod
+    async def connect(cls, url: str) -> Self:
+        parts = urlsplit(url)
+        return cls(*await asyncio.open_connection(parts.hostname, parts.port))
+
+    async def send(self, data: bytes) -> None:
+        self.writer.write(data)
+        await self.writer.drain()
+
+    async def rest(self) -> RawReply:
+        """Read until the connection ends."""
+        received, broken = bytearray(), False
+        try:
+            while chunk := await self.reader.read(1 << 16):
+                received += chunk
+        except ConnectionError:
+            broken = True
+        head, _, body = bytes(received).partition(b"\r\n\r\n")
+        line, *lines = head.decode("latin-1").split("\r\n")
+        return RawReply(line, _fields(lines), body, broken)
+
+    async def close(self) -> None:
+        self.writer.transport.abort()
+        with suppress(ConnectionError):
+            await self.writer.wait_closed()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+
+def request_bytes(
+    method: str, target: str, headers: Sequence[tuple[str, str]] = (), body: bytes = b""
+) -> bytes:
+    lines = [f"{method} {target} HTTP/1.1", "Host: proxy.test", "Connection: close"]
+    lines += [f"{name}: {value}" for name, value in headers]
+    return "\r\n".join([*lines, "", ""]).encode("latin-1") + body
+
+
+async def raw(
+    url: str, method: str, target: str, headers: Sequence[tuple[str, str]] = (), body: bytes = b""
+) -> RawReply:
+    """Send one request over a connection of its own."""
+    async with await RawClient.connect(url) as client:
+        await client.send(request_bytes(method, target, headers, body))
+        return await client.rest()
+
+
+# -- an upstream that shows what it got ------------------------------------------------------------
+
+
+@dataclass
+class Inbound:
+    """One request as it arrived; ``received`` is its body, once something has read it."""
+
+    line: str
+    headers: Head
+    reader: asyncio.StreamReader
+    writer: asyncio.StreamWriter
+    received: bytes | None = None
+
+    @property
+    def target(self) -> str:
+        return self.line.split(" ")[1]
+
+    def all(self, name: str) -> list[str]:
+        return [value for field_name, value in self.headers if field_name.lower() == name.lower()]
+
+    async def body(self) -> bytes:
+        if "chunked" in self.all("Transfer-Encoding"):
+            whole = bytearray()
+            while size := int(await self.reader.readuntil(b"\r\n"), 16):
+                whole += (await self.reader.readexactly(size + 2))[:-2]
+            await self.reader.readexactly(2)
+            return bytes(whole)
+        return await self.reader.readexactly(int((self.all("Content-Length") or ["0"])[0]))
+
+    async def send(self, data: bytes) -> None:
+        self.writer.write(data)
+        await self.writer.drain()
+
+    def reset(self) -> None:
+        """Send RST."""
+        self.writer.get_extra_info("socket").setsockopt(
+            socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0)
+        )
+        self.writer.transport.abort()
+
+
+Respond = Callable[[Inbound], Awaitable[None]]
+
+OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
+
+
+def answering(data: bytes) -> Respond:
+    """Take the whole request, then say ``data``."""
+
+    async def respond(inbound: Inbound) -> None:
+        inbound.received = await inbound.body()
+        await inbound.send(data)
+
+    return respond
+
+
+@dataclass
+class Upstream:
+    """A server that parses no more than it must. Its ``respond`` may be changed at any time."""
+
+    respond: Respond = field(default_factory=lambda: answering(OK))
+    seen: list[Inbound] = field(default_factory=list)
+    url: str = ""
+
+    def __post_init__(self) -> None:
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def __aenter__(self) -> Self:
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0, limit=1 << 20)
+        self.url = f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._server.close()
+        for task in self._tasks:
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._tasks.add(task)
+        try:
+            while True:
+                head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
+                line, *lines = head.removesuffix("\r\n\r\n").split("\r\n")
+                inbound = Inbound(line, _fields(lines), reader, writer)
+                self.seen.append(inbound)
+                await self.respond(inbound)
+        except (ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
+            pass  # the other side has gone, or the test is over
+        finally:
+            self._tasks.discard(task)
+            writer.transport.abort()
+
+
+def _fields(lines: list[str]) -> Head:
+    return [(name, value.strip()) for name, _, value in (line.partition(":") for line in lines)]
+
+
+# -- a client of the API ---------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Reply:
+    """A response of the API through the proxy."""
+
+    status: int
+    headers: CIMultiDictProxy[str]
+    body: bytes
+
+    @property
+    def outcome(self) -> str:
+        """What the cache did, without its name."""
+        values = self.headers.getall("Cache-Status")
+        assert len(values) == 1
+        name, _, outcome = values[0].partition("; ")
+        assert name == "mlflow-proxy"
+        return outcome
+
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+
+@dataclass(frozen=True)
+class Api:
+    """Speaks to one proxy."""
+
+    session: aiohttp.ClientSession
+    url: str
+
+    async def call(
+        self,
+        method: str,
+        endpoint: str,
+        parameters: dict[str, Any] | None = None,
+        *,
+        token: str = "token-a",
+        headers: dict[str, str] | None = None,
+    ) -> Reply:
+        """Make a call, parameters in the query of a GET and in the body otherwise."""
+        own = {"Authorization": f"Bearer {token}"} if token else {}
+        target = self.url + (endpoint if endpoint.startswith("/") else API + endpoint)
+        url = URL(target, encoded=True)
+        body = None
+        if method in {"GET", "HEAD"}:
+            url = url.update_query(parameters) if parameters else url
+        else:
+            body = parameters
+        async with self.session.request(
+            method, url, json=body, headers=own | (headers or {}), allow_redirects=False
+        ) as response:
+            return Reply(response.status, response.headers, await response.read())
+
+    async def get(self, endpoint: str, *, token: str = "token-a", **parameters: str) -> Reply:
+        return await self.call("GET", endpoint, parameters, token=token)
+
+    async def metric(self, name: str) -> float:
+        """Return the value of a metric, summed over its labels."""
+        async with self.session.get(f"{self.url}/-/metrics") as response:
+            text = await response.text()
+        found = re.findall(rf"^{name}(?:{{[^}}]*}})? (\S+)$", text, re.MULTILINE)
+        assert found, name
+        return sum(map(float, found))
+
+    async def until_metric(self, name: str, value: float) -> None:
+        """Ask for a metric until it has a value; the test's time-out is the limit."""
+        while await self.metric(name) != value:
+            await settle()
