@@ -156,10 +156,12 @@ async def serving(settings: Settings) -> AsyncIterator[str]:
 
     @web.middleware
     async def enter(request: web.Request, handler: object) -> web.StreamResponse:
-        # Not a route: aiohttp's router knows no place for targets such as "*", which are ours to refuse.
+        # Not only a route: aiohttp's router knows no place for targets such as "*", ours to refuse.
         return await proxy.handle(request)
 
     application = web.Application(client_max_size=LARGEST_HELD_BODY + 1, middlewares=[enter])
+    # What the router does not find costs it an exception: a fifth of the time of a cache hit (measured).
+    application.router.add_route("*", "/{target:.*}", proxy.handle)
     application.on_response_prepare.append(remove_defaults)
     runner = web.AppRunner(
         application,

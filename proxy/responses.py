@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator, Iterable
 from enum import StrEnum
+from http import HTTPStatus
 
 import structlog
 from aiohttp import web
@@ -60,13 +61,14 @@ async def send_stored(
     if age is not None:
         own.append(("Age", str(int(age))))
     reply = Reply(response.status, response.reason, [*response.headers, *own])
-    return await _send(request, reply, _once(response.body))
+    return await _send(request, reply, None, last=response.body)
 
 
 async def send_error(request: web.Request, error: AnswerableError, outcome: Outcome) -> Reply:
     """Send an error of the proxy's own, in the shape of the API's errors."""
     headers = (("Content-Type", "application/json"), *error.headers.items())
-    return await send_stored(request, StoredResponse(error.status, "", headers, error.body()), outcome)
+    phrase = HTTPStatus(error.status).phrase
+    return await send_stored(request, StoredResponse(error.status, phrase, headers, error.body()), outcome)
 
 
 async def relay(
@@ -83,14 +85,18 @@ async def relay(
     return await _send(request, Reply(status, reason, headers), body)
 
 
-async def _send(request: web.Request, reply: Reply, body: AsyncIterator[bytes]) -> Reply:
+async def _send(
+    request: web.Request, reply: Reply, body: AsyncIterator[bytes] | None, last: bytes = b""
+) -> Reply:
     transport = request.transport
     try:
         await reply.prepare(request)
-        if request.method != "HEAD":  # what HEAD asks about may be gigabytes that storage sends all the same
+        # What HEAD asks about may be gigabytes that storage sends all the same.
+        if body is not None and request.method != "HEAD":
             async for chunk in body:
                 await reply.write(chunk)
-        await reply.write_eof()
+        # The last of it leaves together with a header still held back: one packet for a small answer.
+        await reply.write_eof(last)
         reply.ended = True
     except (TruncatedError, ConnectionResetError) as error:
         log.info("answer broke off", status=reply.status, reason=str(error))
@@ -99,8 +105,3 @@ async def _send(request: web.Request, reply: Reply, body: AsyncIterator[bytes]) 
         if not reply.ended and transport is not None:
             transport.abort()
     return reply
-
-
-async def _once(body: bytes) -> AsyncIterator[bytes]:
-    if body:
-        yield body

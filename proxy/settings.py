@@ -76,7 +76,7 @@ class BudgetSettings(_Section):
         40, ge=1, description="calls per second to the Workspace Model Registry API, all clients together"
     )
     jitter_margin: float = Field(
-        0.03,
+        0.04,
         ge=0,
         le=1,
         description="how much calls may drift together on their way to the workspace, seconds",

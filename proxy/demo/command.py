@@ -118,7 +118,8 @@ class _Demo:
         version = await check_python(settings.client_python)
         self._say(
             f"{settings.clients} real clients (mlflow {version}) download {_URI} at once: "
-            f"{settings.files} files in {settings.directories} directories, from an emulated workspace that allows "
+            f"{settings.files} files in {settings.directories} directories, from an emulated "
+            f"workspace that allows "
             f"{settings.limit} registry calls a second ({settings.limiter})."
         )
         outcomes = []

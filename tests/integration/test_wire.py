@@ -52,7 +52,10 @@ def lower_names(fields: Head) -> Head:
         "//a/b",
         "/a/../b/./c",
         "/a;x=1/b;y",
-        pytest.param("/a?", marks=pytest.mark.xfail(reason="the URL library drops a lone question mark")),
+        pytest.param(
+            "/a?",
+            marks=pytest.mark.xfail(reason="the URL library drops a lone question mark", strict=True),
+        ),
         "/a?b=2&a=1&b=1&&=",
         "/a?x=%2F+%20%7e~&y=a?b/c;d",
         "/a%zz?%",
@@ -130,13 +133,17 @@ async def test_nothing_is_said_that_the_workspace_did_not_say(
     assert (reply.all("Content-Type"), reply.all("Server")) == (["a/b"], ["databricks"])
 
 
-@pytest.mark.parametrize("status", [400, 401, 403, 404, 409, 418, 429, 500, 501, 503])
-@pytest.mark.parametrize("target", [PLAIN, READ])
+@pytest.mark.parametrize(
+    ("target", "status"),
+    [
+        *((PLAIN, status) for status in (400, 401, 403, 404, 409, 418, 429, 500, 501, 503)),
+        # Not 429: that is retried inside.
+        *((READ, status) for status in (400, 401, 403, 404, 409, 418, 500, 501, 503)),
+    ],
+)
 async def test_errors_pass_byte_for_byte(
     upstream: Upstream, proxy_url: str, target: str, status: int
 ) -> None:
-    if (target, status) == (READ, 429):
-        pytest.skip("the proxy's own affair: retried inside")
     body = b'{ "error_code":"X",\n  "message" : "\xff\xfe" }\n'
     upstream.respond = answering(
         b"HTTP/1.1 %d Reason Given\r\nContent-Type: application/json;v=1\r\nX-Id: 7\r\nRetry-After: 0.5\r\n"

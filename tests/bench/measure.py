@@ -1,0 +1,168 @@
+"""What is measured of one storm, and of a row of cache hits.
+
+What belongs here: running the load in processes of its own, and the arithmetic on what came back.
+"""
+
+import asyncio
+import multiprocessing
+import os
+import resource
+import statistics
+import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+
+from proxy.demo.light_client import API, Download, storm
+from proxy.demo.models import Model
+from proxy.demo.plain_http import PlainClient
+from proxy.demo.workspace import EmulatedWorkspace, WorkspaceOptions
+
+LOADERS = 2
+
+Setup = Callable[[str], AbstractAsyncContextManager[str]]
+"""Puts something in front of the workspace with the URL given and yields the URL for the clients."""
+
+
+@dataclass(frozen=True)
+class Storm:
+    """One storm; times in seconds from its beginning."""
+
+    seconds: float
+    walked: float
+    last_call: float
+    calls: int
+    distinct: int
+    refused: int
+    seen: int
+    busiest_second: int
+    failed: int
+    failure: str
+    load_cpu: float
+    workspace_cpu: float
+    between_cpu: float
+
+
+@dataclass(frozen=True)
+class Hits:
+    """Answers to one and the same question; times in seconds."""
+
+    median: float
+    p99: float
+    per_second: float
+
+
+def loaders() -> ProcessPoolExecutor:
+    """Return the processes that the clients run in."""
+    # Spawned, since a fork would take the running event loop with it. Of low priority, since real clients
+    # take no processor from the workspace: one that notes arrivals late sees calls closer together.
+    spawn = multiprocessing.get_context("spawn")
+    return ProcessPoolExecutor(LOADERS, mp_context=spawn, initializer=_yield_to_others)
+
+
+async def measure_storm(
+    pool: ProcessPoolExecutor,
+    setup: Setup,
+    clients: int,
+    model: Model,
+    options: WorkspaceOptions,
+    *,
+    workers: int,
+    discovery: bool,
+) -> Storm:
+    """Storm a fresh workspace through a fresh `setup`."""
+    loop = asyncio.get_running_loop()
+    # The loaders import and connect nothing yet, but they exist.
+    await asyncio.gather(*(loop.run_in_executor(pool, _warm_up) for _ in range(LOADERS)))
+    children = _children_cpu()
+    async with EmulatedWorkspace([model], options) as workspace:
+        async with setup(workspace.url) as url:
+            own = time.process_time()
+            shares = [clients // LOADERS + (number < clients % LOADERS) for number in range(LOADERS)]
+            loads = await asyncio.gather(
+                *(
+                    loop.run_in_executor(pool, _load, url, share, model, workers, discovery)
+                    for share in shares
+                    if share
+                )
+            )
+            own = time.process_time() - own
+        arrivals = workspace.registry_arrivals
+    downloads = [download for downloads, _ in loads for download in downloads]
+    began = min(download.began for download in downloads)
+    failures = [download.failures[0] for download in downloads if download.failures]
+    return Storm(
+        seconds=max(download.ended for download in downloads) - began,
+        walked=statistics.median(download.walked for download in downloads) - began,
+        last_call=arrivals[-1].time - began,
+        calls=len(arrivals),
+        distinct=arrivals.distinct(),
+        refused=arrivals.statuses()[429],
+        seen=sum(download.refusals for download in downloads),
+        busiest_second=arrivals.max_in_window(),
+        failed=len(failures),
+        failure=failures[0] if failures else "",
+        load_cpu=sum(cpu for _, cpu in loads),
+        workspace_cpu=own,
+        between_cpu=_children_cpu() - children,
+    )
+
+
+async def measure_hits(
+    pool: ProcessPoolExecutor, url: str, model: Model, requests: int, connections: int
+) -> Hits:
+    """Ask for the root's listing again and again, `requests` times over each of `connections`."""
+    return await asyncio.get_running_loop().run_in_executor(
+        pool, _hits, url, model.name, requests, connections
+    )
+
+
+def _yield_to_others() -> None:
+    os.nice(10)
+
+
+def _warm_up() -> None:
+    # Long enough for the pool to need its other process as well.
+    time.sleep(0.2)
+
+
+def _load(
+    url: str, clients: int, model: Model, workers: int, discovery: bool
+) -> tuple[list[Download], float]:
+    before = time.process_time()
+    downloads = asyncio.run(storm(url, clients, model, workers=workers, discovery=discovery))
+    return downloads, time.process_time() - before
+
+
+def _hits(url: str, name: str, requests: int, connections: int) -> Hits:
+    return asyncio.run(
+        _ask_again(f"{url}{API}list-artifacts?name={name}&version=1&path=", requests, connections)
+    )
+
+
+async def _ask_again(url: str, requests: int, connections: int) -> Hits:
+    times: list[float] = []
+
+    async def ask(count: int) -> None:
+        async with PlainClient() as http:
+            for number in range(count + 1):
+                began = time.perf_counter()
+                response = await http.get(url, {"Authorization": "Bearer light"})
+                if response.status != 200:
+                    raise RuntimeError(f"{url}: {response.status}")
+                if number:  # the first one opened the connection
+                    times.append(time.perf_counter() - began)
+
+    await ask(1)
+    times.clear()
+    began = time.perf_counter()
+    await asyncio.gather(*(ask(requests) for _ in range(connections)))
+    seconds = time.perf_counter() - began
+    return Hits(statistics.median(times), statistics.quantiles(times, n=100)[98], len(times) / seconds)
+
+
+def _children_cpu() -> float:
+    # The loaders count only once they have ended, so these are proxies and nginx, their start included.
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime

@@ -1,0 +1,55 @@
+"""`mlflow-proxy demo`: its options, and one small run with real clients."""
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+from proxy.cli import main
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--clients", "0"], "clients:"),
+        (["--files", "2"], "directories:"),
+        (["--limiter", "leaky"], "limiter:"),
+        (["--clinets", "2"], "--clinets"),
+        (["--client-python", "/nowhere/python"], "client-python: /nowhere/python cannot be run"),
+    ],
+)
+def test_wrong_options_are_told_in_one_line(
+    arguments: list[str], told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["demo", *arguments]) == 2
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert output.err.count("\n") == 1
+    assert told in output.err
+
+
+def test_an_interpreter_without_mlflow(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    python = tmp_path / "python"
+    python.write_text(f'#!/bin/sh\nexec "{sys.executable}" -S -I "$@"\n')
+    python.chmod(0o755)
+    assert main(["demo", "--client-python", str(python)]) == 2
+    told = capsys.readouterr().err
+    assert "pip install 'mlflow-proxy[demo]'" in told
+    assert "--client-python" in told
+
+
+@pytest.mark.parametrize("door", ["a", "b"])
+def test_demo(door: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    from tests.environments import CLIENTS
+
+    # What the user has set is for his own work, not for the clients of the demo.
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:1")
+    model = ["--files", "5", "--directories", "2", "--limit", "1000", "--clients", "2", "--latency", "0"]
+    python = ["--client-python", os.fspath(CLIENTS["3"])]
+    assert main(["demo", *model, *python, "--door", door, "--outside-qps", "5"]) == 0
+    shown = capsys.readouterr().out
+    assert "\x1b" not in shown
+    assert "0 of 2" in shown
+    assert "with proxy: done" in shown
+    assert "MLFLOW_TRACKING_URI=databricks" in shown
