@@ -238,11 +238,9 @@ def _explain(error: ValidationError, kind: type[BaseSettings], path: Path | None
         return f"{name}: no such setting{source}{_suggest(name, known)}"
     if first["type"] in {"model_type", "model_attributes_type"}:
         return f"{name}: a section with settings of its own; write [{name}] in the TOML file"
-    prefix = kind.model_config.get("env_prefix", "")
-    ways = [_flag(location), f"{prefix}{'__'.join(location).upper()}"]
-    if kind.model_config.get("toml_file") is not None or issubclass(kind, Settings):
-        ways.append(f"{name} in the TOML file")
-    remedy = ", ".join(ways[:-1]) + f" or {ways[-1]}"
+    remedy = _flag(location)
+    if issubclass(kind, Settings):
+        remedy += f", {_variable(location)} or {name} in the TOML file"
     if first["type"] == "missing":
         return f"{name}: not set; give {remedy}"
     message = first["msg"].removeprefix("Value error, ")

@@ -14,6 +14,9 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+_POLITELY = ("nice", "-n", "5")
+"""Below the workspace and above the clients (`measure.loaders`), which on one machine would delay each other."""
+
 _NGINX = """\
 daemon off;
 worker_processes 1;
@@ -64,6 +67,7 @@ http {{
 async def proxy(upstream: str, *options: str) -> AsyncIterator[str]:
     """Run `mlflow-proxy serve`; yields its URL."""
     process = await asyncio.create_subprocess_exec(
+        *_POLITELY,
         sys.executable,
         *("-m", "proxy", "serve", "--upstream", upstream, "--port", "0"),
         *("--log-format", "json", "--shutdown-grace", "0", *options),
@@ -103,6 +107,7 @@ async def nginx(upstream: str, limit: int) -> AsyncIterator[str]:
             _NGINX.format(directory=directory, port=port, pacer=pacer, workspace=workspace, limit=limit)
         )
         process = await asyncio.create_subprocess_exec(
+            *_POLITELY,
             program,
             *("-p", directory, "-c", config, "-e", directory / "error.log"),
             stderr=asyncio.subprocess.DEVNULL,
