@@ -34,6 +34,7 @@ class HttpClient:
 
     def __init__(self, peer: str, *, connect_timeout: float, read_timeout: float, connections: int) -> None:
         trace = aiohttp.TraceConfig()
+        trace.on_connection_create_end.append(_note_connection)
         trace.on_request_headers_sent.append(_report_sent)
         self._peer = peer
         self._timeout = aiohttp.ClientTimeout(
@@ -68,8 +69,10 @@ class HttpClient:
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         """Send a request and yield its response once the header is there.
 
-        ``url`` is absolute and goes out exactly as given. ``on_sent`` is called when the request's header
-        has been written to a connection, once per attempt. ``within`` bounds the whole exchange in
+        ``url`` is absolute and goes out exactly as given. ``on_sent`` is called when the request has
+        left, once per attempt: when its header was written, or, over a new connection, when the answer's
+        header is there, since how long the other side took to accept it is not known before.
+        ``within`` bounds the whole exchange in
         seconds, body included; ``decode`` undoes its content coding. Leaving the context before the
         body was read closes the connection.
 
@@ -80,7 +83,8 @@ class HttpClient:
             timeout = aiohttp.ClientTimeout(
                 total=max(within, 0.001), sock_connect=timeout.sock_connect, sock_read=timeout.sock_read
             )
-        with self._mapped_errors():
+        context = SimpleNamespace(on_sent=on_sent, connected=False, unreported=False)
+        with self._mapped_errors(), _reported(context):
             response = await self._session.request(
                 method,
                 URL(url, encoded=True),
@@ -89,7 +93,7 @@ class HttpClient:
                 allow_redirects=False,
                 timeout=timeout,
                 auto_decompress=decode,
-                trace_request_ctx=SimpleNamespace(on_sent=on_sent),
+                trace_request_ctx=context,
             )
         try:
             yield response
@@ -155,5 +159,24 @@ def _spelled_alike(fields: Iterable[tuple[str, str]]) -> CIMultiDict[str]:
 async def _report_sent(
     session: aiohttp.ClientSession, context: SimpleNamespace, params: aiohttp.TraceRequestHeadersSentParams
 ) -> None:
-    if context.trace_request_ctx.on_sent is not None:
-        context.trace_request_ctx.on_sent()
+    attempt = context.trace_request_ctx
+    if attempt.connected:
+        attempt.unreported = True
+    elif attempt.on_sent is not None:
+        attempt.on_sent()
+
+
+async def _note_connection(
+    session: aiohttp.ClientSession, context: SimpleNamespace, params: aiohttp.TraceConnectionCreateEndParams
+) -> None:
+    context.trace_request_ctx.connected = True
+
+
+@contextmanager
+def _reported(attempt: SimpleNamespace) -> Iterator[None]:
+    """Report what was sent over a new connection once it was answered, or failed to be."""
+    try:
+        yield
+    finally:
+        if attempt.unreported and attempt.on_sent is not None:
+            attempt.on_sent()

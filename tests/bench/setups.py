@@ -15,7 +15,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 _POLITELY = ("nice", "-n", "5")
-"""Below the workspace and above the clients (`measure.loaders`), which on one machine would delay each other."""
+"""Below the workspace and above the clients (`measure.loaders`): on one machine they delay each other."""
 
 _NGINX = """\
 daemon off;
