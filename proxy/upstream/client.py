@@ -72,9 +72,8 @@ class HttpClient:
         ``url`` is absolute and goes out exactly as given. ``on_sent`` is called when the request has
         left, once per attempt: when its header was written, or, over a new connection, when the answer's
         header is there, since how long the other side took to accept it is not known before.
-        ``within`` bounds the whole exchange in
-        seconds, body included; ``decode`` undoes its content coding. Leaving the context before the
-        body was read closes the connection.
+        ``within`` bounds the whole exchange in seconds, body included; ``decode`` undoes its content
+        coding. Leaving the context before the body was read closes the connection.
 
         Raises UpstreamUnavailableError and UpstreamTimeoutError.
         """
