@@ -84,12 +84,13 @@ class EmulatedWorkspace(EmulatedServer):
         *,
         clock: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
+        storage_type: type[EmulatedStorage] = EmulatedStorage,
     ) -> None:
         self.options = options = options or WorkspaceOptions()
         super().__init__(options.host, options.port, monotonic=monotonic, latency=options.latency)
         self.models = {model.name: model for model in models}
         self.sources: dict[str, Mapping[str, Content]] = {}
-        self.storage = EmulatedStorage(
+        self.storage = storage_type(
             options.host,
             options.storage_port,
             signer=Signer(secrets.token_bytes(32), options.signed_url_form, options.signed_url_lifetime),

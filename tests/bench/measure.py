@@ -18,6 +18,7 @@ from proxy.demo.light_client import API, Download, storm
 from proxy.demo.models import Model
 from proxy.demo.plain_http import PlainClient
 from proxy.demo.workspace import EmulatedWorkspace, WorkspaceOptions
+from tests.bench.storage import StorageProcess
 
 LOADERS = 2
 
@@ -76,7 +77,7 @@ async def measure_storm(
     # The loaders import and connect nothing yet, but they exist.
     await asyncio.gather(*(loop.run_in_executor(pool, _warm_up) for _ in range(LOADERS)))
     children = _children_cpu()
-    async with EmulatedWorkspace([model], options) as workspace:
+    async with EmulatedWorkspace([model], options, storage_type=StorageProcess) as workspace:
         async with setup(workspace.url) as url:
             own = time.process_time()
             shares = [clients // LOADERS + (number < clients % LOADERS) for number in range(LOADERS)]
@@ -88,6 +89,7 @@ async def measure_storm(
                 )
             )
             own = time.process_time() - own
+        between = _children_cpu() - children
         arrivals = workspace.registry_arrivals
     downloads = [download for downloads, _ in loads for download in downloads]
     began = min(download.began for download in downloads)
@@ -105,7 +107,7 @@ async def measure_storm(
         failure=failures[0] if failures else "",
         load_cpu=sum(cpu for _, cpu in loads),
         workspace_cpu=own,
-        between_cpu=_children_cpu() - children,
+        between_cpu=between,
     )
 
 
