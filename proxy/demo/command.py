@@ -16,7 +16,7 @@ from typing import Annotated, Literal
 import aiohttp
 from aiolimiter import AsyncLimiter
 from prometheus_client.parser import text_string_to_metric_families
-from pydantic import Field
+from pydantic import AfterValidator, Field
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 from rich.console import Console
 from rich.text import Text
@@ -64,7 +64,8 @@ class DemoSettings(BaseSettings):
     outside_qps: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(
         0, description="registry calls a second of others, who do not use the proxy"
     )
-    client_python: Path = Field(
+    # Absolute, since each client has a working directory of its own; links stay, they are what a venv is.
+    client_python: Annotated[Path, AfterValidator(Path.absolute)] = Field(
         default_factory=default_python, description="interpreter that has mlflow (default: this one)"
     )
     skip_without: bool = Field(False, description="leave out the storm without the proxy, which is slow")

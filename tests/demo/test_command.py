@@ -46,7 +46,7 @@ def test_demo(door: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest
     # What the user has set is for his own work, not for the clients of the demo.
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:1")
     model = ["--files", "5", "--directories", "2", "--limit", "1000", "--clients", "2", "--latency", "0"]
-    python = ["--client-python", os.fspath(CLIENTS["3"])]
+    python = ["--client-python", os.path.relpath(CLIENTS["3"])]  # as one types it
     assert main(["demo", *model, *python, "--door", door, "--outside-qps", "5"]) == 0
     shown = capsys.readouterr().out
     assert "\x1b" not in shown
