@@ -1,7 +1,7 @@
 """The emulated storage in a process of its own.
 
-What belongs here: keeping ten thousand files' bytes off the event loop that notes when calls arrive. A cloud's
-storage is not the workspace's machine either, and an arrival noted late looks closer to the next one.
+What belongs here: keeping ten thousand files' bytes off the event loop that notes when calls arrive, since an
+arrival noted late looks closer to the next one. A cloud's storage is not the workspace's machine either.
 """
 
 import asyncio
