@@ -3,11 +3,13 @@
 import asyncio
 import contextlib
 import errno
+import random
 import secrets
 import signal
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import asdict
 from functools import partial
 from urllib.parse import urlsplit
 
@@ -17,8 +19,10 @@ from aiohttp import web
 from proxy import __version__
 from proxy.admin import handlers as admin
 from proxy.artifacts.facade import ArtifactFacade
-from proxy.budget.pacer import SlidingWindow
-from proxy.budget.queue import Queue
+from proxy.budget.congestion import Cubic
+from proxy.budget.fair_queue import Priority
+from proxy.budget.pacer import Pacer
+from proxy.budget.queue import Limits, Queue
 from proxy.cache.freshness import Lifetimes
 from proxy.cache.store import MemoryStore
 from proxy.errors import AnswerableError, BadRequestError, InvalidSettingsError
@@ -26,7 +30,7 @@ from proxy.metrics import Metrics
 from proxy.mlflow_api.routes import UNKNOWN, Group, Route, match
 from proxy.pipeline import LARGEST_HELD_BODY, Pipeline
 from proxy.responses import Outcome, Reply, remove_defaults, send_error
-from proxy.settings import Settings
+from proxy.settings import BudgetSettings, Settings
 from proxy.upstream.client import HttpClient
 
 log = structlog.get_logger(__name__)
@@ -43,6 +47,7 @@ class Proxy:
 
     def __init__(self, settings: Settings) -> None:
         connections = settings.connections
+        self._upstream = settings.upstream
         self._clients = workspace, storage = [
             HttpClient(
                 peer,
@@ -54,10 +59,9 @@ class Proxy:
         ]
         self.metrics = Metrics()
         self._store = MemoryStore(settings.cache.max_bytes)
-        # Each limit of the workspace is one queue, whoever calls (rule 1). Other groups have none yet.
         budget = settings.budget
-        window = SlidingWindow(budget.registry_limit, 1.0 + budget.jitter_margin)
-        self._queues = {Group.REGISTRY: Queue(window, self.metrics.queue_wait.labels(Group.REGISTRY).observe)}
+        # Each limit of the workspace is one queue, whoever calls (rule 1).
+        self._queues = {group: self._queue(group, limit, budget) for group, limit in budget.limits.items()}
         self.pipeline = Pipeline(
             origin=settings.upstream,
             client=workspace,
@@ -80,7 +84,7 @@ class Proxy:
         )
         self._artifacts = ArtifactFacade(self.pipeline, storage, self.metrics)
         readiness = admin.Readiness(workspace, settings.upstream)
-        self._admin = admin.handlers(self.metrics.registry, readiness)
+        self._admin = admin.handlers(self.metrics.registry, readiness, self._status)
         self._watch()
 
     async def close(self) -> None:
@@ -138,14 +142,39 @@ class Proxy:
         self.metrics.requests.labels(route.name, outcome, str(reply.status)).inc()
         self.metrics.request_seconds.labels(outcome).observe(time.monotonic() - began)
 
+    def _queue(self, group: Group, limit: int, budget: BudgetSettings) -> Queue:
+        return Queue(
+            Pacer(limit, 1.0 + budget.jitter_margin, Cubic(limit, budget.floor)),
+            self.metrics.queue_wait.labels(group).observe,
+            random.random,
+            Limits(budget.queue_per_client, budget.queue_total, budget.background_share),
+        )
+
+    def _status(self) -> dict[str, object]:
+        return {
+            "version": __version__,
+            "upstream": self._upstream,
+            "groups": {group: asdict(queue.status()) for group, queue in self._queues.items()},
+            "cache": {"entries": len(self._store), "bytes": self._store.bytes},
+            "flights": len(self.pipeline.flights),
+        }
+
     def _watch(self) -> None:
         watch = self.metrics.watch
         watch("mlflow_proxy_cache_entries", "Stored answers.", lambda: len(self._store))
         watch("mlflow_proxy_cache_bytes", "Bytes of stored answers.", lambda: self._store.bytes)
         watch("mlflow_proxy_flights", "Shared calls in the air.", lambda: len(self.pipeline.flights))
         for group, queue in self._queues.items():
-            depth = partial(len, queue)
-            watch("mlflow_proxy_queue_depth", "Calls waiting for a place in the budget.", depth, group=group)
+            for priority in Priority:
+                self.metrics.queue_depth.labels(group, priority.label).set_function(
+                    partial(queue.waiting, priority)
+                )
+            for name, gauge in self.metrics.budget.items():
+                gauge.labels(group).set_function(partial(_reading, queue, name))
+
+
+def _reading(queue: Queue, name: str) -> float:
+    return float(getattr(queue.status(), name))
 
 
 @asynccontextmanager

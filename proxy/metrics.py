@@ -52,7 +52,24 @@ class Metrics:
             registry=self.registry,
         )
 
-    def watch(self, name: str, help_text: str, read: Callable[[], float], **labels: str) -> None:
+        self.queue_depth = Gauge(
+            "mlflow_proxy_queue_depth",
+            "Calls waiting for a place in the budget, by group and class.",
+            ["group", "class"],
+            registry=self.registry,
+        )
+        self.budget = {
+            name: Gauge(f"mlflow_proxy_budget_{name}", text, ["group"], registry=self.registry)
+            for name, text in (
+                ("limit", "Calls a second that may be made at most, by group."),
+                ("rate", "Calls a second that may be made now: less than the limit after 429s."),
+                ("in_window", "Calls that count against the limit now."),
+                ("outside", "Estimate of the calls a second that others make."),
+                ("pause_seconds", "Seconds left of a pause that the workspace asked for."),
+            )
+        }
+        """Readings of each budget, by the name of the field in ``budget.queue.Status``."""
+
+    def watch(self, name: str, help_text: str, read: Callable[[], float]) -> None:
         """Expose a value that is read when the metrics are (a gauge)."""
-        gauge = Gauge(name, help_text, list(labels), registry=self.registry)
-        (gauge.labels(**labels) if labels else gauge).set_function(read)
+        Gauge(name, help_text, registry=self.registry).set_function(read)

@@ -11,7 +11,7 @@ import asyncio
 import random
 import time
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager, nullcontext
+from contextlib import AsyncExitStack, asynccontextmanager, nullcontext
 from dataclasses import dataclass
 from urllib.parse import quote, urlencode
 
@@ -28,9 +28,9 @@ from proxy.cache.versions import VersionBook
 from proxy.errors import (
     AnswerableError,
     BadRequestError,
-    OverBudgetError,
     TooLargeToShareError,
     TruncatedError,
+    UpstreamTimeoutError,
     UpstreamUnavailableError,
 )
 from proxy.metrics import Metrics
@@ -51,7 +51,13 @@ from proxy.mlflow_api.routes import API_PREFIXES, Freshness, Group, Invalidates,
 from proxy.mlflow_api.signed_urls import expires_at
 from proxy.responses import Outcome, Reply, cache_status, relay, send_stored
 from proxy.upstream.client import HttpClient, chunks, fields, read_whole
-from proxy.upstream.retry import backoff, retry_after_seconds
+from proxy.upstream.retry import (
+    FAILURES,
+    UNAVAILABLE,
+    backoff,
+    repeatable_after_failure,
+    retry_after_seconds,
+)
 
 log = structlog.get_logger(__name__)
 
@@ -70,6 +76,22 @@ class Answer:
     response: StoredResponse
     outcome: Outcome
     age: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A call to the workspace, and what may be done for it.
+
+    ``client`` is whose share of the budget it takes. What is ``shared`` is read whole, on behalf of everyone
+    who waits for it; ``stream`` is a body too large to hold, which can be sent only once.
+    """
+
+    group: Group
+    client: str
+    request: UpstreamRequest
+    deadline: Deadline
+    shared: bool
+    stream: aiohttp.StreamReader | None = None
 
 
 class Pipeline:
@@ -127,7 +149,7 @@ class Pipeline:
     async def ask(
         self, headers: Fields, endpoint: str, parameters: Mapping[str, str], deadline: float
     ) -> Answer:
-        """Put a question to the registry on behalf of a client.
+        """Put a question to the registry on behalf of a client, who may refuse stored answers.
 
         ``headers`` are that client's end-to-end fields, ``endpoint`` a shareable GET of the route table,
         such as ``model-versions/get``; ``deadline`` is in the event loop's time. Errors of the workspace
@@ -139,7 +161,8 @@ class Pipeline:
         if read is None:
             raise BadRequestError(f"{endpoint} cannot be asked with these parameters.")
         target = f"{API_PREFIXES[0]}{endpoint}?{raw_query}"
-        return await self._read(read, UpstreamRequest("GET", target, self._shared(route, headers)), deadline)
+        asked = UpstreamRequest("GET", target, self._shared(route, headers))
+        return await self._read(read, asked, deadline, fresh=asks_for_fresh(headers))
 
     def disown(self, answer: Answer) -> None:
         """Forget an answer that proved wrong, so that it is asked for anew."""
@@ -198,9 +221,8 @@ class Pipeline:
         read = flight.read
         if read.route.freshness is Freshness.LISTING:
             await self._look_up_status(flight, request)
-        async with self._call(
-            read.route.group, request, request.body, lambda: flight.deadline, shared=True
-        ) as got:
+        call = Call(read.route.group, read.partition, request, lambda: flight.deadline, shared=True)
+        async with self._call(call) as got:
             try:
                 body = await read_whole(got, self._largest_entry)
             except TruncatedError as error:
@@ -231,74 +253,84 @@ class Pipeline:
     # -- budget, upstream and retry ----------------------------------------------------------------
 
     @asynccontextmanager
-    async def _call(
-        self,
-        group: Group,
-        request: UpstreamRequest,
-        body: bytes | aiohttp.StreamReader | None,
-        deadline: Deadline,
-        *,
-        shared: bool,
-    ) -> AsyncIterator[aiohttp.ClientResponse]:
-        """Call the workspace within its budget, again after a 429 while there is time.
+    async def _call(self, call: Call) -> AsyncIterator[aiohttp.ClientResponse]:
+        """Call the workspace within its budget, again after a failure while there is time.
 
         A refused call was not executed, so any method may be repeated (facts: 429s come before the work).
-        A body that streams cannot be, and an answer without a budget to wait in is the client's own.
+        What failed otherwise may have been: only reads are repeated then, and not often.
         """
-        loop = asyncio.get_running_loop()
-        repeatable = shared or (group in self._queues and not isinstance(body, aiohttp.StreamReader))
-        refusals = 0
+        refusals = failures = 0
         while True:
-            async with self._attempt(
-                group, request, body, deadline, shared=shared, front=refusals > 0
-            ) as response:
-                if response.status != 429 or not repeatable:
-                    yield response
-                    return
-                asked = retry_after_seconds(response.headers.get("Retry-After"), time.time())
-                await _drain(response)
-            refusals += 1
-            delay = backoff(refusals, asked, random.random())  # noqa: S311 - spreads load, keeps no secret
-            if loop.time() + delay > deadline():
-                raise OverBudgetError(
-                    f"The workspace refused this call {refusals} times for exceeding its request limit.",
-                    retry_after=delay,
-                )
+            async with AsyncExitStack() as attempt:
+                try:
+                    response = await attempt.enter_async_context(self._attempt(call, returned=refusals > 0))
+                except (UpstreamUnavailableError, UpstreamTimeoutError):
+                    failures += 1
+                    delay = self._after_failure(call, failures, None)
+                    if delay is None:
+                        raise
+                else:
+                    asked = _retry_after(response)
+                    if response.status == 429 and call.stream is None:
+                        refusals += 1
+                        delay = self._after_refusal(call, refusals, asked)
+                    elif response.status in UNAVAILABLE:
+                        failures += 1
+                        delay = self._after_failure(call, failures, asked)
+                    else:
+                        delay = None
+                    if delay is None:
+                        yield response
+                        return
+                    await _drain(response)
             await asyncio.sleep(delay)
 
+    def _after_refusal(self, call: Call, refusals: int, asked: float | None) -> float | None:
+        """Return the seconds to wait after a 429, None if it is the client's."""
+        if call.group in self._queues:
+            return 0.0  # its queue knows how long, for everyone who waits in it
+        return self._in_time(call, backoff(refusals, asked, random.random()))  # noqa: S311 - keeps no secret
+
+    def _after_failure(self, call: Call, failures: int, asked: float | None) -> float | None:
+        """Return the seconds to wait before a failed call is repeated, None if it is not."""
+        known = call.shared or call.group in self._queues
+        if not known or failures > FAILURES:
+            return None
+        if not repeatable_after_failure(call.request.method, read=call.shared):
+            return None
+        return self._in_time(call, backoff(failures, asked, random.random()))  # noqa: S311 - keeps no secret
+
+    def _in_time(self, call: Call, delay: float) -> float | None:
+        return delay if asyncio.get_running_loop().time() + delay < call.deadline() else None
+
     @asynccontextmanager
-    async def _attempt(
-        self,
-        group: Group,
-        request: UpstreamRequest,
-        body: bytes | aiohttp.StreamReader | None,
-        deadline: Deadline,
-        *,
-        shared: bool,
-        front: bool,
-    ) -> AsyncIterator[aiohttp.ClientResponse]:
-        queue = self._queues.get(group)
-        slot = await queue.acquire(deadline, front=front) if queue is not None else None
+    async def _attempt(self, call: Call, *, returned: bool) -> AsyncIterator[aiohttp.ClientResponse]:
+        queue = self._queues.get(call.group)
+        slot = None
+        if queue is not None:
+            slot = await queue.acquire(call.deadline, client=call.client, returned=returned)
         # What is shared is read whole, so all of it counts; a stream may take as long as it flows.
-        within = deadline() - asyncio.get_running_loop().time() if shared else None
+        within = call.deadline() - asyncio.get_running_loop().time() if call.shared else None
         status = "error"
         with slot if slot is not None else nullcontext():
             try:
                 async with self._client.open(
-                    request.method,
-                    self._origin + request.target,
-                    request.headers,
-                    body or None,
+                    call.request.method,
+                    self._origin + call.request.target,
+                    call.request.headers,
+                    call.stream or call.request.body or None,
                     on_sent=slot.sent if slot is not None else None,
                     within=within,
-                    decode=shared,
+                    decode=call.shared,
                 ) as response:
                     status = str(response.status)
                     if response.status == 429:
-                        self._metrics.refusals.labels(group).inc()
+                        self._metrics.refusals.labels(call.group).inc()
+                        if slot is not None:
+                            slot.refused(_retry_after(response))
                     yield response
             finally:
-                self._metrics.upstream_calls.labels(group, status).inc()
+                self._metrics.upstream_calls.labels(call.group, status).inc()
 
     # -- cache store -------------------------------------------------------------------------------
 
@@ -344,10 +376,19 @@ class Pipeline:
     ) -> Reply:
         """Pass a request through as it is, and its answer back as it comes."""
         deadline = self.deadline()
-        passed = UpstreamRequest(request.method, request.raw_path, tuple(without(headers, _HOST)))
-        sent = request.content if body is None else body
+        passed = UpstreamRequest(
+            request.method, request.raw_path, tuple(without(headers, _HOST)), body or b""
+        )
+        call = Call(
+            route.group,
+            self._partition(route, headers),
+            passed,
+            lambda: deadline,
+            shared=False,
+            stream=request.content if body is None else None,
+        )
         try:
-            async with self._call(route.group, passed, sent, lambda: deadline, shared=False) as response:
+            async with self._call(call) as response:
                 # The write has happened: whoever asks from here on must see it.
                 self._invalidate_after(request, route, body)
                 return await relay(
@@ -373,6 +414,10 @@ class Pipeline:
 
 _HOST = frozenset({"host", "expect"})
 """The client's ``Host`` names the proxy; ``Expect`` was answered by it."""
+
+
+def _retry_after(response: aiohttp.ClientResponse) -> float | None:
+    return retry_after_seconds(response.headers.get("Retry-After"), time.time(), response.headers.get("Date"))
 
 
 async def _drain(response: aiohttp.ClientResponse) -> None:

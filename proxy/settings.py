@@ -14,7 +14,16 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, ByteSize, ConfigDict, Field, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ByteSize,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 from pydantic.fields import FieldInfo
 from pydantic_settings import (
     BaseSettings,
@@ -25,6 +34,7 @@ from pydantic_settings import (
 )
 
 from proxy.errors import InvalidSettingsError
+from proxy.mlflow_api.routes import Group
 
 PREFIX = "MLFLOW_PROXY_"
 
@@ -75,6 +85,23 @@ class BudgetSettings(_Section):
     registry_limit: int = Field(
         40, ge=1, description="calls per second to the Workspace Model Registry API, all clients together"
     )
+    runs_search_limit: int = Field(7, ge=1, description="calls per second to runs/search")
+    experiments_limit: int = Field(
+        7, ge=1, description="calls per second that create, update, delete, restore or list experiments"
+    )
+    log_batch_limit: int = Field(47, ge=1, description="calls per second to runs/log-batch")
+    tracking_limit: int = Field(127, ge=1, description="calls per second to the rest of the tracking API")
+    floor: float = Field(
+        1,
+        gt=0,
+        allow_inf_nan=False,
+        description="calls per second kept up however often the workspace refuses",
+    )
+    background_share: float = Field(
+        0.25, gt=0, le=1, description="of a limit, for calls that nobody waits for"
+    )
+    queue_per_client: int = Field(2_000, ge=1, description="calls that one client may have waiting")
+    queue_total: int = Field(10_000, ge=1, description="calls that may wait for one limit")
     jitter_margin: float = Field(
         0.04,
         ge=0,
@@ -84,6 +111,25 @@ class BudgetSettings(_Section):
     patience: PositiveSeconds = Field(
         40, description="how long a request may wait in all; the clients' own time-out is 60 s"
     )
+
+    @property
+    def limits(self) -> dict[Group, int]:
+        """The limit of each group that has one."""
+        return {
+            Group.REGISTRY: self.registry_limit,
+            Group.RUNS_SEARCH: self.runs_search_limit,
+            Group.EXPERIMENTS: self.experiments_limit,
+            Group.LOG_BATCH: self.log_batch_limit,
+            Group.TRACKING: self.tracking_limit,
+        }
+
+    @field_validator("floor")
+    @classmethod
+    def _below_the_limits(cls, floor: float, info: ValidationInfo) -> float:
+        for name, limit in info.data.items():
+            if name.endswith("_limit") and floor > limit:
+                raise ValueError(f"{floor:g} is above {name}, which is {limit}; choose less")
+        return floor
 
 
 class ConnectionSettings(_Section):

@@ -1,7 +1,7 @@
 """Health and metrics: for orchestrators and Prometheus, not for MLflow clients."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 
 from aiohttp import web
 from prometheus_client import CollectorRegistry
@@ -44,7 +44,9 @@ class Readiness:
             return self._problem
 
 
-def handlers(registry: CollectorRegistry, readiness: Readiness) -> dict[str, Handler]:
+def handlers(
+    registry: CollectorRegistry, readiness: Readiness, status: Callable[[], Mapping[str, object]]
+) -> dict[str, Handler]:
     """Return the handlers of ``/-/NAME`` by name."""
 
     async def healthz(request: web.Request) -> web.StreamResponse:
@@ -60,4 +62,7 @@ def handlers(registry: CollectorRegistry, readiness: Readiness) -> dict[str, Han
         encode, content_type = choose_encoder(request.headers.get("Accept", ""))
         return web.Response(body=encode(registry), headers={"Content-Type": content_type})
 
-    return {"healthz": healthz, "readyz": readyz, "metrics": metrics}
+    async def status_json(request: web.Request) -> web.StreamResponse:
+        return web.json_response(status())
+
+    return {"healthz": healthz, "readyz": readyz, "metrics": metrics, "status.json": status_json}

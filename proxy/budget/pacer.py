@@ -1,79 +1,116 @@
-"""When the next call may leave: an exact sliding window. Pure; ``now`` in monotonic seconds comes in.
+"""When the next call of one budget group may leave. Pure; ``now`` in monotonic seconds comes in.
 
-A limit of 40 a second *as the workspace sees it* has two enemies between here and there. Calls travel
-for different lengths of time, so the window here is longer than a second by a margin for that jitter.
-And a call that is granted may first have to open a connection, so it counts as held from its grant until
-it was really sent, and only then does its window begin.
+Three things decide, each with an idea of its own: the sliding window (never more than the limit), the
+congestion control (less than that while others use the same limit), and a pause that the workspace asked for.
 """
 
+import math
 from collections import deque
-from dataclasses import dataclass, field
+
+from proxy.budget.congestion import Congestion
+from proxy.budget.sliding_window import Grant, SlidingWindow
+
+CALM = 60.0
+"""Seconds. For so long after a refusal calls are spaced evenly instead of leaving as soon as the window
+has room, so that finding out how much others use costs a refusal or two and not a burst of them."""
+LONGEST_PAUSE = 60.0
+"""Seconds. A ``Retry-After`` beyond that is tried again then: everyone's patience is over anyway, and a wrong
+one must not silence the proxy for hours."""
 
 
-@dataclass(eq=False, slots=True)
-class Grant:
-    """Permission for one call to leave. Held until the call was sent, or was given up."""
+class Pacer:
+    """The budget of one group: an exact limit, and a rate below it that follows the workspace's refusals.
 
-    held: bool = field(default=True)
-
-
-class SlidingWindow:
-    """Never lets more than ``limit`` calls leave within any ``window`` seconds.
-
-    An idle window may be spent at once. In sustained use the rate is ``limit / window``: with a limit of
-    40 and a window of 1.025 s (a margin of 25 ms) that is 39.02 calls a second, 2.4 % under the limit.
+    ``limit`` is in calls per ``window`` seconds; the window is a second and the margin for jitter.
     """
 
-    def __init__(self, limit: int, window: float) -> None:
+    def __init__(self, limit: int, window: float, congestion: Congestion) -> None:
         self.limit = limit
         self.window = window
-        self._held = 0
-        self._sent: deque[float] = deque()
+        self._window = SlidingWindow(limit, window)
+        self._congestion = congestion
+        self._evenly = -math.inf
+        self._pause_until = -math.inf
+        self._event = -math.inf
+        self._refused: deque[float] = deque()
+        self.last_refusal: float | None = None
+        """When the workspace refused a call last, None if it never did."""
+
+    # -- grants ------------------------------------------------------------------------------------
+
+    def try_grant(self, now: float) -> Grant | None:
+        """Let one call leave, or return None when none may."""
+        if now < self._not_before(now):
+            return None
+        grant = self._window.try_grant(now, math.ceil(self._congestion.rate(now)))
+        if grant is not None:
+            self._evenly = max(self._evenly, now) + self.window / self._congestion.rate(now)
+        return grant
+
+    def sent(self, grant: Grant, now: float) -> None:
+        """See SlidingWindow.sent."""
+        self._window.sent(grant, now)
+
+    def give_up(self, grant: Grant) -> None:
+        """See SlidingWindow.give_up."""
+        self._window.give_up(grant)
+
+    def refused(self, grant: Grant, now: float, retry_after: float | None = None) -> None:
+        """Note that the workspace refused a call that was sent; ``retry_after`` in seconds if it said so.
+
+        The rate falls once per congestion event: refusals of calls that were sent before it fell say nothing
+        about the rate since.
+        """
+        sent_at = now if grant.sent_at is None else grant.sent_at
+        self._refused.append(sent_at)
+        self.last_refusal = now
+        if retry_after is not None:
+            self._pause_until = max(self._pause_until, now + min(retry_after, LONGEST_PAUSE))
+        if sent_at > self._event:
+            self._congestion.refused(self._passing(now), now)
+            self._event = now
+
+    # -- what lies ahead ---------------------------------------------------------------------------
+
+    def next_moment(self, now: float) -> float | None:
+        """Return when to ask again after a grant was declined, None if that hangs on a held call."""
+        not_before = self._not_before(now)
+        return not_before if now < not_before else self._window.next_place()
+
+    def wait(self, ahead: int, now: float) -> float:
+        """Predict the seconds until a call can leave that has ``ahead`` others before it."""
+        rate = self._congestion.sustained(now)
+        wait = self._window.wait(ahead, now, math.ceil(rate))
+        if now < self._not_before(now) or self._spaced(now):
+            wait = max(wait, self._not_before(now) - now + ahead * self.window / rate)
+        return wait
+
+    # -- what it knows -----------------------------------------------------------------------------
+
+    def rate(self, now: float) -> float:
+        """Return the calls that may leave per window now."""
+        return self._congestion.rate(now)
 
     def in_window(self, now: float) -> int:
         """Return how many calls count against the limit at ``now``."""
-        while self._sent and self._sent[0] + self.window <= now:
-            self._sent.popleft()
-        return self._held + len(self._sent)
+        return self._window.in_window(now)
 
-    def try_grant(self, now: float) -> Grant | None:
-        """Let one call leave, or return None when the window is full."""
-        if self.in_window(now) >= self.limit:
-            return None
-        self._held += 1
-        return Grant()
+    def outside(self, now: float) -> float:
+        """Estimate the calls a second that others make: what of the limit the workspace does not give us."""
+        return self.limit - self._congestion.sustained(now)
 
-    def sent(self, grant: Grant, now: float) -> None:
-        """Note that the granted call went out at ``now``.
+    def pause(self, now: float) -> float:
+        """Return the seconds left of a pause that the workspace asked for."""
+        return max(0.0, self._pause_until - now)
 
-        Said again for the same grant, it counts one more call: the HTTP client may repeat a request that
-        met a connection the other side had just closed, and every attempt spends.
-        """
-        if grant.held:
-            grant.held = False
-            self._held -= 1
-        self._sent.append(now)
+    def _spaced(self, now: float) -> bool:
+        return self.last_refusal is not None and now < self.last_refusal + CALM
 
-    def give_up(self, grant: Grant) -> None:
-        """Note that the granted call will not be sent; does nothing if it was."""
-        if grant.held:
-            grant.held = False
-            self._held -= 1
+    def _not_before(self, now: float) -> float:
+        return max(self._pause_until, self._evenly) if self._spaced(now) else self._pause_until
 
-    def wait(self, ahead: int, now: float) -> float:
-        """Predict the seconds until a call can leave that has ``ahead`` others before it.
-
-        Calls held at ``now`` are taken to be sent at once.
-        """
-        free = self.limit - self.in_window(now)
-        if ahead < free:
-            return 0.0
-        # Places come free in the order in which they were taken, and again a window later. Calls that were
-        # sent twice may have overfilled the window; as many of its oldest make room for nobody.
-        taken = [*self._sent, *[now] * (self._held + max(free, 0))][max(-free, 0) :]
-        rounds, place = divmod(ahead - max(free, 0), self.limit)
-        return taken[place] + self.window * (rounds + 1) - now
-
-    def next_place(self) -> float | None:
-        """Return the moment at which the next place comes free, None if that hangs on a held call."""
-        return self._sent[0] + self.window if self._sent else None
+    def _passing(self, now: float) -> float:
+        """Count the calls of the last window that were not refused, as far as known."""
+        while self._refused and self._refused[0] + self.window <= now:
+            self._refused.popleft()
+        return self.in_window(now) - len(self._refused)

@@ -1,20 +1,56 @@
-"""The line in front of a budget: first in, first out, each with a deadline, and free to leave.
+"""The line in front of a budget: fair, each call with a deadline, and free to leave.
 
-One queue per budget group and workspace, across every credential and endpoint.
+One queue per budget group and workspace, across every credential and endpoint. The pacer decides when a
+call may leave and the fair queues which one; here they meet the event loop.
 """
 
 import asyncio
-from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
-from proxy.budget.pacer import Grant, SlidingWindow
+from proxy.budget.fair_queue import FairQueue, Priority
+from proxy.budget.pacer import Pacer
+from proxy.budget.sliding_window import Grant, SlidingWindow
 from proxy.errors import OverBudgetError
 
 Deadline = Callable[[], float]
 """The event loop's time at which a call stops being wanted. It may move while the call waits, since
 others can join the wait."""
+
+SPREAD = 0.2
+"""What a Retry-After is prolonged by at most, relative to the predicted wait: so that those who were sent
+away together do not come back together."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one queue holds at most.
+
+    ``background`` is the share of the budget that calls nobody waits for may use, from 0 to 1.
+    """
+
+    per_client: int = 2_000
+    total: int = 10_000
+    background: float = 0.25
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """What a queue and its budget are doing; rates in calls a second.
+
+    ``rate`` is what may leave now, ``outside`` an estimate of what others use of the limit.
+    """
+
+    limit: int
+    rate: float
+    in_window: int
+    queued: Mapping[str, int]
+    clients: int
+    outside: float
+    seconds_since_429: float | None
+    pause_seconds: float
 
 
 class Slot:
@@ -28,6 +64,10 @@ class Slot:
         """Note that the call's header left this machine: its second at the workspace begins."""
         self._queue.sent(self._grant)
 
+    def refused(self, retry_after: float | None = None) -> None:
+        """Note that the workspace answered 429, and how many seconds it asked for."""
+        self._queue.refused(self._grant, retry_after)
+
     def __enter__(self) -> Self:
         return self
 
@@ -38,77 +78,167 @@ class Slot:
 
 
 class Queue:
-    """Grants places of one budget group in order of arrival.
+    """Grants the places of one budget group.
 
-    ``observe_wait`` is told how many seconds each granted call had to wait.
+    ``observe_wait`` is told how many seconds each granted call had to wait; ``jitter`` returns numbers in
+    [0, 1).
     """
 
-    def __init__(self, window: SlidingWindow, observe_wait: Callable[[float], None]) -> None:
-        self._window = window
+    def __init__(
+        self,
+        pacer: Pacer,
+        observe_wait: Callable[[float], None],
+        jitter: Callable[[], float],
+        limits: Limits = Limits(),
+    ) -> None:
+        self._pacer = pacer
         self._observe_wait = observe_wait
-        self._waiting: deque[asyncio.Future[Grant]] = deque()
+        self._jitter = jitter
+        self._limits = limits
+        self._lines: dict[Priority, FairQueue[asyncio.Future[Grant]]] = {
+            priority: FairQueue() for priority in Priority
+        }
+        self._background = SlidingWindow(max(1, int(limits.background * pacer.limit)), pacer.window)
         self._timer: asyncio.TimerHandle | None = None
 
     def __len__(self) -> int:
-        return len(self._waiting)
+        return sum(map(len, self._lines.values()))
 
-    async def acquire(self, deadline: Deadline, *, front: bool = False) -> Slot:
+    def waiting(self, priority: Priority) -> int:
+        """Return how many calls of a class wait."""
+        return len(self._lines[priority])
+
+    def status(self) -> Status:
+        """Say how things are now."""
+        now = asyncio.get_running_loop().time()
+        pacer, last = self._pacer, self._pacer.last_refusal
+        return Status(
+            limit=pacer.limit,
+            rate=pacer.rate(now),
+            in_window=pacer.in_window(now),
+            queued={priority.label: len(line) for priority, line in self._lines.items()},
+            clients=sum(line.clients for line in self._lines.values()),
+            outside=pacer.outside(now),
+            seconds_since_429=None if last is None else now - last,
+            pause_seconds=pacer.pause(now),
+        )
+
+    async def acquire(
+        self,
+        deadline: Deadline,
+        *,
+        client: str = "",
+        priority: Priority = Priority.INTERACTIVE,
+        returned: bool = False,
+    ) -> Slot:
         """Wait for a place.
 
-        ``front`` puts a call first that had its place already and was refused by the workspace.
-        Raises OverBudgetError at once when the predicted wait ends after the deadline, and later if the
-        prediction proved too hopeful. Cancelling the wait leaves the queue.
+        ``client`` is whose share the call takes. ``returned`` is a call that had its place already and was
+        refused by the workspace: it comes first. Cancelling the wait leaves the queue.
+
+        Raises OverBudgetError at once when the predicted wait ends after the deadline or too many wait
+        already, and later if the prediction proved too hopeful.
         """
         loop = asyncio.get_running_loop()
         began = loop.time()
-        wait = self._window.wait(0 if front else len(self._waiting), began)
+        line = self._lines[priority]
+        if not returned:
+            self._check_room(line, client, began)
+        wait = self._wait(client, priority, began, returned=returned)
         if began + wait > deadline():
             raise self._over_budget(wait)
         place: asyncio.Future[Grant] = loop.create_future()
-        (self._waiting.appendleft if front else self._waiting.append)(place)
+        if returned:
+            line.push_returned(place)
+        else:
+            line.push(place, client)
         self._serve()
         try:
             while not place.done():
-                left = deadline() - loop.time()
-                if left <= 0:
-                    raise self._over_budget(self._window.wait(self._waiting.index(place), loop.time()))
-                await asyncio.wait((place,), timeout=left)
+                now = loop.time()
+                if now >= deadline():
+                    raise self._over_budget(self._wait(client, priority, now, returned=returned))
+                await asyncio.wait((place,), timeout=deadline() - now)
         except BaseException:
-            self._leave(place)
+            self._leave(place, line, client)
             raise
         self._observe_wait(loop.time() - began)
         return Slot(self, place.result())
 
     def sent(self, grant: Grant) -> None:
-        """See SlidingWindow.sent."""
-        self._window.sent(grant, asyncio.get_running_loop().time())
+        """See Pacer.sent."""
+        self._pacer.sent(grant, asyncio.get_running_loop().time())
+        self._serve()
+
+    def refused(self, grant: Grant, retry_after: float | None) -> None:
+        """See Pacer.refused."""
+        self._pacer.refused(grant, asyncio.get_running_loop().time(), retry_after)
         self._serve()
 
     def give_up(self, grant: Grant) -> None:
-        """See SlidingWindow.give_up; whoever is next in line moves up."""
-        self._window.give_up(grant)
+        """See Pacer.give_up; whoever is next in line moves up."""
+        self._pacer.give_up(grant)
         self._serve()
 
-    def _leave(self, place: "asyncio.Future[Grant]") -> None:
+    def _leave(
+        self, place: "asyncio.Future[Grant]", line: FairQueue["asyncio.Future[Grant]"], client: str
+    ) -> None:
         if place.done():
             self.give_up(place.result())
         else:
-            self._waiting.remove(place)
+            line.remove(place, client)
 
     def _serve(self) -> None:
-        """Grant all that the window has room for, and come back when it next has."""
+        """Grant all that the budget has room for, and come back when it next has."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
         loop = asyncio.get_running_loop()
-        while self._waiting and (grant := self._window.try_grant(loop.time())) is not None:
-            self._waiting.popleft().set_result(grant)
-        if self._waiting and (moment := self._window.next_place()) is not None:
+        now = loop.time()
+        interactive, background = (self._lines[priority] for priority in Priority)
+        moment = None
+        while interactive or background:
+            if not interactive and self._background.in_window(now) >= self._background.limit:
+                moment = self._background.next_place()
+                break
+            grant = self._pacer.try_grant(now)
+            if grant is None:
+                moment = self._pacer.next_moment(now)
+                break
+            if not interactive:
+                self._background.sent(Grant(held=False), now)
+            (interactive or background).pop().set_result(grant)
+        if moment is not None:
             self._timer = loop.call_at(moment, self._serve)
 
-    def _over_budget(self, wait: float) -> OverBudgetError:
-        return OverBudgetError(
-            f"The workspace's request budget is spent: {len(self._waiting)} calls are waiting, "
-            f"and this one could not leave for {wait:.1f} s.",
-            retry_after=wait,
+    def _wait(self, client: str, priority: Priority, now: float, *, returned: bool) -> float:
+        """Predict the seconds until one more call of this client could leave."""
+        if returned:
+            return self._pacer.wait(0, now)
+        ahead = self._lines[priority].ahead(client)
+        if priority is Priority.INTERACTIVE:
+            return self._pacer.wait(ahead, now)
+        share = self._background.wait(ahead, now)
+        return max(share, self._pacer.wait(ahead + len(self._lines[Priority.INTERACTIVE]), now))
+
+    def _check_room(self, line: FairQueue["asyncio.Future[Grant]"], client: str, now: float) -> None:
+        limits = self._limits
+        if line.of_client(client) >= limits.per_client:
+            reason = f"{limits.per_client} calls of this client are waiting (budget.queue_per_client)"
+        elif len(self) >= limits.total:
+            reason = f"{limits.total} calls are waiting (budget.queue_total)"
+        else:
+            return
+        raise self._refusal(
+            f"The queue for the workspace is full: {reason}.", self._pacer.wait(len(line), now)
         )
+
+    def _over_budget(self, wait: float) -> OverBudgetError:
+        return self._refusal(
+            f"The workspace's request budget is spent: {len(self)} calls are waiting, "
+            f"and this one could not leave for {wait:.1f} s.",
+            wait,
+        )
+
+    def _refusal(self, message: str, wait: float) -> OverBudgetError:
+        return OverBudgetError(message, retry_after=wait * (1 + SPREAD * self._jitter()))

@@ -81,10 +81,41 @@ class TokenBucket:
         return None
 
 
+class BatchReported:
+    """A token bucket that hears of calls late: every `period` seconds, all of them at once.
+
+    Whatever arrives in between passes, and when too much did, everything is refused until the debt is paid.
+    Bursts pass and refusals come in rows, which is how the vendor describes its limits (unconfirmed).
+    """
+
+    def __init__(self, rate: float, capacity: int, period: float = 0.5) -> None:
+        self._rate = rate
+        self._capacity = _positive(capacity)
+        self._period = period
+        self._tokens = float(capacity)
+        self._unreported = 0
+        self._reported: float | None = None
+
+    def admit(self, now: float) -> float | None:
+        """Admit unless the last report left a debt that is not paid yet."""
+        if self._reported is None:
+            self._reported = now
+        while now >= self._reported + self._period:
+            self._reported += self._period
+            self._tokens = min(self._capacity, self._tokens + self._period * self._rate) - self._unreported
+            self._unreported = 0
+        tokens = self._tokens + (now - self._reported) * self._rate
+        if tokens < 0:
+            return -tokens / self._rate
+        self._unreported += 1
+        return None
+
+
 _FACTORIES: dict[str, Callable[[int, int], Limiter]] = {
     "sliding": lambda limit, _: SlidingWindow(limit),
     "fixed": lambda limit, _: FixedWindow(limit),
     "token-bucket": TokenBucket,
+    "batch-reported": BatchReported,
 }
 
 LIMITERS = tuple(_FACTORIES)

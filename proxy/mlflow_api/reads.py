@@ -29,6 +29,11 @@ class Read:
     """Registered model the answer is about; None when it may be about any (searches, discovery)."""
     version: str | None
 
+    @property
+    def partition(self) -> str:
+        """The credential that asks."""
+        return self.key[0]
+
 
 def parameters(raw_query: str) -> dict[str, str] | None:
     """Decode a query string, or return None where readers could disagree about its meaning."""

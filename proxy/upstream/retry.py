@@ -1,4 +1,4 @@
-"""Whether and when to try again after the workspace refused a call. Pure; randomness comes in."""
+"""Whether and when to try again after a call failed. Pure; randomness comes in."""
 
 from datetime import UTC
 from email.utils import parsedate_to_datetime
@@ -7,32 +7,45 @@ FIRST_BACKOFF = 0.5
 """Seconds. The workspace counts by the second, so half of one is the least that can help."""
 LONGEST_BACKOFF = 8.0
 """Seconds. Longer would outlast the patience of the client that waits for the answer."""
+FAILURES = 2
+"""How often a read is repeated after the workspace could not be reached or could not answer. The clients
+repeat it as well, up to seven times each."""
+UNAVAILABLE = frozenset({502, 503, 504})
+"""Statuses that say something about the way to the workspace, not about the call. A 500 is its own answer."""
+_SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 _ENDLESS = 1e9
 """Seconds. What is longer is as good as never, and stays a number that can be rounded."""
 
 
-def retry_after_seconds(value: str | None, now: float) -> float | None:
+def repeatable_after_failure(method: str, *, read: bool) -> bool:
+    """Whether a call may be sent again that may have been executed already.
+
+    Only idempotent methods may (RFC 9110 section 9.2.2), and of those PUT and DELETE are left to the client:
+    the answer to the second would tell it that there was nothing to delete. ``read`` marks the reads that
+    the API takes as POST.
+    """
+    return read or method in _SAFE
+
+
+def retry_after_seconds(value: str | None, now: float, date: str | None = None) -> float | None:
     """Read a ``Retry-After`` field (RFC 9110 section 10.2.3); None if absent or unreadable.
 
-    ``now`` is Unix time, needed for the form that is a date. A moment already past gives 0.
+    The form that is a date counts from the answer's own ``Date``, whose clock it was made by, or from
+    ``now`` (Unix time) if there is none. A moment already past gives 0.
     """
     if value is None:
         return None
     text = value.strip()
     if text.isascii() and text.isdigit():
         return min(float(text), _ENDLESS)
-    try:
-        moment = parsedate_to_datetime(text)
-        # The two old forms of dates name no zone; all HTTP dates are in UTC (RFC 9110 section 5.6.7).
-        return max(0.0, (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() - now)
-    except (ValueError, TypeError, OverflowError):
-        return None
+    moment, since = _unix_time(text), _unix_time(date or "")
+    return None if moment is None else max(0.0, moment - (now if since is None else since))
 
 
 def backoff(attempt: int, retry_after: float | None, jitter: float) -> float:
-    """Return the seconds to wait before trying again after a 429.
+    """Return the seconds to wait before trying again.
 
-    ``attempt`` counts refusals so far, from 1. ``jitter`` is uniform in [0, 1). What the workspace asked
+    ``attempt`` counts failures so far, from 1. ``jitter`` is uniform in [0, 1). What the workspace asked
     for is honoured, plus up to half a second so that calls refused together do not return together;
     without that, exponential with equal jitter: between half of the step and the whole.
     """
@@ -40,3 +53,12 @@ def backoff(attempt: int, retry_after: float | None, jitter: float) -> float:
         return retry_after + jitter * FIRST_BACKOFF
     step = min(LONGEST_BACKOFF, FIRST_BACKOFF * 2.0 ** min(attempt, 30))
     return step * (1 + jitter) / 2
+
+
+def _unix_time(date: str) -> float | None:
+    try:
+        moment = parsedate_to_datetime(date)
+        # The two old forms of dates name no zone; all HTTP dates are in UTC (RFC 9110 section 5.6.7).
+        return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+    except (ValueError, TypeError, OverflowError):
+        return None

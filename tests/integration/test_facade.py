@@ -1,14 +1,16 @@
 """Door A's own endpoints: listings and files under the reserved prefix, and nothing beyond it."""
 
 import asyncio
+from typing import Literal
 
+import aiohttp
 import pytest
 
 from proxy.demo.answers import Answer, Hang, Truncate
 from proxy.demo.models import Model, ModelVersion, Pattern
-from proxy.demo.workspace import EmulatedWorkspace
-from tests.integration.conftest import FILES
-from tests.integration.support import Api, RawClient, Upstream, raw, request_bytes
+from proxy.demo.workspace import EmulatedWorkspace, WorkspaceOptions
+from tests.integration.conftest import FILES, sample
+from tests.integration.support import MUCH, Api, RawClient, Upstream, proxied, raw, request_bytes
 
 ARTIFACTS = "/api/2.0/mlflow-artifacts/artifacts"
 ROOT = f"{ARTIFACTS}/mlflow-proxy/m/1"
@@ -92,6 +94,24 @@ async def test_files_arrive_and_storage_sees_no_credential(workspace: EmulatedWo
         assert reply.headers["ETag"]
     for arrival in workspace.storage.arrivals:
         assert {name.lower() for name in arrival.headers} <= {"host", "accept", "accept-encoding"}
+
+
+@pytest.mark.parametrize("form", ["aws", "azure", "gcp"])
+async def test_storage_gets_what_was_signed(
+    session: aiohttp.ClientSession, form: Literal["aws", "azure", "gcp"]
+) -> None:
+    options = WorkspaceOptions(limit=MUCH, latency=0, signed_url_form=form)
+    async with EmulatedWorkspace([sample()], options) as workspace, proxied(workspace.url) as url:
+        reply = await Api(session, url).get(f"{ROOT}/MLmodel")
+    assert (reply.status, reply.body) == (200, FILES["MLmodel"])
+
+
+async def test_storage_tells_about_the_file_and_nothing_else(workspace: EmulatedWorkspace, api: Api) -> None:
+    told = {"Content-Type": "a/b", "Last-Modified": "yesterday", "Set-Cookie": "a=1", "X-Amz-Id-2": "secret"}
+    workspace.storage.fault = lambda _: Answer(200, b"x", told)
+    reply = await raw(api.url, "GET", f"{ROOT}/MLmodel")
+    assert (reply.all("Content-Type"), reply.all("Last-Modified")) == (["a/b"], ["yesterday"])
+    assert (reply.all("Set-Cookie"), reply.all("X-Amz-Id-2")) == ([], [])
 
 
 async def test_a_range_is_storages_affair(workspace: EmulatedWorkspace, api: Api) -> None:
@@ -244,6 +264,22 @@ async def test_storages_own_errors_are_not_files(workspace: EmulatedWorkspace, a
     assert reply.status in {404, 502}
     assert reply.json()["error_code"]
     assert "sig" not in reply.json()["message"].replace("signed", "").lower()
+
+
+async def test_a_redirect_of_storage_is_not_followed(workspace: EmulatedWorkspace, api: Api) -> None:
+    redirect, other = Answer(302, b"", {"Location": "/elsewhere"}), Answer(200, b"elsewhere")
+    workspace.storage.fault = lambda request: other if request.path == "/elsewhere" else redirect
+    assert (await raw(api.url, "GET", f"{ROOT}/MLmodel")).status == 502
+    assert len(workspace.storage.arrivals) == 1
+
+
+async def test_a_stored_url_that_storage_refuses_is_replaced(workspace: EmulatedWorkspace, api: Api) -> None:
+    assert (await api.get(f"{ROOT}/MLmodel")).status == 200
+    refusals = iter([Answer(403, b"<Error/>")])
+    workspace.storage.fault = lambda _: next(refusals, None)
+    reply = await api.get(f"{ROOT}/MLmodel")
+    assert (reply.status, reply.body) == (200, FILES["MLmodel"])
+    assert len(workspace.arrivals.to("model-versions/get-signed-download-uri")) == 2
 
 
 @pytest.mark.parametrize(

@@ -235,6 +235,7 @@ def test_dbfs_is_rewritten_and_the_rest_of_the_answer_kept() -> None:
     ("before", "version"),
     [
         (answer({"artifact_uri": "s3://b/k"}), "1"),
+        (answer({"artifact_uri": "s3://b/dbfs:/k"}), "1"),
         (answer({"artifact_uri": "mlflow-artifacts:/1/r/artifacts"}), "1"),
         (answer({"artifact_uri": None}), "1"),
         (answer({}), "1"),

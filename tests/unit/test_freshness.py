@@ -117,6 +117,14 @@ def test_a_pending_version_is_asked_for_again() -> None:
     assert book.worth_asking("m", "1", 60.0, 60.0)
 
 
+def test_a_status_that_passes_by_need_not_be_asked_for() -> None:
+    book = VersionBook()
+    for moment in (0.0, 50.0):
+        book.observe(seen("PENDING_REGISTRATION"), moment)
+    assert not book.worth_asking("m", "1", 109.0, 60.0)
+    assert book.worth_asking("m", "1", 110.0, 60.0)
+
+
 @pytest.mark.parametrize(
     ("models", "left"),
     [

@@ -3,6 +3,7 @@
 import string
 from random import Random
 
+import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
@@ -56,6 +57,21 @@ def test_a_field_nobody_has_heard_of_separates(headers: list[tuple[str, str]], n
 def test_the_fields_that_carry_credentials_are_not_neutral() -> None:
     for name in ("authorization", "cookie", "x-databricks-azure-sp-management-token", "x-api-key"):
         assert name not in IGNORED
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        [("Authorization", "Bearer tOKEN"), ("X-Api-Key", "1"), ("X-Api-Key", "2")],
+        [("Authorization", "Bearer Token"), ("X-Api-Key", "2"), ("X-Api-Key", "1")],
+        [("Authorization", "Bearer Token"), ("X-Api-Key", "2")],
+        [("Authorization", "Bearer Token"), ("X-Api-Key", "1"), ("X-Api-Key", "2"), ("X-Api-Key", "2")],
+        [("Authorization", "Bearer Token"), ("X-Api-Key", "1, 2")],
+    ],
+)
+def test_what_resembles_a_credential_is_another_one(other: list[tuple[str, str]]) -> None:
+    one = [("Authorization", "Bearer Token"), ("X-Api-Key", "1"), ("X-Api-Key", "2")]
+    assert partition(other, KEY) != partition(one, KEY)
 
 
 def test_boundaries_between_names_and_values_count() -> None:

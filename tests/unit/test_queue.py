@@ -7,40 +7,45 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.budget.pacer import SlidingWindow
+from proxy.budget.congestion import Cubic
+from proxy.budget.pacer import Pacer
 from proxy.budget.queue import Queue
 from proxy.errors import OverBudgetError
+from tests.virtual_time import TICK, run, ticks
 
-from .test_pacer import most_within
-from .virtual_time import TICK, run, ticks
+from .test_sliding_window import most_within
 
 LIMIT, WINDOW = 3, 256 * TICK
+
+
+def pacer(limit: int, window: float) -> Pacer:
+    return Pacer(limit, window, Cubic(limit, 1))
 
 
 @dataclass
 class Line:
     """A queue under observation."""
 
-    window: SlidingWindow = field(default_factory=lambda: SlidingWindow(LIMIT, WINDOW))
+    pacer: Pacer = field(default_factory=lambda: pacer(LIMIT, WINDOW))
     waits: list[float] = field(default_factory=list)
     departures: list[float] = field(default_factory=list)
     order: list[object] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.queue = Queue(self.window, self.waits.append)
+        self.queue = Queue(self.pacer, self.waits.append, lambda: 0.0)
 
     async def call(
-        self, name: object = None, *, deadline: float = 1e6, connect: float = 0.0, front: bool = False
+        self, name: object = None, *, deadline: float = 1e6, connect: float = 0.0, returned: bool = False
     ) -> None:
         """Take a place, open a connection for a while, send."""
-        with await self.queue.acquire(lambda: deadline, front=front) as slot:
+        with await self.queue.acquire(lambda: deadline, returned=returned) as slot:
             self.order.append(name)
             await asyncio.sleep(connect)
             slot.sent()
             self.departures.append(now())
 
     def idle(self) -> bool:
-        return len(self.queue) == 0 and self.window.in_window(now() + WINDOW) == 0
+        return len(self.queue) == 0 and self.pacer.in_window(now() + WINDOW) == 0
 
 
 def now() -> float:
@@ -63,7 +68,7 @@ def test_a_refused_call_comes_before_those_that_never_left() -> None:
         line = Line()
         calls = [asyncio.ensure_future(line.call(number)) for number in range(5)]
         await asyncio.sleep(TICK)
-        await asyncio.gather(line.call("again", front=True), *calls)
+        await asyncio.gather(line.call("again", returned=True), *calls)
         assert line.order == [0, 1, 2, "again", 3, 4]
 
     run(main())
@@ -71,7 +76,7 @@ def test_a_refused_call_comes_before_those_that_never_left() -> None:
 
 def test_one_who_would_wait_too_long_is_told_at_once_when_to_come_back() -> None:
     async def main() -> None:
-        line = Line(SlidingWindow(1, 10.0))
+        line = Line(pacer(1, 10.0))
         calls = [asyncio.ensure_future(line.call()) for _ in range(3)]
         await asyncio.sleep(1.0)
         with pytest.raises(OverBudgetError) as refusal:
@@ -88,7 +93,7 @@ def test_one_who_would_wait_too_long_is_told_at_once_when_to_come_back() -> None
 
 def test_one_whose_prediction_was_too_hopeful_leaves_at_the_deadline() -> None:
     async def main() -> None:
-        line = Line(SlidingWindow(1, 1.0))
+        line = Line(pacer(1, 1.0))
         slow = asyncio.ensure_future(line.call(connect=50.0))
         await asyncio.sleep(0)
         with pytest.raises(OverBudgetError):
@@ -102,7 +107,7 @@ def test_one_whose_prediction_was_too_hopeful_leaves_at_the_deadline() -> None:
 
 def test_a_deadline_that_moves_is_honoured() -> None:
     async def main() -> None:
-        line = Line(SlidingWindow(1, 1.0))
+        line = Line(pacer(1, 1.0))
         slow = asyncio.ensure_future(line.call(connect=20.0))
         await asyncio.sleep(0)
         deadline = 5.0
@@ -118,7 +123,7 @@ def test_a_deadline_that_moves_is_honoured() -> None:
 
 def test_a_place_given_up_goes_to_the_next() -> None:
     async def main() -> None:
-        line = Line(SlidingWindow(1, 1.0))
+        line = Line(pacer(1, 1.0))
         slot = await line.queue.acquire(lambda: 9.0)
         second = asyncio.ensure_future(line.call())
         await asyncio.sleep(0.5)
@@ -132,7 +137,7 @@ def test_a_place_given_up_goes_to_the_next() -> None:
 
 def test_one_who_leaves_in_the_step_that_grants_him_a_place_gives_it_back() -> None:
     async def main() -> None:
-        line = Line(SlidingWindow(1, 1.0))
+        line = Line(pacer(1, 1.0))
         slot = await line.queue.acquire(lambda: 9.0)
         second = asyncio.ensure_future(line.call("second"))
         third = asyncio.ensure_future(line.call("third"))
@@ -204,7 +209,7 @@ def test_whatever_callers_do_the_limit_holds_and_no_place_is_lost(scenario: list
             await asyncio.sleep(caller.arrives)
             deadline = now() + caller.patience
             try:
-                slot = await line.queue.acquire(lambda: deadline, front=caller.front)
+                slot = await line.queue.acquire(lambda: deadline, returned=caller.front)
             except OverBudgetError as error:
                 refusals.append(error)
                 return
@@ -233,7 +238,7 @@ def test_whatever_callers_do_the_limit_holds_and_no_place_is_lost(scenario: list
         assert all(refusal.retry_after >= 1 for refusal in refusals)
         assert line.idle()
         await asyncio.sleep(WINDOW)
-        assert line.window.in_window(now()) == 0
+        assert line.pacer.in_window(now()) == 0
 
     run(main())
 

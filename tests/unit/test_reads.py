@@ -211,6 +211,7 @@ def test_searches_are_about_any_model_whatever_they_say(path: str) -> None:
     [
         ("", b'{"name": "m"}', {"m"}),
         ("", b'{"name": "m", "new_name": "n"}', {"m", "n"}),
+        ("", b'{"name": "m", "newName": "n"}', {"m", "n"}),
         ("name=m&version=1", b"", {"m"}),
         ("name=m", b'{"name": "n"}', {"m", "n"}),
         ("", b'{"name": "m", "version": 1, "tags": [{"key": "k"}]}', {"m"}),

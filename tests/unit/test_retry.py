@@ -1,7 +1,5 @@
 """When a refused call is tried again."""
 
-import time
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from email.utils import format_datetime
 
@@ -41,15 +39,6 @@ def test_retry_after(value: str | None, seconds: float | None) -> None:
     assert retry_after_seconds(value, NOW) == seconds
 
 
-@pytest.fixture
-def _far_from_greenwich(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    with monkeypatch.context() as patch:
-        patch.setenv("TZ", "XYZ+7")
-        time.tzset()
-        yield
-    time.tzset()
-
-
 @pytest.mark.usefixtures("_far_from_greenwich")
 def test_dates_are_in_utc_wherever_the_proxy_runs() -> None:
     assert retry_after_seconds("Sun Mar  1 12:00:09 2026", NOW) == 9
@@ -85,3 +74,7 @@ def test_backoff_doubles() -> None:
 @given(st.integers(1, 100), st.floats(0, 1e6), jitters)
 def test_what_the_workspace_asks_for_is_honoured(attempt: int, asked: float, jitter: float) -> None:
     assert asked <= backoff(attempt, asked, jitter) <= asked + FIRST_BACKOFF
+
+
+def test_calls_refused_together_do_not_return_together() -> None:
+    assert [backoff(1, 2.0, jitter) for jitter in (0.0, 0.5)] == [2.0, 2.0 + FIRST_BACKOFF / 2]

@@ -168,6 +168,19 @@ def test_a_trailing_slash_spends_but_does_not_share() -> None:
     assert (route.group, route.freshness) == (Group.REGISTRY, Freshness.NEVER)
 
 
+@pytest.mark.parametrize(
+    "path",
+    [
+        "//api/2.0/mlflow/registered-models/update",
+        "/api//2.0/mlflow///registered-models/update",
+        "/api/./2.0/x/../mlflow/registered-models/update",
+    ],
+)
+def test_a_path_that_only_comes_down_to_a_write_drops_everything(path: str) -> None:
+    route = match("PATCH", path)
+    assert (route.group, route.invalidates) == (Group.REGISTRY, Invalidates.REGISTRY)
+
+
 def test_rows_make_sense() -> None:
     spellings = [(method, route.path) for route in ROUTES for method in route.methods]
     assert len(spellings) == len(set(spellings)), "two rows for one endpoint"

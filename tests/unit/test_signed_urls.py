@@ -44,6 +44,14 @@ def test_known_forms(query: str, seconds: float) -> None:
     assert expires_at(url(query)) == NOON + seconds
 
 
+@pytest.mark.usefixtures("_far_from_greenwich")
+@pytest.mark.parametrize(
+    ("query", "seconds"), [(AWS, 900), (GCP, 600), ("se=2026-03-01T12:05:00&sig=a", 300)]
+)
+def test_times_without_a_zone_are_in_utc_wherever_the_proxy_runs(query: str, seconds: float) -> None:
+    assert expires_at(url(query)) == NOON + seconds
+
+
 @pytest.mark.parametrize(
     "query",
     [

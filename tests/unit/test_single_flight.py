@@ -15,8 +15,7 @@ from proxy.errors import OverBudgetError, UpstreamTimeoutError, UpstreamUnavaila
 from proxy.mlflow_api.messages import StoredResponse
 from proxy.mlflow_api.reads import Read
 from proxy.mlflow_api.routes import match
-
-from .virtual_time import run, ticks
+from tests.virtual_time import run, ticks
 
 ROUTE = match("GET", "/api/2.0/mlflow/model-versions/list-artifacts")
 LATER = 1000.0

@@ -69,6 +69,18 @@ def test_a_replaced_entry_is_indexed_by_what_it_is_now() -> None:
     assert store.invalidate(Invalidation(frozenset({"other"}), files=True)) == 1
 
 
+def test_only_the_answer_that_proved_wrong_is_discarded() -> None:
+    store = MemoryStore(10_000)
+    wrong, right = entry(1), entry(2)
+    store.discard(key("k"), wrong.response)
+    store.put(key("k"), wrong)
+    store.discard(key("k"), wrong.response)
+    assert store.get(key("k"), 0.0) is None
+    store.put(key("k"), right)
+    store.discard(key("k"), wrong.response)
+    assert store.get(key("k"), 0.0) is right
+
+
 @given(st.sampled_from([None, *MODELS]), st.sets(st.sampled_from(MODELS)))
 def test_an_invalidation_concerns_its_models_in_any_case_and_what_is_about_any(
     model: str | None, written: set[str]

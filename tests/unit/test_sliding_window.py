@@ -6,9 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule
 
-from proxy.budget.pacer import Grant, SlidingWindow
-
-from .virtual_time import TICK, ticks
+from proxy.budget.sliding_window import Grant, SlidingWindow
+from tests.virtual_time import TICK, ticks
 
 limits = st.integers(1, 6)
 windows = ticks(64, 1100)

@@ -1,0 +1,1 @@
+"""The budget's real code against an emulated workspace, in virtual time."""
