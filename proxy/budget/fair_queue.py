@@ -1,6 +1,7 @@
 """Who is next in line. Pure: an ordered collection that knows nothing of budgets, clocks or asyncio."""
 
 from collections import OrderedDict, deque
+from collections.abc import Collection
 from enum import IntEnum
 from typing import Generic, TypeVar
 
@@ -39,9 +40,9 @@ class FairQueue(Generic[T]):
     def __len__(self) -> int:
         return self._length
 
-    def of_client(self, client: str) -> int:
-        """Return how many calls of a client wait."""
-        return len(self._clients.get(client, ()))
+    def of_client(self, client: str) -> Collection[T]:
+        """Return the calls of a client that wait, in order, returned ones apart."""
+        return self._clients.get(client, {})
 
     @property
     def clients(self) -> int:
@@ -88,7 +89,7 @@ class FairQueue(Generic[T]):
 
     def ahead(self, client: str) -> int:
         """Return how many calls would leave before one more of this client, if no others came."""
-        own = self.of_client(client)
+        own = len(self.of_client(client))
         before = len(self._returned) + own
         turns = own + 1
         for other, calls in self._clients.items():

@@ -5,7 +5,7 @@ call may leave and the fair queues which one; here they meet the event loop.
 """
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
@@ -19,7 +19,7 @@ Deadline = Callable[[], float]
 """The event loop's time at which a call stops being wanted. It may move while the call waits, since
 others can join the wait."""
 
-SPREAD = 0.2
+SPREAD = 0.1
 """What a Retry-After is prolonged by at most, relative to the predicted wait: so that those who were sent
 away together do not come back together."""
 
@@ -77,6 +77,14 @@ class Slot:
         self._queue.give_up(self._grant)
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Place:
+    """A call that waits."""
+
+    grant: asyncio.Future[Grant]
+    deadline: Deadline
+
+
 class Queue:
     """Grants the places of one budget group.
 
@@ -95,9 +103,7 @@ class Queue:
         self._observe_wait = observe_wait
         self._jitter = jitter
         self._limits = limits
-        self._lines: dict[Priority, FairQueue[asyncio.Future[Grant]]] = {
-            priority: FairQueue() for priority in Priority
-        }
+        self._lines: dict[Priority, FairQueue[Place]] = {priority: FairQueue() for priority in Priority}
         self._background = SlidingWindow(max(1, int(limits.background * pacer.limit)), pacer.window)
         self._timer: asyncio.TimerHandle | None = None
 
@@ -146,24 +152,25 @@ class Queue:
             self._check_room(line, client, began)
         wait = self._wait(client, priority, began, returned=returned)
         if began + wait > deadline():
-            raise self._over_budget(wait)
-        place: asyncio.Future[Grant] = loop.create_future()
+            raise self._over_budget(wait, line.of_client(client), began)
+        place = Place(loop.create_future(), deadline)
         if returned:
             line.push_returned(place)
         else:
             line.push(place, client)
         self._serve()
         try:
-            while not place.done():
+            while not place.grant.done():
                 now = loop.time()
                 if now >= deadline():
-                    raise self._over_budget(self._wait(client, priority, now, returned=returned))
-                await asyncio.wait((place,), timeout=deadline() - now)
+                    wait = self._wait(client, priority, now, returned=returned)
+                    raise self._over_budget(wait, line.of_client(client), now)
+                await asyncio.wait((place.grant,), timeout=deadline() - now)
         except BaseException:
             self._leave(place, line, client)
             raise
         self._observe_wait(loop.time() - began)
-        return Slot(self, place.result())
+        return Slot(self, place.grant.result())
 
     def sent(self, grant: Grant) -> None:
         """See Pacer.sent."""
@@ -180,11 +187,9 @@ class Queue:
         self._pacer.give_up(grant)
         self._serve()
 
-    def _leave(
-        self, place: "asyncio.Future[Grant]", line: FairQueue["asyncio.Future[Grant]"], client: str
-    ) -> None:
-        if place.done():
-            self.give_up(place.result())
+    def _leave(self, place: Place, line: FairQueue[Place], client: str) -> None:
+        if place.grant.done():
+            self.give_up(place.grant.result())
         else:
             line.remove(place, client)
 
@@ -207,7 +212,7 @@ class Queue:
                 break
             if not interactive:
                 self._background.sent(Grant(held=False), now)
-            (interactive or background).pop().set_result(grant)
+            (interactive or background).pop().grant.set_result(grant)
         if moment is not None:
             self._timer = loop.call_at(moment, self._serve)
 
@@ -221,9 +226,9 @@ class Queue:
         share = self._background.wait(ahead, now)
         return max(share, self._pacer.wait(ahead + len(self._lines[Priority.INTERACTIVE]), now))
 
-    def _check_room(self, line: FairQueue["asyncio.Future[Grant]"], client: str, now: float) -> None:
+    def _check_room(self, line: FairQueue[Place], client: str, now: float) -> None:
         limits = self._limits
-        if line.of_client(client) >= limits.per_client:
+        if len(line.of_client(client)) >= limits.per_client:
             reason = f"{limits.per_client} calls of this client are waiting (budget.queue_per_client)"
         elif len(self) >= limits.total:
             reason = f"{limits.total} calls are waiting (budget.queue_total)"
@@ -233,7 +238,8 @@ class Queue:
             f"The queue for the workspace is full: {reason}.", self._pacer.wait(len(line), now)
         )
 
-    def _over_budget(self, wait: float) -> OverBudgetError:
+    def _over_budget(self, wait: float, before: Collection[Place], now: float) -> OverBudgetError:
+        wait = max(self._pacer.wait(0, now), _without_the_impatient(wait, before, now))
         return self._refusal(
             f"The workspace's request budget is spent: {len(self)} calls are waiting, "
             f"and this one could not leave for {wait:.1f} s.",
@@ -242,3 +248,15 @@ class Queue:
 
     def _refusal(self, message: str, wait: float) -> OverBudgetError:
         return OverBudgetError(message, retry_after=wait * (1 + SPREAD * self._jitter()))
+
+
+def _without_the_impatient(wait: float, before: Collection[Place], now: float) -> float:
+    """Correct a predicted wait for those calls of the client that will have left before their turn.
+
+    Turns are taken to be evenly spaced. Takes time in proportion to the calls that wait before.
+    """
+    turn = wait / (len(before) + 1)
+    staying = 0
+    for place in before:
+        staying += now + turn * (staying + 1) <= place.deadline()
+    return turn * (staying + 1)

@@ -31,7 +31,8 @@ from proxy.demo.workspace import EmulatedWorkspace, WorkspaceOptions
 from proxy.errors import InvalidSettingsError
 from proxy.settings import BudgetSettings, Seconds, Settings, parse
 
-_OUTSIDER = "outside-traffic"
+OUTSIDER = "outside-traffic"
+"""The token of calls that do not come through the proxy."""
 _URI = "models:/storm/1"
 
 
@@ -153,13 +154,8 @@ class _Demo:
             if not settings.outside_qps:
                 yield workspace
                 return
-            others = asyncio.create_task(_outside_traffic(workspace.url, settings.outside_qps))
-            try:
+            async with outside_traffic(workspace.url, settings.outside_qps):
                 yield workspace
-            finally:
-                others.cancel()
-                with contextlib.suppress(asyncio.CancelledError):
-                    await others
 
     async def _storm(self, title: str, door: Door, workspace: EmulatedWorkspace, url: str) -> Outcome:
         settings = self._settings
@@ -231,13 +227,24 @@ class _Demo:
 
 
 def _of_clients(workspace: EmulatedWorkspace) -> Arrivals:
-    return Arrivals(arrival for arrival in workspace.registry_arrivals if arrival.token != _OUTSIDER)
+    return Arrivals(arrival for arrival in workspace.registry_arrivals if arrival.token != OUTSIDER)
 
 
-async def _outside_traffic(url: str, qps: float) -> None:
-    """Spend `qps` of the workspace's budget, evenly spaced, whatever the answers are."""
+@asynccontextmanager
+async def outside_traffic(url: str, qps: float) -> AsyncIterator[None]:
+    """Let others spend `qps` of the workspace's budget, evenly spaced, while the context lasts."""
+    others = asyncio.create_task(_outside_calls(url, qps))
+    try:
+        yield
+    finally:
+        others.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await others
+
+
+async def _outside_calls(url: str, qps: float) -> None:
     pace = AsyncLimiter(1, 1 / qps)
-    headers = {"Authorization": f"Bearer {_OUTSIDER}"}
+    headers = {"Authorization": f"Bearer {OUTSIDER}"}
     async with aiohttp.ClientSession(url, headers=headers) as session, asyncio.TaskGroup() as calls:
         while True:
             await pace.acquire()

@@ -21,6 +21,7 @@ from proxy.demo.plain_http import HttpError, PlainClient
 
 API = "/api/2.0/mlflow/model-versions/"
 DISCOVERY = "/.well-known/databricks-config"
+TOKEN = "light"  # noqa: S105 (the emulated workspace lets everyone in)
 
 WORKERS = min(2 * (os.cpu_count() or 10), 20)
 """Threads of mlflow's pool: two for each core, at most 20."""
@@ -61,7 +62,7 @@ class Download:
 
 
 class LightClient:
-    """One client on its way through one download; `url` is the workspace or a proxy.
+    """One client on its way through one download; `url` is the workspace or a proxy, `token` its credential.
 
     With `discovery` it also asks for the discovery document before each call, as the Databricks SDK does.
     """
@@ -75,11 +76,12 @@ class LightClient:
         *,
         workers: int = WORKERS,
         discovery: bool = False,
+        token: str = TOKEN,
     ) -> None:
         self._http = http
         self._url = url
         self._identity = {"name": name, "version": version}
-        self._authorization = {"Authorization": "Bearer light"}
+        self._authorization = {"Authorization": f"Bearer {token}"}
         self._pool = asyncio.Semaphore(workers)
         self._discovery = discovery
         self.calls = 0

@@ -17,7 +17,9 @@ from proxy.demo.limiters import LIMITERS
 from proxy.demo.models import storm_model
 from proxy.demo.workspace import EmulatedWorkspace, WorkspaceOptions
 from tests.bench import setups
+from tests.bench.budget import print_simulation
 from tests.bench.measure import Hits, Setup, Storm, loaders, measure_hits, measure_storm
+from tests.bench.table import print_table
 
 LIMIT = 40
 FILES, DIRECTORIES = 204, 22
@@ -51,6 +53,7 @@ def main() -> None:
     options.clients_without = options.clients_without or (2 if options.quick else 5)
     options.repetitions = options.repetitions or (1 if options.quick else 3)
     asyncio.run(_run(options))
+    print_simulation()
 
 
 async def _run(options: argparse.Namespace) -> None:
@@ -136,7 +139,7 @@ def _print_storms(rows: Sequence[Row]) -> None:
             )
         )
     head = "in between|limiter|clients|time|× floor|calls|distinct|429s of the workspace|429s at clients"
-    _print_table([*head.split("|"), "most in a second", "failed clients"], table)
+    print_table([*head.split("|"), "most in a second", "failed clients"], table)
     for between, limiter, _, storms in rows:
         failure = next((storm.failure for storm in storms if storm.failure), "")
         if failure:
@@ -160,7 +163,7 @@ def _print_storms(rows: Sequence[Row]) -> None:
     head = (
         "in between|limiter|clients|directories walked|last call paced|last byte|CPU in between|CPU clients"
     )
-    _print_table([*head.split("|"), "CPU workspace"], table)
+    print_table([*head.split("|"), "CPU workspace"], table)
 
 
 async def _compare_hits(pool: ProcessPoolExecutor, requests: int) -> None:
@@ -178,7 +181,7 @@ async def _compare_hits(pool: ProcessPoolExecutor, requests: int) -> None:
             table.append(_hits_row(connections, direct, hit))
     print("A cache hit through the proxy beside the same answer from the emulated workspace itself:\n")
     head = "connections|median direct|median hit|ratio|p99 direct|p99 hit|ratio|direct/s|hits/s|ratio"
-    _print_table(head.split("|"), table)
+    print_table(head.split("|"), table)
 
 
 def _hits_row(connections: int, direct: Hits, hit: Hits) -> tuple[str, ...]:
@@ -201,14 +204,6 @@ def _median(storms: Sequence[Storm], value: Callable[[Storm], int]) -> str:
     values = sorted(map(value, storms))
     middle = f"{statistics.median(values):g}"
     return middle if values[0] == values[-1] else f"{middle} ({values[0]}-{values[-1]})"
-
-
-def _print_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    print(f"| {' | '.join(head)} |")
-    print("|" + " --- |" * len(head))
-    for row in rows:
-        print(f"| {' | '.join(row)} |")
-    print(flush=True)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,104 @@
+"""Measure a storm of real clients while others, who do not use the proxy, take a part of the limit.
+
+It prints Markdown and asserts nothing. Run it as `python -m tests.bench.outside`.
+"""
+
+import argparse
+import asyncio
+import os
+import platform
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import aiohttp
+
+from proxy import __version__
+from proxy.demo.command import OUTSIDER, outside_traffic
+from proxy.demo.journal import Arrivals
+from proxy.demo.models import storm_model
+from proxy.demo.storm import door_variables, real_clients
+from proxy.demo.workspace import EmulatedWorkspace, WorkspaceOptions
+from tests.bench import setups
+from tests.environments import CLIENTS
+from tests.integration.support import Api
+
+LIMIT = 40
+FILES, DIRECTORIES = 204, 22
+CALLS = FILES + DIRECTORIES
+
+
+def main() -> None:
+    """Read the options and run."""
+    parser = argparse.ArgumentParser(prog="python -m tests.bench.outside", description=__doc__)
+    parser.add_argument("--clients", type=int, default=20, help="real mlflow 3 clients (default: 20)")
+    parser.add_argument(
+        "--outside-qps", type=float, default=20, help="calls a second of others (default: 20)"
+    )
+    parser.add_argument("--repetitions", type=int, default=2, help="of the storm (default: 2)")
+    options = parser.parse_args()
+    left = LIMIT - options.outside_qps
+    print(
+        f"{os.cpu_count()} cores, {platform.system()} {platform.machine()}, "
+        f"Python {platform.python_version()}, mlflow-proxy {__version__}; workspace, others, proxy and clients "
+        f"share the machine.\n"
+        f"{options.clients} real clients (mlflow 3, door B) download {FILES} files in {DIRECTORIES} directories "
+        f"at once; {LIMIT} calls a second, 30 ms latency, of which others take {options.outside_qps:g}, evenly "
+        f"spaced; floor {CALLS}/{left:g} = {CALLS / left:.2f} s. Interpreters start before.\n"
+    )
+    head = (
+        "time|× floor|calls|distinct|429s of the workspace|others' calls|429s of others|"
+        "requests at the proxy|429s at clients|failed clients|load before|load after"
+    )
+    print(f"| {head.replace('|', ' | ')} |\n|{' --- |' * (head.count('|') + 1)}", flush=True)
+    for _ in range(options.repetitions):
+        row = asyncio.run(_storm(options.clients, options.outside_qps, CALLS / left))
+        print(f"| {' | '.join(row)} |", flush=True)
+
+
+async def _storm(count: int, qps: float, floor: float) -> list[str]:
+    model = storm_model(files=FILES, directories=DIRECTORIES)
+    with _low_priority(CLIENTS["3"]) as python:
+        async with (
+            EmulatedWorkspace([model], WorkspaceOptions(limit=LIMIT)) as workspace,
+            setups.proxy(workspace.url) as url,
+            real_clients(python, count, f"models:/{model.name}/1", door_variables("b", url)) as clients,
+            outside_traffic(workspace.url, qps),
+            aiohttp.ClientSession() as session,
+        ):
+            await asyncio.sleep(2)  # until the others are under way
+            workspace.reset()
+            before = os.getloadavg()[0]
+            began = time.monotonic()
+            await asyncio.gather(*(client.download() for client in clients))
+            seconds = time.monotonic() - began
+            after = os.getloadavg()[0]
+            arrivals = list(workspace.registry_arrivals)
+            for client in clients:
+                client.compare(model.versions["1"].files)
+            failures = [client.failure for client in clients if client.failure]
+            api = Api(session, url)
+            requests = await api.metric("mlflow_proxy_requests_total")
+            # A label that was never used has no sample.
+            seen = requests - await _other_than_429(api)
+    ours = Arrivals(arrival for arrival in arrivals if arrival.token != OUTSIDER)
+    others = Arrivals(arrival for arrival in arrivals if arrival.token == OUTSIDER)
+    for failure in failures:
+        print(failure, file=sys.stderr, flush=True)
+    return [
+        f"{seconds:.2f} s",
+        f"{seconds / floor:.2f}",
+        str(len(ours)),
+        str(ours.distinct()),
+        str(ours.statuses()[429]),
+        str(len(others)),
+        str(others.statuses()[429]),
+        f"{requests:.0f}",
+        f"{seen:.0f}",
+        str(len(failures)),
+        f"{before:.1f}",
+        f"{after:.1f}",
+    ]
