@@ -37,9 +37,9 @@ class Cubic:
     there for some seconds, and only then tries more, faster and faster. It depends on the time alone, not
     on the number of calls, so that a proxy that was idle does not hold on to an old estimate.
 
-    Chosen by simulation (``make bench``): beside others whose calls step from 0 to 10, 30 and 5 a second under a
-    sliding window of 40, AIMD that refuses as few calls leaves 14 % of the rest unused and CUBIC 8 %; AIMD that
-    comes near that (2.5 calls a second each second) meets twice the refusals.
+    Chosen by simulation (``make bench``): beside others whose calls step from 0 to 10, 30 and 5 a second
+    under a sliding window of 40, AIMD that meets as few refusals leaves 14 % of the rest unused and CUBIC
+    8 %; AIMD that comes near that (2.5 calls a second each second) meets twice the refusals.
     """
 
     def __init__(self, limit: float, floor: float) -> None:

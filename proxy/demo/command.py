@@ -176,7 +176,7 @@ class _Demo:
             ]
         arrivals = _of_clients(workspace)
         refused = arrivals.statuses()[429]
-        seen = refused if url == workspace.url else await _refusals_by_proxy(url)
+        seen = refused if url == workspace.url else await refusals_by_proxy(url)
         self._say(
             f"{title}: done in {seconds:.1f} s; every byte of {settings.files} files compared "
             f"for each client, {settings.clients - len(failures)} of {settings.clients} complete."
@@ -256,7 +256,7 @@ async def _call(session: aiohttp.ClientSession) -> None:
         await response.read()
 
 
-async def _refusals_by_proxy(url: str) -> int:
+async def refusals_by_proxy(url: str) -> int:
     """Count the 429s that the proxy answered, from its metrics."""
     async with aiohttp.ClientSession() as session, session.get(f"{url}/-/metrics") as response:
         text = await response.text()
