@@ -22,10 +22,12 @@ from proxy.artifacts.facade import ArtifactFacade
 from proxy.budget.congestion import Cubic
 from proxy.budget.fair_queue import Priority
 from proxy.budget.pacer import Pacer
-from proxy.budget.queue import Limits, Queue
+from proxy.budget.queue import Budget, Limits, Queue
+from proxy.budget.shared import SharedPacer
 from proxy.cache.freshness import Lifetimes
 from proxy.cache.store import MemoryStore
 from proxy.errors import AnswerableError, BadRequestError, InvalidSettingsError
+from proxy.fleet.member import Fleet
 from proxy.metrics import Metrics
 from proxy.mlflow_api.routes import UNKNOWN, Group, Route, match
 from proxy.pipeline import LARGEST_HELD_BODY, Pipeline
@@ -60,6 +62,7 @@ class Proxy:
         self.metrics = Metrics()
         self._store = MemoryStore(settings.cache.max_bytes)
         budget = settings.budget
+        self._fleet = Fleet(settings.redis, settings.upstream) if settings.redis else None
         # Each limit of the workspace is one queue, whoever calls (rule 1).
         self._queues = {group: self._queue(group, limit, budget) for group, limit in budget.limits.items()}
         self.pipeline = Pipeline(
@@ -88,7 +91,9 @@ class Proxy:
         self._watch()
 
     async def close(self) -> None:
-        """Close all connections to the workspace and its storage."""
+        """Close all connections to the workspace, its storage and the fleet."""
+        if self._fleet is not None:
+            await self._fleet.close()
         for client in self._clients:
             await client.close()
 
@@ -143,17 +148,27 @@ class Proxy:
         self.metrics.request_seconds.labels(outcome).observe(time.monotonic() - began)
 
     def _queue(self, group: Group, limit: int, budget: BudgetSettings) -> Queue:
-        return Queue(
-            Pacer(limit, 1.0 + budget.jitter_margin, Cubic(limit, budget.floor)),
+        window = 1.0 + budget.jitter_margin
+        pacer: Budget
+        if self._fleet is None:
+            pacer = Pacer(limit, window, Cubic(limit, budget.floor))
+        else:
+            pacer = self._fleet.budget(group, limit, window, budget.floor)
+        queue = Queue(
+            pacer,
             self.metrics.queue_wait.labels(group).observe,
             random.random,
             Limits(budget.queue_per_client, budget.queue_total, budget.background_share),
         )
+        if isinstance(pacer, SharedPacer):
+            pacer.attach(queue.__len__, queue.serve)
+        return queue
 
     def _status(self) -> dict[str, object]:
         return {
             "version": __version__,
             "upstream": self._upstream,
+            "fleet": self._fleet.status() if self._fleet is not None else None,
             "groups": {group: asdict(queue.status()) for group, queue in self._queues.items()},
             "cache": {"entries": len(self._store), "bytes": self._store.bytes},
             "flights": len(self.pipeline.flights),
@@ -161,6 +176,9 @@ class Proxy:
 
     def _watch(self) -> None:
         watch = self.metrics.watch
+        if self._fleet is not None:
+            watch("mlflow_proxy_fleet_members", "Proxies that share the budgets.", self._fleet.members)
+            watch("mlflow_proxy_fleet_alone", "1 while this proxy lives on its share.", self._fleet.alone)
         watch("mlflow_proxy_cache_entries", "Stored answers.", lambda: len(self._store))
         watch("mlflow_proxy_cache_bytes", "Bytes of stored answers.", lambda: self._store.bytes)
         watch("mlflow_proxy_flights", "Shared calls in the air.", lambda: len(self.pipeline.flights))

@@ -93,6 +93,10 @@ class UpstreamTimeoutError(AnswerableError):
     error_code = "DEADLINE_EXCEEDED"
 
 
+class FleetUnavailableError(MlflowProxyError):
+    """Redis, which the proxies of a fleet share, could not be reached or answered with an error."""
+
+
 class TruncatedError(MlflowProxyError):
     """A response broke off in the middle of its body. The client's connection must be aborted."""
 

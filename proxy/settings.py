@@ -165,6 +165,9 @@ class Settings(BaseSettings):
     upstream: Annotated[str, AfterValidator(_origin)] = Field(description="URL of the workspace")
     host: str = Field("127.0.0.1", min_length=1, description="address to listen on")
     port: int = Field(8080, ge=0, le=65535, description="port to listen on, 0 for any free one")
+    redis: str = Field(
+        "", description="URL of the Redis or Valkey that all proxies of this workspace share, if there is one"
+    )
     config: Path | None = Field(None, description="TOML file to read settings from")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least level logged")
     log_format: Literal["auto", "console", "json"] = Field(

@@ -49,11 +49,14 @@ class Cubic:
         self._event: float | None = None
 
     def rate(self, now: float) -> float:
-        """Return the calls a second that may leave now: ``floor`` at least, ``limit`` at most."""
+        """Return the calls a second that may leave now: ``floor`` at least, ``limit`` at most.
+
+        Before the moment of the last event it is what the event left.
+        """
         if self._event is None:
             return self._limit
         plateau: float = (self._peak * (1 - DECREASE) / GROWTH) ** (1 / 3)
-        rate = self._peak + GROWTH * (now - self._event - plateau) ** 3
+        rate = self._peak + GROWTH * (max(0.0, now - self._event) - plateau) ** 3
         return min(self._limit, max(self._floor, rate))
 
     def sustained(self, now: float) -> float:

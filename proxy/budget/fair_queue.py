@@ -1,7 +1,7 @@
 """Who is next in line. Pure: an ordered collection that knows nothing of budgets, clocks or asyncio."""
 
 from collections import OrderedDict, deque
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from enum import IntEnum
 from typing import Generic, TypeVar
 
@@ -29,7 +29,8 @@ class FairQueue(Generic[T]):
     quantum of one call leaves no deficit to carry over. A client that comes joins at the end of the
     round. Calls that were refused by the workspace come before everyone's first ones, in order of return.
 
-    Items are hashable and in the queue at most once. Every operation but ``ahead`` takes constant time.
+    Items are hashable and in the queue at most once. Every operation takes constant time, but for ``ahead``
+    (in the number of clients) and for the removal of a call that was returned.
     """
 
     def __init__(self) -> None:
@@ -48,6 +49,17 @@ class FairQueue(Generic[T]):
     def clients(self) -> int:
         """How many clients have calls waiting, returned ones apart."""
         return len(self._clients)
+
+    @property
+    def returned(self) -> int:
+        """How many calls wait that were refused by the workspace."""
+        return len(self._returned)
+
+    def __iter__(self) -> Iterator[T]:
+        """Yield every call, in no order that means anything."""
+        yield from self._returned
+        for calls in self._clients.values():
+            yield from calls
 
     def push(self, item: T, client: str) -> None:
         """Put a call last among its client's."""

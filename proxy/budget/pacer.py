@@ -5,7 +5,6 @@ congestion control (less than that while others use the same limit), and a pause
 """
 
 import math
-from collections import deque
 
 from proxy.budget.congestion import Congestion
 from proxy.budget.sliding_window import Grant, SlidingWindow
@@ -32,7 +31,9 @@ class Pacer:
         self._evenly = -math.inf
         self._pause_until = -math.inf
         self._event = -math.inf
-        self._refused: deque[float] = deque()
+        self._refused: list[float] = []
+        self.share = float(limit)
+        """How much of the limit this pacer may use; less than all of it is spaced evenly."""
         self.last_refusal: float | None = None
         """When the workspace refused a call last, None if it never did."""
 
@@ -42,9 +43,12 @@ class Pacer:
         """Let one call leave, or return None when none may."""
         if now < self._not_before(now):
             return None
-        grant = self._window.try_grant(now, math.ceil(self._congestion.rate(now)))
+        rate = self.rate(now)
+        grant = self._window.try_grant(now, math.ceil(rate))
         if grant is not None:
-            self._evenly = max(self._evenly, now) + self.window / self._congestion.rate(now)
+            # Calls that are given up leave no debt: more than a window's worth never left.
+            interval = self.window / rate
+            self._evenly = min(max(self._evenly, now) + interval, now + max(self.window, interval))
         return grant
 
     def sent(self, grant: Grant, now: float) -> None:
@@ -67,7 +71,8 @@ class Pacer:
         if retry_after is not None:
             self._pause_until = max(self._pause_until, now + min(retry_after, LONGEST_PAUSE))
         if sent_at > self._event:
-            self._congestion.refused(self._passing(now), now)
+            # The rate climbs with what is learnt, and during a pause nothing is.
+            self._congestion.refused(self._passing(now), max(now, self._pause_until))
             self._event = now
 
     # -- what lies ahead ---------------------------------------------------------------------------
@@ -75,21 +80,26 @@ class Pacer:
     def next_moment(self, now: float) -> float | None:
         """Return when to ask again after a grant was declined, None if that hangs on a held call."""
         not_before = self._not_before(now)
-        return not_before if now < not_before else self._window.next_place()
+        if now < not_before:
+            return not_before
+        place = self._window.next_place()
+        # Held calls keep no one waiting for ever while the rate climbs.
+        return now + self.window / self.rate(now) if place is None and self._spaced(now) else place
 
     def wait(self, ahead: int, now: float) -> float:
         """Predict the seconds until a call can leave that has ``ahead`` others before it."""
-        rate = self._congestion.sustained(now)
+        rate = min(self.share, self._congestion.sustained(now))
         wait = self._window.wait(ahead, now, math.ceil(rate))
         if now < self._not_before(now) or self._spaced(now):
-            wait = max(wait, self._not_before(now) - now + ahead * self.window / rate)
+            start = max(0.0, self._not_before(now) - now)
+            wait = max(wait, start + ahead * self.window / rate)
         return wait
 
     # -- what it knows -----------------------------------------------------------------------------
 
     def rate(self, now: float) -> float:
         """Return the calls that may leave per window now."""
-        return self._congestion.rate(now)
+        return min(self.share, self._congestion.rate(now))
 
     def in_window(self, now: float) -> int:
         """Return how many calls count against the limit at ``now``."""
@@ -104,13 +114,13 @@ class Pacer:
         return max(0.0, self._pause_until - now)
 
     def _spaced(self, now: float) -> bool:
-        return self.last_refusal is not None and now < self.last_refusal + CALM
+        refused = self.last_refusal is not None and now < max(self.last_refusal, self._pause_until) + CALM
+        return refused or self.share < self.limit
 
     def _not_before(self, now: float) -> float:
         return max(self._pause_until, self._evenly) if self._spaced(now) else self._pause_until
 
     def _passing(self, now: float) -> float:
         """Count the calls of the last window that were not refused, as far as known."""
-        while self._refused and self._refused[0] + self.window <= now:
-            self._refused.popleft()
+        self._refused = [each for each in self._refused if each + self.window > now]
         return self.in_window(now) - len(self._refused)

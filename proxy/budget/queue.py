@@ -8,10 +8,9 @@ import asyncio
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Self
+from typing import Protocol, Self
 
 from proxy.budget.fair_queue import FairQueue, Priority
-from proxy.budget.pacer import Pacer
 from proxy.budget.sliding_window import Grant, SlidingWindow
 from proxy.errors import OverBudgetError
 
@@ -22,6 +21,54 @@ others can join the wait."""
 SPREAD = 0.1
 """What a Retry-After is prolonged by at most, relative to the predicted wait: so that those who were sent
 away together do not come back together."""
+
+
+class Budget(Protocol):
+    """What a queue asks of its budget: see ``Pacer`` (embedded) and ``SharedPacer`` (of a fleet)."""
+
+    limit: int
+    window: float
+    last_refusal: float | None
+
+    def try_grant(self, now: float) -> Grant | None:
+        """See Pacer.try_grant."""
+        ...
+
+    def sent(self, grant: Grant, now: float) -> None:
+        """See Pacer.sent."""
+        ...
+
+    def give_up(self, grant: Grant) -> None:
+        """See Pacer.give_up."""
+        ...
+
+    def refused(self, grant: Grant, now: float, retry_after: float | None = None) -> None:
+        """See Pacer.refused."""
+        ...
+
+    def next_moment(self, now: float) -> float | None:
+        """See Pacer.next_moment."""
+        ...
+
+    def wait(self, ahead: int, now: float) -> float:
+        """See Pacer.wait."""
+        ...
+
+    def rate(self, now: float) -> float:
+        """See Pacer.rate."""
+        ...
+
+    def in_window(self, now: float) -> int:
+        """See Pacer.in_window."""
+        ...
+
+    def outside(self, now: float) -> float:
+        """See Pacer.outside."""
+        ...
+
+    def pause(self, now: float) -> float:
+        """See Pacer.pause."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +130,7 @@ class Place:
 
     grant: asyncio.Future[Grant]
     deadline: Deadline
+    client: str
 
 
 class Queue:
@@ -94,7 +142,7 @@ class Queue:
 
     def __init__(
         self,
-        pacer: Pacer,
+        pacer: Budget,
         observe_wait: Callable[[float], None],
         jitter: Callable[[], float],
         limits: Limits = Limits(),
@@ -153,12 +201,12 @@ class Queue:
         wait = self._wait(client, priority, began, returned=returned)
         if began + wait > deadline():
             raise self._over_budget(wait, line.of_client(client), began)
-        place = Place(loop.create_future(), deadline)
+        place = Place(loop.create_future(), deadline, client)
         if returned:
             line.push_returned(place)
         else:
             line.push(place, client)
-        self._serve()
+        self.serve()
         try:
             while not place.grant.done():
                 now = loop.time()
@@ -166,34 +214,41 @@ class Queue:
                     wait = self._wait(client, priority, now, returned=returned)
                     raise self._over_budget(wait, line.of_client(client), now)
                 await asyncio.wait((place.grant,), timeout=deadline() - now)
+            grant = place.grant.result()
         except BaseException:
-            self._leave(place, line, client)
+            self._leave(place, line)
             raise
         self._observe_wait(loop.time() - began)
-        return Slot(self, place.grant.result())
+        return Slot(self, grant)
 
     def sent(self, grant: Grant) -> None:
         """See Pacer.sent."""
         self._pacer.sent(grant, asyncio.get_running_loop().time())
-        self._serve()
+        self.serve()
 
     def refused(self, grant: Grant, retry_after: float | None) -> None:
-        """See Pacer.refused."""
-        self._pacer.refused(grant, asyncio.get_running_loop().time(), retry_after)
-        self._serve()
+        """See Pacer.refused; those who wait and cannot outlast a pause are told so at once."""
+        now = asyncio.get_running_loop().time()
+        self._pacer.refused(grant, now, retry_after)
+        pause = self._pacer.pause(now)
+        for line in self._lines.values():
+            for place in [each for each in line if each.deadline() < now + pause]:
+                line.remove(place, place.client)
+                place.grant.set_exception(self._over_budget(self._pacer.wait(0, now), (), now))
+        self.serve()
 
     def give_up(self, grant: Grant) -> None:
         """See Pacer.give_up; whoever is next in line moves up."""
         self._pacer.give_up(grant)
-        self._serve()
+        self.serve()
 
-    def _leave(self, place: Place, line: FairQueue[Place], client: str) -> None:
-        if place.grant.done():
+    def _leave(self, place: Place, line: FairQueue[Place]) -> None:
+        if not place.grant.done():
+            line.remove(place, place.client)
+        elif place.grant.exception() is None:
             self.give_up(place.grant.result())
-        else:
-            line.remove(place, client)
 
-    def _serve(self) -> None:
+    def serve(self) -> None:
         """Grant all that the budget has room for, and come back when it next has."""
         if self._timer is not None:
             self._timer.cancel()
@@ -214,13 +269,12 @@ class Queue:
                 self._background.sent(Grant(held=False), now)
             (interactive or background).pop().grant.set_result(grant)
         if moment is not None:
-            self._timer = loop.call_at(moment, self._serve)
+            self._timer = loop.call_at(moment, self.serve)
 
     def _wait(self, client: str, priority: Priority, now: float, *, returned: bool) -> float:
         """Predict the seconds until one more call of this client could leave."""
-        if returned:
-            return self._pacer.wait(0, now)
-        ahead = self._lines[priority].ahead(client)
+        line = self._lines[priority]
+        ahead = line.returned if returned else line.ahead(client)
         if priority is Priority.INTERACTIVE:
             return self._pacer.wait(ahead, now)
         share = self._background.wait(ahead, now)

@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import re
 import socket
 import struct
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -13,10 +12,14 @@ from typing import Any, Self
 from urllib.parse import urlsplit
 
 import aiohttp
+from aiohttp import web
 from multidict import CIMultiDictProxy
+from prometheus_client.parser import text_string_to_metric_families
 from yarl import URL
 
 from proxy.app import serving
+from proxy.demo.answers import Fault
+from proxy.demo.journal import Arrivals
 from proxy.settings import (
     ArtifactSettings,
     BudgetSettings,
@@ -28,6 +31,20 @@ from proxy.settings import (
 API = "/api/2.0/mlflow/"
 MUCH = 10_000
 """A registry limit that no test reaches unless it wants to."""
+
+# What Cache-Status says
+STORED = "fwd=miss; stored"
+MISS = "fwd=miss"
+HIT = "hit"
+COLLAPSED = "fwd=miss; collapsed"
+BYPASS = "fwd=bypass"
+FRESH = "fwd=request"
+
+MODEL = "registered-models/get"
+LIST = "model-versions/list-artifacts"
+SIGN = "model-versions/get-signed-download-uri"
+LATEST = "registered-models/get-latest-versions"
+CONFIG = "/.well-known/databricks-config"
 
 Head = list[tuple[str, str]]
 
@@ -45,7 +62,7 @@ async def proxied(
     settings = Settings(
         upstream=upstream,
         port=0,
-        shutdown_grace=0,
+        shutdown_grace=0.01,  # aiohttp takes 0 for ever, so that a test that fails would hang
         cache=cache or CacheSettings(),
         budget=budget or BudgetSettings(registry_limit=MUCH),
         connections=connections or ConnectionSettings(),
@@ -67,6 +84,20 @@ async def stalled(progress: Callable[[], int]) -> None:
 async def settle() -> None:
     """Let everything happen that can happen without a further byte from the test."""
     await stalled(lambda: 0)
+
+
+# -- what is asked of an emulated workspace --------------------------------------------------------
+
+
+def count(number: int) -> Callable[[Arrivals], bool]:
+    """Hold once so many calls have arrived."""
+    return lambda arrivals: len(arrivals) >= number
+
+
+def first(number: int, fault: Fault) -> Callable[[web.Request], Fault | None]:
+    """Spoil the first calls only."""
+    left = iter(range(number))
+    return lambda _: fault if next(left, None) is not None else None
 
 
 # -- a client that says exactly what it is told ----------------------------------------------------
@@ -318,15 +349,26 @@ class Api:
     async def get(self, endpoint: str, *, token: str = "token-a", **parameters: str) -> Reply:
         return await self.call("GET", endpoint, parameters, token=token)
 
-    async def metric(self, name: str) -> float:
-        """Return the value of a metric, summed over its labels."""
+    async def metric(self, name: str, **labels: str) -> float:
+        """Return the value of a metric, summed over the labels that are not named."""
         async with self.session.get(f"{self.url}/-/metrics") as response:
             text = await response.text()
-        found = re.findall(rf"^{name}(?:{{[^}}]*}})? (\S+)$", text, re.MULTILINE)
+        found = [
+            sample.value
+            for family in text_string_to_metric_families(text)
+            for sample in family.samples
+            if sample.name == name and labels.items() <= sample.labels.items()
+        ]
         assert found, name
-        return sum(map(float, found))
+        return sum(found)
 
-    async def until_metric(self, name: str, value: float) -> None:
+    async def until_metric(self, name: str, value: float, **labels: str) -> None:
         """Ask for a metric until it has a value; the test's time-out is the limit."""
-        while await self.metric(name) != value:
+        while await self.metric(name, **labels) != value:
             await settle()
+
+    async def budgets(self) -> dict[str, dict[str, Any]]:
+        """Return what the status says of each budget group."""
+        async with self.session.get(f"{self.url}/-/status.json") as response:
+            groups: dict[str, dict[str, Any]] = (await response.json())["groups"]
+        return groups

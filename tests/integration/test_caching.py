@@ -1,4 +1,4 @@
-"""What is stored, shared, dropped and refused between clients and the emulated workspace."""
+"""What is stored, shared and dropped between clients and the emulated workspace."""
 
 import asyncio
 import json
@@ -10,49 +10,37 @@ import pytest
 from aiohttp import web
 
 from proxy.demo.answers import Answer, Fault, Hang, Reset, Truncate, no_fault
-from proxy.demo.journal import Arrivals
 from proxy.demo.models import Model, ModelVersion
 from proxy.demo.workspace import DISCOVERY, EmulatedWorkspace, WorkspaceOptions
-from proxy.settings import BudgetSettings, CacheSettings
+from proxy.settings import CacheSettings
 from proxy.upstream.retry import FAILURES
 from tests.integration.conftest import sample
 from tests.integration.support import (
     API,
+    BYPASS,
+    COLLAPSED,
+    CONFIG,
+    FRESH,
+    HIT,
+    LATEST,
+    LIST,
+    MISS,
+    MODEL,
     MUCH,
     OK,
+    SIGN,
+    STORED,
     Api,
     Inbound,
     RawClient,
-    Reply,
     Upstream,
+    count,
+    first,
     proxied,
     raw,
     request_bytes,
     settle,
 )
-
-STORED = "fwd=miss; stored"
-MISS = "fwd=miss"
-HIT = "hit"
-COLLAPSED = "fwd=miss; collapsed"
-BYPASS = "fwd=bypass"
-FRESH = "fwd=request"
-
-MODEL = "registered-models/get"
-LIST = "model-versions/list-artifacts"
-SIGN = "model-versions/get-signed-download-uri"
-LATEST = "registered-models/get-latest-versions"
-CONFIG = "/.well-known/databricks-config"
-
-
-def count(number: int) -> Callable[[Arrivals], bool]:
-    return lambda arrivals: len(arrivals) >= number
-
-
-def first(number: int, fault: Fault) -> Callable[[web.Request], Fault | None]:
-    """Spoil the first calls only."""
-    left = iter(range(number))
-    return lambda _: fault if next(left, None) is not None else None
 
 
 def only(method: str, fault: Fault) -> Callable[[web.Request], Fault | None]:
@@ -563,222 +551,3 @@ async def test_a_model_made_anew_is_not_ready_because_the_old_one_was(
         await api.call("DELETE", "registered-models/delete", {"name": "m"})
         workspace.models["m"] = Model("m", {"1": ModelVersion(status="PENDING_REGISTRATION")})
         assert [(await api.get(LIST, **asked)).outcome for _ in range(2)] == [MISS, MISS]
-
-
-# -- refusals --------------------------------------------------------------------------------------
-
-_REFUSAL = b'{"error_code": "REQUEST_LIMIT_EXCEEDED", "message": "no"}'
-
-
-@pytest.mark.parametrize(
-    ("times", "headers"), [(3, {"Retry-After": "0"}), (1, {"Retry-After": "1"}), (1, {})]
-)
-@pytest.mark.parametrize(
-    ("method", "endpoint", "body"),
-    [
-        ("GET", MODEL, {"name": "m"}),
-        ("POST", LATEST, {"name": "m"}),
-        ("PATCH", "registered-models/update", {"name": "m", "description": "d"}),
-        ("DELETE", "registered-models/delete", {"name": "m"}),
-    ],
-)
-async def test_a_refused_call_is_repeated_inside(
-    workspace: EmulatedWorkspace,
-    api: Api,
-    method: str,
-    endpoint: str,
-    body: dict[str, str],
-    times: int,
-    headers: dict[str, str],
-) -> None:
-    workspace.fault = first(times, Answer(429, _REFUSAL, headers))
-    assert (await api.call(method, endpoint, body)).status == 200
-    assert workspace.arrivals.statuses() == {429: times, 200: 1}
-    assert len({arrival.target for arrival in workspace.arrivals}) == 1
-
-
-def assert_busy(reply: Reply) -> None:
-    assert reply.status == 429
-    assert int(reply.headers["Retry-After"]) >= 1
-    assert reply.headers["Content-Type"] == "application/json"
-    assert reply.json()["error_code"] == "REQUEST_LIMIT_EXCEEDED"
-
-
-@pytest.mark.parametrize("headers", [{"Retry-After": "30"}, {"Retry-After": "0.5"}, {}])
-@pytest.mark.parametrize("method", ["GET", "PATCH"])
-async def test_beyond_its_patience_a_client_is_told_when_to_return(
-    workspace: EmulatedWorkspace, session: aiohttp.ClientSession, headers: dict[str, str], method: str
-) -> None:
-    workspace.fault = lambda _: Answer(429, _REFUSAL, headers)
-    endpoint = MODEL if method == "GET" else "registered-models/update"
-    async with proxied(workspace.url, budget=BudgetSettings(registry_limit=MUCH, patience=0.3)) as url:
-        reply = await Api(session, url).call(method, endpoint, {"name": "m"})
-        assert await Api(session, url).metric("mlflow_proxy_flights") == 0
-    assert_busy(reply)
-    assert len(workspace.arrivals) == 1 or headers.get("Retry-After") != "30"
-    assert int(reply.headers["Retry-After"]) >= int(headers.get("Retry-After", "1").partition(".")[0])
-
-
-async def test_a_queue_longer_than_patience_refuses_at_once(
-    workspace: EmulatedWorkspace, session: aiohttp.ClientSession
-) -> None:
-    budget = BudgetSettings(registry_limit=1, patience=0.5)
-    async with proxied(workspace.url, budget=budget) as url:
-        api = Api(session, url)
-        assert (await api.get(MODEL, name="m")).status == 200
-        assert_busy(await api.get(LIST, name="m", version="1"))
-        assert_busy(await api.call("PATCH", "registered-models/update", {"name": "m"}))
-        assert (await api.get(MODEL, name="m")).outcome in {HIT, MISS}
-        assert await api.metric("mlflow_proxy_queue_depth") == 0
-    assert len(workspace.arrivals) == 1
-
-
-@pytest.mark.parametrize(("method", "target"), [("POST", "runs/search"), ("GET", "anything")])
-async def test_refusals_of_other_calls_are_repeated_inside_too(
-    workspace: EmulatedWorkspace, api: Api, method: str, target: str
-) -> None:
-    workspace.fault = first(2, Answer(429, _REFUSAL, {"Retry-After": "0"}))
-    await api.call(method, target, {})
-    assert [arrival.status for arrival in workspace.arrivals][:2] == [429, 429]
-    assert workspace.arrivals[2].status != 429
-    assert len(workspace.arrivals) == 3
-
-
-async def test_a_refusal_without_a_budget_is_the_clients_when_its_patience_ends(
-    workspace: EmulatedWorkspace, session: aiohttp.ClientSession
-) -> None:
-    workspace.fault = lambda _: Answer(429, _REFUSAL, {"Retry-After": "7", "Content-Type": "text/x"})
-    async with proxied(workspace.url, budget=BudgetSettings(patience=2)) as url:
-        reply = await Api(session, url).call("GET", "anything", {})
-    assert (reply.status, reply.body, reply.headers["Retry-After"]) == (429, _REFUSAL, "7")
-    assert reply.headers["Content-Type"] == "text/x"
-    assert len(workspace.arrivals) == 1
-
-
-async def test_a_refusal_of_what_streams_is_the_clients(workspace: EmulatedWorkspace, api: Api) -> None:
-    workspace.fault = lambda _: Answer(429, _REFUSAL, {"Retry-After": "7"})
-    reply = await api.call("POST", "anything", {"a": "b"})
-    assert (reply.status, reply.body, reply.headers["Retry-After"]) == (429, _REFUSAL, "7")
-    assert len(workspace.arrivals) == 1
-
-
-@pytest.mark.parametrize("fault", [Answer(503, b"{}", {"Retry-After": "0"}), Reset()])
-@pytest.mark.parametrize(("method", "endpoint"), [("GET", MODEL), ("POST", LATEST), ("GET", "runs/get")])
-async def test_a_read_that_failed_on_its_way_is_repeated(
-    workspace: EmulatedWorkspace, api: Api, fault: Fault, method: str, endpoint: str
-) -> None:
-    workspace.fault = first(1, fault)
-    reply = await api.call(method, endpoint, {"name": "m"})
-    assert reply.status < 500
-    assert len(workspace.arrivals) == 2
-
-
-@pytest.mark.parametrize("fault", [Answer(503, b"{}", {"Retry-After": "0"}), Reset()])
-@pytest.mark.parametrize("method", ["POST", "PATCH"])
-async def test_a_write_that_may_have_happened_is_not_repeated(
-    workspace: EmulatedWorkspace, api: Api, fault: Fault, method: str
-) -> None:
-    workspace.fault = first(1, fault)
-    endpoint = "registered-models/create" if method == "POST" else "registered-models/update"
-    assert (await api.call(method, endpoint, {"name": "m"})).status in {502, 503}
-    assert len(workspace.arrivals) == 1
-
-
-async def test_what_the_workspace_answers_at_last_is_passed_on(
-    workspace: EmulatedWorkspace, api: Api
-) -> None:
-    workspace.fault = lambda _: Answer(503, b'{"error_code": "Y"}', {"Retry-After": "0"})
-    reply = await api.get(MODEL, name="m")
-    assert (reply.status, reply.body, reply.outcome) == (503, b'{"error_code": "Y"}', MISS)
-    assert len(workspace.arrivals) == 1 + FAILURES
-
-
-async def test_the_real_limiter_never_refuses(session: aiohttp.ClientSession) -> None:
-    async with (
-        EmulatedWorkspace([sample()], WorkspaceOptions(latency=0)) as workspace,
-        proxied(workspace.url, budget=BudgetSettings()) as url,
-    ):
-        api = Api(session, url)
-        asked = [api.get(MODEL, name=f"m{number}") for number in range(60)]
-        writes = [api.call("POST", "registered-models/create", {"name": f"w{n}"}) for n in range(10)]
-        await asyncio.gather(*asked, *writes)
-    assert workspace.registry_arrivals.statuses()[429] == 0
-    assert len(workspace.registry_arrivals) == 70
-    assert workspace.registry_arrivals.max_in_window() <= 40
-
-
-# -- clients that leave ----------------------------------------------------------------------------
-
-
-async def leave(call: "asyncio.Task[Reply]") -> None:
-    """Close the connection of a call and let the proxy notice."""
-    call.cancel()
-    await asyncio.wait([call])
-    await settle()
-
-
-@pytest.mark.parametrize(
-    ("method", "endpoint"), [("GET", MODEL), ("POST", LATEST), ("PATCH", "registered-models/update")]
-)
-async def test_a_call_that_nobody_waits_for_is_cancelled(
-    workspace: EmulatedWorkspace, api: Api, method: str, endpoint: str
-) -> None:
-    workspace.hold()
-    call = asyncio.create_task(api.call(method, endpoint, {"name": "m"}))
-    await workspace.until(count(1))
-    await leave(call)
-    await workspace.until(lambda arrivals: arrivals[0].cancelled)
-    await api.until_metric("mlflow_proxy_flights", 0)
-    workspace.release()
-    assert (await api.call(method, endpoint, {"name": "m"})).status == 200
-
-
-@pytest.mark.parametrize("leader_leaves", [True, False])
-async def test_a_call_goes_on_while_someone_waits(
-    workspace: EmulatedWorkspace, api: Api, leader_leaves: bool
-) -> None:
-    workspace.hold()
-    leader = asyncio.create_task(api.get(MODEL, name="m"))
-    await workspace.until(count(1))
-    follower = asyncio.create_task(api.get(MODEL, name="m"))
-    await settle()
-    gone, there = (leader, follower) if leader_leaves else (follower, leader)
-    await leave(gone)
-    assert not workspace.arrivals[0].cancelled
-    workspace.release()
-    assert (await there).status == 200
-    assert len(workspace.arrivals) == 1
-    assert (await api.get(MODEL, name="m")).outcome == HIT
-
-
-async def test_the_last_to_leave_cancels_the_call(workspace: EmulatedWorkspace, api: Api) -> None:
-    workspace.hold()
-    calls = [asyncio.create_task(api.get(MODEL, name="m"))]
-    await workspace.until(count(1))
-    calls += [asyncio.create_task(api.get(MODEL, name="m")) for _ in range(4)]
-    await settle()
-    for call in calls[:-1]:
-        await leave(call)
-        assert not workspace.arrivals[0].cancelled
-    await leave(calls[-1])
-    await workspace.until(lambda arrivals: arrivals[0].cancelled)
-    assert await api.metric("mlflow_proxy_flights") == 0
-
-
-async def test_who_leaves_the_queue_makes_room(
-    workspace: EmulatedWorkspace, session: aiohttp.ClientSession
-) -> None:
-    async with proxied(workspace.url, budget=BudgetSettings(registry_limit=1, patience=600)) as url:
-        api = Api(session, url)
-        assert (await api.get(MODEL, name="m")).status == 200
-        calls = [asyncio.create_task(api.get(MODEL, name=f"m{number}")) for number in range(15)]
-        calls.append(asyncio.create_task(api.call("PATCH", "registered-models/update", {"name": "last"})))
-        await settle()
-        assert await api.metric("mlflow_proxy_queue_depth") >= 10
-        for call in calls:
-            call.cancel()
-        await asyncio.wait(calls)
-        await api.until_metric("mlflow_proxy_queue_depth", 0)
-        await api.until_metric("mlflow_proxy_flights", 0)
-    assert "PATCH" not in {arrival.method for arrival in workspace.arrivals}, "it left before its turn"
-    assert f"{API}{MODEL}?name=m14" not in {arrival.target for arrival in workspace.arrivals}

@@ -1,15 +1,22 @@
 """The queue in front of a budget, in virtual time."""
 
 import asyncio
+import math
+import re
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.budget.congestion import Cubic
+from proxy.budget.congestion import DECREASE, Cubic
+from proxy.budget.fair_queue import Priority
 from proxy.budget.pacer import Pacer
-from proxy.budget.queue import Queue
+from proxy.budget.queue import SPREAD, Limits, Queue, Status
+from proxy.budget.sliding_window import Grant
 from proxy.errors import OverBudgetError
 from tests.virtual_time import TICK, run, ticks
 
@@ -27,22 +34,39 @@ class Line:
     """A queue under observation."""
 
     pacer: Pacer = field(default_factory=lambda: pacer(LIMIT, WINDOW))
+    limits: Limits = field(default_factory=Limits)
+    jitter: Callable[[], float] = lambda: 0.0
     waits: list[float] = field(default_factory=list)
     departures: list[float] = field(default_factory=list)
     order: list[object] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.queue = Queue(self.pacer, self.waits.append, lambda: 0.0)
+        self.queue = Queue(self.pacer, self.waits.append, self.jitter, self.limits)
 
     async def call(
-        self, name: object = None, *, deadline: float = 1e6, connect: float = 0.0, returned: bool = False
+        self,
+        name: object = None,
+        *,
+        deadline: float = 1e6,
+        connect: float = 0.0,
+        client: str = "",
+        priority: Priority = Priority.INTERACTIVE,
+        returned: bool = False,
     ) -> None:
         """Take a place, open a connection for a while, send."""
-        with await self.queue.acquire(lambda: deadline, returned=returned) as slot:
+        with await self.queue.acquire(
+            lambda: deadline, client=client, priority=priority, returned=returned
+        ) as slot:
             self.order.append(name)
             await asyncio.sleep(connect)
             slot.sent()
             self.departures.append(now())
+
+    async def refused_call(self, retry_after: float | None = None) -> None:
+        """Take a place, send, and hear from the workspace that it was one too many."""
+        with await self.queue.acquire(lambda: 1e6) as slot:
+            slot.sent()
+            slot.refused(retry_after)
 
     def idle(self) -> bool:
         return len(self.queue) == 0 and self.pacer.in_window(now() + WINDOW) == 0
@@ -50,6 +74,18 @@ class Line:
 
 def now() -> float:
     return asyncio.get_running_loop().time()
+
+
+@asynccontextmanager
+async def waiting(calls: Iterable[Coroutine[Any, Any, None]]) -> AsyncIterator[list["asyncio.Task[None]"]]:
+    """Have calls waiting, in this order, that leave in the end if they did not have their turn."""
+    tasks = [asyncio.ensure_future(call) for call in calls]
+    for _ in range(5):  # until those whom the budget has room for have left
+        await asyncio.sleep(0)
+    yield tasks
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def test_first_in_first_out() -> None:
@@ -70,6 +106,291 @@ def test_a_refused_call_comes_before_those_that_never_left() -> None:
         await asyncio.sleep(TICK)
         await asyncio.gather(line.call("again", returned=True), *calls)
         assert line.order == [0, 1, 2, "again", 3, 4]
+
+    run(main())
+
+
+def test_refused_calls_come_in_the_order_in_which_they_return() -> None:
+    async def main() -> None:
+        line = Line(pacer(1, 1.0))
+        calls = [line.call(number, returned=number in (2, 3), client=f"{number}") for number in range(5)]
+        await asyncio.gather(*calls)
+        assert line.order == [0, 2, 3, 1, 4]
+
+    run(main())
+
+
+def test_one_call_waits_for_at_most_one_of_a_client_who_has_hundreds() -> None:
+    async def main() -> None:
+        line = Line()
+        async with waiting(line.call("many", client="many") for _ in range(LIMIT + 500)):
+            await line.call("one", client="one")
+            assert line.order[LIMIT:].index("one") == 1
+            assert now() == WINDOW
+
+    run(main())
+
+
+def test_the_deadline_is_held_against_the_clients_own_place_and_not_the_lines_length() -> None:
+    async def main() -> None:
+        line = Line(pacer(1, 1.0))
+        async with waiting(line.call(client="many") for _ in range(1 + 500)):
+            with pytest.raises(OverBudgetError):
+                await line.call(deadline=2.0 - TICK, client="one")
+            assert now() == 0.0
+            await line.call(deadline=2.0, client="one")
+            assert now() == 2.0
+
+    run(main())
+
+
+def test_what_nobody_waits_for_comes_after_what_somebody_waits_for() -> None:
+    async def main() -> None:
+        line = Line()
+        background = [line.call("background", priority=Priority.BACKGROUND) for _ in range(2)]
+        interactive = [line.call(number) for number in range(3 * LIMIT - 1)]
+        async with waiting(line.call() for _ in range(LIMIT)):
+            line.order.clear()
+            await asyncio.gather(*background, *interactive)
+            assert line.order == [*range(3 * LIMIT - 1), "background", "background"]
+            # The first takes the place that was left, the second the next of its share.
+            assert line.departures[-2:] == [3 * WINDOW, 4 * WINDOW]
+
+    run(main())
+
+
+@pytest.mark.parametrize(("share", "places"), [(0.01, 1), (0.25, 2), (0.3, 2), (0.5, 4), (1.0, 8)])
+def test_what_nobody_waits_for_keeps_to_its_share_of_an_idle_budget(share: float, places: int) -> None:
+    async def main() -> None:
+        line = Line(pacer(8, WINDOW), Limits(background=share))
+        async with waiting(line.call(priority=Priority.BACKGROUND) for _ in range(places + 1)):
+            assert len(line.departures) == places
+            await asyncio.gather(*(line.call() for _ in range(8 - places)))
+            assert now() == 0.0
+            predicted = (places + 1) // places * WINDOW
+            with pytest.raises(OverBudgetError):
+                await line.call(priority=Priority.BACKGROUND, deadline=predicted - TICK)
+            assert now() == 0.0
+            await line.call(priority=Priority.BACKGROUND, deadline=predicted)
+            assert now() == predicted
+
+    run(main())
+
+
+def test_what_nobody_waits_for_is_told_of_those_who_come_before_it() -> None:
+    async def main() -> None:
+        line = Line(pacer(1, 1.0), Limits(background=1.0))
+        async with waiting(line.call() for _ in range(1 + 5)):
+            with pytest.raises(OverBudgetError) as refusal:
+                await line.call(priority=Priority.BACKGROUND, deadline=6.0 - TICK)
+            assert refusal.value.retry_after == 6
+            await line.call(priority=Priority.BACKGROUND, deadline=6.0)
+            assert now() == 6.0
+
+    run(main())
+
+
+@pytest.mark.parametrize(
+    ("limits", "setting", "client"),
+    [
+        (Limits(per_client=2), "budget.queue_per_client", "many"),
+        (Limits(total=2), "budget.queue_total", "many"),
+        (Limits(total=2), "budget.queue_total", "one"),
+    ],
+)
+def test_a_full_queue_sends_away_and_names_the_setting(limits: Limits, setting: str, client: str) -> None:
+    async def main() -> None:
+        line = Line(pacer(1, 10.0), limits)
+        async with waiting(line.call(client="many") for _ in range(1 + 2)):
+            with pytest.raises(OverBudgetError, match=re.escape(setting)) as refusal:
+                await line.call(client=client)
+            assert now() == 0.0
+            assert refusal.value.retry_after == 30
+            assert len(line.queue) == 2
+
+    run(main())
+
+
+def test_the_bound_of_one_client_leaves_room_for_another_and_for_those_who_return() -> None:
+    async def main() -> None:
+        line = Line(pacer(1, 10.0), Limits(per_client=2, total=3))
+        async with (
+            waiting(line.call(client="many") for _ in range(1 + 2)),
+            waiting([line.call(client="one")]),
+            waiting([line.call(client="many", returned=True)]),
+        ):
+            assert len(line.queue) == 4
+
+    run(main())
+
+
+def test_all_classes_together_fill_the_queue() -> None:
+    async def main() -> None:
+        line = Line(pacer(1, 10.0), Limits(total=2))
+        async with (
+            waiting(line.call() for _ in range(1 + 1)),
+            waiting([line.call(priority=Priority.BACKGROUND)]),
+        ):
+            with pytest.raises(OverBudgetError, match="queue_total"):
+                await line.call()
+
+    run(main())
+
+
+def test_a_hundred_thousand_calls_of_one_client_leave_the_queue_bounded_and_open_to_others() -> None:
+    async def main() -> None:
+        line = Line(limits=Limits(per_client=50))
+        async with waiting(line.call(client="many") for _ in range(LIMIT + 50)):
+            for _ in range(100_000):
+                with pytest.raises(OverBudgetError):
+                    await line.call(client="many")
+            assert now() == 0.0
+            assert len(line.queue) == 50
+            await line.call("one", client="one")
+            assert line.order.index("one") <= LIMIT + 1
+
+    run(main())
+
+
+@given(st.floats(0, 1, exclude_max=True), st.integers(1, 30))
+def test_those_sent_away_together_come_back_apart_but_never_too_early(jitter: float, queued: int) -> None:
+    async def main() -> None:
+        line = Line(pacer(1, 10.0), Limits(per_client=queued), jitter=lambda: jitter)
+        predicted = 10.0 * (queued + 1)
+        async with waiting(line.call() for _ in range(1 + queued)):
+            for deadline in (predicted - TICK, 1e6):  # no patience, no room
+                with pytest.raises(OverBudgetError) as refusal:
+                    await line.call(deadline=deadline)
+                told = refusal.value.retry_after
+                assert told == math.ceil(predicted * (1 + SPREAD * jitter))
+                assert predicted <= told <= math.ceil(1.2 * predicted)
+
+    run(main())
+
+
+def test_a_pause_sends_away_at_once_those_who_come_and_cannot_outlast_it() -> None:
+    async def main() -> None:
+        line = Line()
+        await line.refused_call(retry_after=20)
+        for returned in (False, True):
+            with pytest.raises(OverBudgetError) as refusal:
+                await line.call(deadline=20.0 - TICK, returned=returned)
+            assert (now(), refusal.value.retry_after) == (0.0, 20)
+        await line.call(deadline=20.0)
+        assert now() == 20.0
+
+    run(main())
+
+
+@pytest.mark.parametrize(("patience", "retry_after"), [(6.0, 20), (1e6, 25)])
+def test_what_one_is_told_leaves_out_his_own_calls_that_will_have_left_but_never_the_pause(
+    patience: float, retry_after: int
+) -> None:
+    async def main() -> None:
+        line = Line(pacer(1, 1.0))
+        with await line.queue.acquire(lambda: 1e6) as slot:
+            slot.sent()
+            async with waiting(line.call(deadline=patience) for _ in range(5)):
+                slot.refused(20)
+                with pytest.raises(OverBudgetError) as refusal:
+                    await line.call(deadline=19.0)
+                assert refusal.value.retry_after == retry_after
+
+    run(main())
+
+
+def test_his_own_calls_that_will_have_left_take_no_turn() -> None:
+    async def main() -> None:
+        line = Line(pacer(1, 10.0))
+        await asyncio.sleep(100.0)
+        async with (
+            waiting([line.call(), *(line.call(deadline=deadline) for deadline in (110.0, 120.0, 130.0))]),
+            waiting([line.call(returned=True)]),
+        ):
+            with pytest.raises(OverBudgetError) as refusal:
+                await line.call(deadline=149.0)
+            # Five turns of 10 s among four calls are 12.5 s for each, and the first does not stay that long.
+            assert refusal.value.retry_after == math.ceil(3 * 12.5)
+
+    run(main())
+
+
+def test_a_pause_sends_away_at_once_those_who_wait_and_cannot_outlast_it() -> None:
+    async def main() -> None:
+        line = Line()
+        calls = (line.call(client=f"{deadline}", deadline=deadline) for deadline in (19.0, 1e6))
+        with await line.queue.acquire(lambda: 1e6) as slot:
+            slot.sent()
+            async with waiting(line.call() for _ in range(LIMIT - 1)), waiting(calls) as (impatient, patient):
+                slot.refused(20)
+                with pytest.raises(OverBudgetError) as refusal:
+                    await impatient
+                assert (now(), refusal.value.retry_after) == (0.0, 20)
+                await patient
+                assert now() == 20.0
+
+    run(main())
+
+
+def test_a_call_that_returns_is_told_of_those_that_returned_before_it() -> None:
+    async def main() -> None:
+        line = Line(pacer(1, 1.0))
+        async with waiting(line.call(returned=True) for _ in range(1 + 5)):
+            with pytest.raises(OverBudgetError) as refusal:
+                await line.call(deadline=5.0, returned=True)
+            assert (now(), refusal.value.retry_after) == (0.0, 6)
+
+    run(main())
+
+
+def test_one_who_leaves_while_first_in_line_holds_nobody_up() -> None:
+    async def main() -> None:
+        line = Line()
+        async with waiting(line.call() for _ in range(LIMIT)), waiting([line.call()]) as [first]:
+            second = asyncio.ensure_future(line.call("second"))
+            await asyncio.sleep(TICK)
+            first.cancel()
+            await second
+            assert now() == WINDOW
+            assert len(line.departures) == LIMIT + 1
+
+    run(main())
+
+
+def test_says_how_things_are() -> None:
+    async def main() -> None:
+        line = Line(pacer(8, 1.0))
+        assert line.queue.status() == Status(
+            limit=8,
+            rate=8,
+            in_window=0,
+            queued={"interactive": 0, "background": 0},
+            clients=0,
+            outside=0,
+            seconds_since_429=None,
+            pause_seconds=0,
+        )
+        await asyncio.gather(*(line.call() for _ in range(5)))
+        await line.refused_call(retry_after=20)
+        async with (
+            waiting(line.call(client=client) for client in "aab"),
+            waiting([line.call(client="c", priority=Priority.BACKGROUND)]),
+        ):
+            await asyncio.sleep(0.5)
+            status = line.queue.status()
+            assert status == Status(
+                limit=8,
+                rate=line.pacer.rate(0.5),
+                in_window=6,
+                queued={"interactive": 3, "background": 1},
+                clients=3,
+                outside=3,
+                seconds_since_429=0.5,
+                pause_seconds=19.5,
+            )
+            assert DECREASE * 5 <= status.rate < 5
+            waiting_by_class = [line.queue.waiting(priority) for priority in Priority]
+            assert (waiting_by_class, len(line.queue)) == ([3, 1], 4)
 
     run(main())
 
@@ -111,10 +432,10 @@ def test_a_deadline_that_moves_is_honoured() -> None:
         slow = asyncio.ensure_future(line.call(connect=20.0))
         await asyncio.sleep(0)
         deadline = 5.0
-        waiting = asyncio.ensure_future(line.queue.acquire(lambda: deadline))
+        patient = asyncio.ensure_future(line.queue.acquire(lambda: deadline))
         await asyncio.sleep(3.0)
         deadline = 30.0
-        with await waiting:
+        with await patient:
             assert now() == 21.0
         await slow
 
@@ -131,6 +452,39 @@ def test_a_place_given_up_goes_to_the_next() -> None:
             pass  # the connection could not be opened
         await second
         assert line.departures == [0.5]
+
+    run(main())
+
+
+def test_the_next_ones_second_begins_when_a_call_was_sent_and_not_when_it_was_answered() -> None:
+    async def main() -> None:
+        line = Line(pacer(1, 1.0))
+        with await line.queue.acquire(lambda: 9.0) as slot:
+            async with waiting([line.call()]) as [second]:
+                await asyncio.sleep(2.0)
+                slot.sent()
+                await second
+                assert now() == 3.0
+
+    run(main())
+
+
+class Asked(Pacer):
+    """Counts how often it is asked for a place."""
+
+    asked = 0
+
+    def try_grant(self, now: float) -> Grant | None:
+        self.asked += 1
+        return super().try_grant(now)
+
+
+def test_the_pacer_is_asked_a_few_times_for_each_call_however_many_wait() -> None:
+    async def main() -> None:
+        counting = Asked(LIMIT, WINDOW, Cubic(LIMIT, 1))
+        line = Line(counting)
+        await asyncio.gather(*(line.call() for _ in range(300)))
+        assert counting.asked <= 5 * 300
 
     run(main())
 
@@ -182,6 +536,10 @@ class Caller:
     steps: int
     fails: bool
     front: bool
+    client: str
+    priority: Priority
+    refused: bool
+    pause: float | None
 
 
 callers = st.lists(
@@ -194,6 +552,10 @@ callers = st.lists(
         steps=st.integers(0, 4),
         fails=st.booleans(),
         front=st.booleans(),
+        client=st.sampled_from("abc"),
+        priority=st.sampled_from(Priority),
+        refused=st.booleans(),
+        pause=st.one_of(st.none(), ticks(0, 900)),
     ),
     max_size=25,
 )
@@ -209,7 +571,9 @@ def test_whatever_callers_do_the_limit_holds_and_no_place_is_lost(scenario: list
             await asyncio.sleep(caller.arrives)
             deadline = now() + caller.patience
             try:
-                slot = await line.queue.acquire(lambda: deadline, returned=caller.front)
+                slot = await line.queue.acquire(
+                    lambda: deadline, client=caller.client, priority=caller.priority, returned=caller.front
+                )
             except OverBudgetError as error:
                 refusals.append(error)
                 return
@@ -220,6 +584,9 @@ def test_whatever_callers_do_the_limit_holds_and_no_place_is_lost(scenario: list
                 if not caller.fails:
                     slot.sent()
                     line.departures.append(now())
+                    if caller.refused:
+                        await asyncio.sleep(caller.connects)
+                        slot.refused(caller.pause)
 
         async def interrupt(caller: Caller, task: "asyncio.Task[None]") -> None:
             if caller.leaves is not None:

@@ -7,7 +7,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.upstream.retry import FIRST_BACKOFF, LONGEST_BACKOFF, backoff, retry_after_seconds
+from proxy.upstream.retry import (
+    FIRST_BACKOFF,
+    LONGEST_BACKOFF,
+    backoff,
+    repeatable_after_failure,
+    retry_after_seconds,
+)
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC).timestamp()
 
@@ -44,9 +50,28 @@ def test_dates_are_in_utc_wherever_the_proxy_runs() -> None:
     assert retry_after_seconds("Sun Mar  1 12:00:09 2026", NOW) == 9
 
 
-@given(st.text(max_size=40))
-def test_no_value_is_too_strange(value: str) -> None:
-    seconds = retry_after_seconds(value, NOW)
+@pytest.mark.parametrize(
+    ("value", "date", "seconds"),
+    [
+        ("Sun, 01 Mar 2026 12:00:09 GMT", "Sun, 01 Mar 2026 12:00:02 GMT", 7),
+        ("Sun, 01 Mar 2026 11:50:09 GMT", "Sun, 01 Mar 2026 11:50:00 GMT", 9),
+        ("Sun, 01 Mar 2026 12:00:09 GMT", "Sun, 01 Mar 2026 12:00:10 GMT", 0),
+        ("Thu, 01 Jan 1970 00:00:09 GMT", "Thu, 01 Jan 1970 00:00:00 GMT", 9),
+        ("Sun, 01 Mar 2026 12:00:09 GMT", None, 9),
+        ("Sun, 01 Mar 2026 12:00:09 GMT", "", 9),
+        ("Sun, 01 Mar 2026 12:00:09 GMT", "today", 9),
+        ("7", "Sun, 01 Mar 2026 12:00:02 GMT", 7),
+        ("soon", "Sun, 01 Mar 2026 12:00:02 GMT", None),
+        (None, "Sun, 01 Mar 2026 12:00:02 GMT", None),
+    ],
+)
+def test_a_date_counts_from_the_answers_own(value: str | None, date: str | None, seconds: float) -> None:
+    assert retry_after_seconds(value, NOW, date) == seconds
+
+
+@given(st.text(max_size=40), st.none() | st.text(max_size=40))
+def test_no_value_is_too_strange(value: str, date: str | None) -> None:
+    seconds = retry_after_seconds(value, NOW, date)
     assert seconds is None or 0 <= seconds < 1e12
 
 
@@ -55,6 +80,27 @@ def test_any_date(moment: datetime) -> None:
     moment = moment.replace(microsecond=0)
     expected = max(0.0, moment.timestamp() - NOW)
     assert retry_after_seconds(format_datetime(moment, usegmt=True), NOW) == expected
+
+
+@pytest.mark.parametrize(
+    ("method", "repeatable"),
+    [
+        ("GET", True),
+        ("HEAD", True),
+        ("OPTIONS", True),
+        ("POST", False),
+        ("PATCH", False),
+        ("PUT", False),
+        ("DELETE", False),
+        ("get", False),
+        ("BREW", False),
+    ],
+)
+def test_only_what_changes_nothing_is_repeated_after_it_may_have_been_done(
+    method: str, repeatable: bool
+) -> None:
+    assert repeatable_after_failure(method, read=False) == repeatable
+    assert repeatable_after_failure(method, read=True)
 
 
 jitters = st.floats(0, 1, exclude_max=True)

@@ -19,13 +19,13 @@ def most_within(moments: list[float], window: float) -> int:
     return max((sum(start <= moment < start + window for moment in ordered) for start in ordered), default=0)
 
 
-def spend(pacer: SlidingWindow, arrivals: list[float]) -> list[float]:
-    """Send every call as soon as the pacer lets it, in order; return the departures."""
+def spend(pacer: SlidingWindow, arrivals: list[float], limit: int | None = None) -> list[float]:
+    """Send every call as soon as the pacer lets it under a lower limit, in order; return the departures."""
     now = 0.0
     departures = []
     for arrival in arrivals:
         now = max(now, arrival)
-        while (grant := pacer.try_grant(now)) is None:
+        while (grant := pacer.try_grant(now, limit)) is None:
             moment = pacer.next_place()
             assert moment is not None
             assert moment > now
@@ -102,6 +102,30 @@ def test_the_predicted_wait_is_exact_after_calls_were_sent_again(
         pacer.sent(Grant(held=False), now)
     predicted = now + pacer.wait(ahead, now)
     assert spend(pacer, [now] * (ahead + 1))[-1] == predicted
+
+
+@given(limits, windows, arrival_times, st.integers(1, 8))
+def test_a_lower_limit_holds_as_long_as_it_is_given_and_a_higher_one_never(
+    limit: int, window: float, arrivals: list[float], given: int
+) -> None:
+    pacer = SlidingWindow(limit, window)
+    departures = spend(pacer, [*arrivals, 0.0], given)
+    assert departures == spend(SlidingWindow(min(limit, given), window), [*arrivals, 0.0])
+    free = limit - pacer.in_window(departures[-1])
+    assert spend(pacer, departures[-1:] * free) == departures[-1:] * free
+
+
+@given(limits, windows, arrival_times, st.integers(1, 8), st.integers(0, 6), st.integers(0, 20))
+def test_the_predicted_wait_is_exact_under_a_lower_limit_that_lasts(
+    limit: int, window: float, arrivals: list[float], lower: int, held: int, ahead: int
+) -> None:
+    pacer = SlidingWindow(limit, window)
+    now = max(spend(pacer, arrivals), default=0.0)
+    grants = [grant for _ in range(held) if (grant := pacer.try_grant(now)) is not None]
+    predicted = now + pacer.wait(ahead, now, lower)
+    for grant in grants:
+        pacer.sent(grant, now)
+    assert spend(pacer, [now] * (ahead + 1), lower)[-1] == predicted
 
 
 @given(limits, windows, st.integers(1, 12))

@@ -1,0 +1,327 @@
+"""One budget for a fleet of proxies, kept in Redis; without Redis, a share of the limit for each.
+
+What belongs here: the member's side of ``shared.lua``, which decides. A round trip brings up to a batch of
+places, and tells with the next one what was sent.
+"""
+
+import asyncio
+import json
+import math
+from collections import deque
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from importlib.resources import files
+from typing import Annotated
+
+import structlog
+from pydantic import BaseModel, BeforeValidator, ValidationError
+
+from proxy.budget.congestion import DECREASE, GROWTH, Cubic
+from proxy.budget.pacer import CALM, LONGEST_PAUSE, Pacer
+from proxy.budget.sliding_window import Grant
+from proxy.errors import FleetUnavailableError
+
+log = structlog.get_logger(__name__)
+
+SCRIPT = files("proxy.budget").joinpath("shared.lua").read_text(encoding="utf-8")
+KEYS = ("state", "window", "refused", "members", "shares", "turns", "waiting", "wants")
+
+HEARTBEAT = 0.3
+"""Seconds between two words to Redis at most, while there is anything to say or expect."""
+MISSING = 0.7
+"""Seconds of silence after which the others leave a member's share to it. Less than ``ALONE``, so that they
+have done so before it takes it."""
+ALONE = 1.0
+"""Seconds without an answer after which a member takes its share of the limit and no more."""
+PRESUMED = 60.0
+"""Seconds for which a silent member is believed to live on its share."""
+GRACE = 2.0
+"""Seconds for which an empty Redis leaves their shares to those who may not have come back yet."""
+HOLD = 3.0
+"""Seconds for which a place is held for a call that is opening its connection."""
+FLUSH = 0.05
+"""Seconds for which news may wait for company."""
+LARGEST_BATCH = 8
+"""Places asked for at once: few enough for others to get theirs in between."""
+STRANGERS = 10
+"""How many members are assumed before Redis was ever heard of."""
+
+Ask = Callable[[str], Awaitable[str]]
+"""Runs the script on a JSON request. Raises FleetUnavailableError."""
+
+
+@dataclass(slots=True)
+class _News:
+    """What Redis has not been told yet: times of this member's clock."""
+
+    sent: list[tuple[str, float]] = field(default_factory=list)
+    unused: list[str] = field(default_factory=list)
+    refused: list[tuple[str, float]] = field(default_factory=list)
+
+    def __bool__(self) -> bool:
+        return bool(self.sent or self.unused or self.refused)
+
+
+class _Answer(BaseModel):
+    """What the script answers: microseconds, and calls per window."""
+
+    # An empty list is an empty object in the JSON of Redis.
+    calls: Annotated[list[str], BeforeValidator(lambda value: value or [])]
+    wait: float
+    in_window: int
+    members: int
+    waiting: int
+    rate: float
+    peak: float
+    pause: float
+
+
+class SharedPacer:
+    """The budget of one group, shared: has the interface of ``Pacer``.
+
+    ``limit`` is in calls per ``window`` seconds for the whole fleet. ``ask`` runs the script; ``member`` is
+    this proxy's name, unique in the fleet. ``attach`` comes first, and grants only while ``run`` runs.
+    """
+
+    def __init__(self, limit: int, window: float, floor: float, ask: Ask, member: str) -> None:
+        self.limit = limit
+        self.window = window
+        self.last_refusal: float | None = None
+        self.alone = False
+        """Whether it lives on its share, since Redis cannot be reached."""
+        self._floor = floor
+        self._ask = ask
+        self._member = member
+        self._own = Pacer(limit, window, Cubic(limit, floor))
+        self._ready: deque[tuple[str, float]] = deque()
+        self._calls: dict[Grant, str] = {}
+        self._departures: deque[float] = deque()
+        self._news = _News()
+        self._answer = _Answer(
+            calls=[], wait=0, in_window=0, members=STRANGERS, waiting=0, rate=limit, peak=limit, pause=0
+        )
+        self._answered = -math.inf
+        self._stirred = asyncio.Event()
+        self._wanted = False
+        self._ask_at = 0.0
+        self._contact = -math.inf
+        self._apart = True
+        self._serial = 0
+        self._waiting: Callable[[], int] = lambda: 0
+        self._wake: Callable[[], None] = lambda: None
+
+    def attach(self, waiting: Callable[[], int], wake: Callable[[], None]) -> None:
+        """Say how many calls wait, and whom to wake when there are places."""
+        self._waiting = waiting
+        self._wake = wake
+
+    # -- the interface of Pacer --------------------------------------------------------------------
+
+    def try_grant(self, now: float) -> Grant | None:
+        """Let one call leave, or return None when none may; then a place is asked for."""
+        if self.alone:
+            return self._own.try_grant(now)
+        while self._ready and now - self._ready[0][1] > HOLD / 2:
+            self._news.unused.append(self._ready.popleft()[0])
+        if not self._ready:
+            self._wanted = True
+            self._stir()
+            return None
+        grant = self._own.try_grant(now)
+        if grant is not None:
+            self._calls[grant] = self._ready.popleft()[0]
+        return grant
+
+    def sent(self, grant: Grant, now: float) -> None:
+        """Note that the granted call went out; every time counts."""
+        self._own.sent(grant, now)
+        self._departures.append(now)
+        while self._departures[0] + self.window <= now:
+            self._departures.popleft()
+        call = self._calls.get(grant)
+        if call is None or any(call == each for each, _ in self._news.sent):
+            self._serial += 1
+            call = f"{self._member}:again:{self._serial}"
+        self._calls[grant] = call
+        self._news.sent.append((call, now))
+        self._stir()
+
+    def give_up(self, grant: Grant) -> None:
+        """Note that the granted call will not be sent, or is over."""
+        call = self._calls.pop(grant, None)
+        if call is not None and grant.held:
+            self._news.unused.append(call)
+            self._stir()
+        self._own.give_up(grant)
+
+    def refused(self, grant: Grant, now: float, retry_after: float | None = None) -> None:
+        """Note that the workspace refused the call: all members slow down, once."""
+        self.last_refusal = now
+        if self.alone:
+            self._own.refused(grant, now, retry_after)
+        pause = min(retry_after or 0.0, LONGEST_PAUSE)
+        self._news.refused.append((self._calls.get(grant, ""), now + pause))
+        self._stir()
+
+    def next_moment(self, now: float) -> float | None:
+        """Return when to ask again after a grant was declined, None if word from Redis is awaited."""
+        return self._own.next_moment(now) if self.alone or self._ready else None
+
+    def wait(self, ahead: int, now: float) -> float:
+        """Predict the seconds until a call can leave that has ``ahead`` others of this member before it."""
+        if self.alone:
+            return self._own.wait(ahead, now)
+        known = self._answer
+        rate = min(self.limit, max(known.rate, known.peak)) / max(1, known.waiting)
+        free = rate if self._stale(now) else max(0.0, rate - known.in_window)
+        turns = max(0.0, ahead + 1 - max(1.0, free) - len(self._ready))
+        return self.pause(now) + turns * self.window / rate
+
+    @property
+    def members(self) -> int:
+        """How many proxies share the budget, as far as known."""
+        return self._answer.members
+
+    def rate(self, now: float) -> float:
+        """Return the calls that may leave per window now, of all members or of this one if it is alone."""
+        return self._own.rate(now) if self.alone else min(self.limit, self._answer.rate)
+
+    def in_window(self, now: float) -> int:
+        """Return how many calls count against the limit: all members' as far as known."""
+        return self._own.in_window(now) if self.alone or self._stale(now) else self._answer.in_window
+
+    def outside(self, now: float) -> float:
+        """Estimate the calls a second that others make who are not of this fleet."""
+        return self._own.outside(now) if self.alone else max(0.0, self.limit - self._answer.peak)
+
+    def pause(self, now: float) -> float:
+        """Return the seconds left of a pause that the workspace asked for."""
+        if self.alone:
+            return self._own.pause(now)
+        return max(0.0, self._answered + self._answer.pause / 1e6 - now) if self._answer.pause else 0.0
+
+    def _stale(self, now: float) -> bool:
+        return self._answered + self.window <= now
+
+    # -- the conversation with Redis ---------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Talk to Redis until cancelled, then take leave."""
+        loop = asyncio.get_running_loop()
+        await self._stirred.wait()  # a group that nobody calls needs no budget
+        try:
+            while True:
+                await self._until_there_is_something()
+                began = loop.time()
+                try:
+                    await self._exchange(began)
+                except FleetUnavailableError as error:
+                    self._lost(loop.time(), str(error))
+                    await asyncio.sleep(HEARTBEAT / 3)
+        finally:
+            if not self._apart:
+                await self._leave()
+
+    async def _until_there_is_something(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            now = loop.time()
+            heartbeat = self._contact + HEARTBEAT
+            moment = min(heartbeat, self._ask_at) if self._wanted else heartbeat
+            if self._news:
+                moment = min(moment, now + FLUSH)
+            if moment <= now:
+                break
+            self._stirred.clear()
+            had_news = bool(self._news)
+            try:
+                await asyncio.wait_for(self._stirred.wait(), moment - now)
+            except TimeoutError:
+                if had_news or loop.time() >= moment:
+                    break
+
+    async def _exchange(self, began: float) -> None:
+        news, self._news = self._news, _News()
+        wanted = min(LARGEST_BATCH, max(0, self._waiting() - len(self._ready)))
+        self._wanted = False
+        try:
+            answer = await self._ask(self._request(news, wanted, began))
+        except BaseException:
+            # Not told, as far as known; to be told twice does no harm.
+            self._news.sent[:0] = news.sent
+            self._news.unused[:0] = news.unused
+            self._news.refused[:0] = news.refused
+            self._wanted = self._wanted or wanted > 0
+            raise
+        self._understand(answer, wanted, began)
+
+    def _request(self, news: _News, wanted: int, now: float, *, leaving: bool = False) -> str:
+        def microseconds(seconds: float) -> int:
+            return math.ceil(seconds * 1_000_000)
+
+        return json.dumps(
+            {
+                "member": self._member,
+                "members": self._answer.members if self._answered > -math.inf else 1,
+                "wanted": wanted,
+                "leaving": leaving,
+                "sent": [{"call": call, "age": microseconds(now - moment)} for call, moment in news.sent],
+                "unused": news.unused,
+                "refused": [
+                    {"call": call, "pause": microseconds(max(0.0, until - now))}
+                    for call, until in news.refused
+                ],
+                "departures": [microseconds(now - each) for each in self._departures] if self._apart else [],
+                "limit": self.limit,
+                "floor": self._floor,
+                "decrease": DECREASE,
+                "growth": GROWTH,
+                "window": microseconds(self.window),
+                "calm": microseconds(CALM),
+                "hold": microseconds(HOLD),
+                "missing": microseconds(MISSING),
+                "presumed": microseconds(PRESUMED),
+                "grace": microseconds(GRACE),
+            }
+        )
+
+    def _understand(self, text: str, wanted: int, began: float) -> None:
+        try:
+            answer = _Answer.model_validate_json(text)
+        except ValidationError as error:
+            raise FleetUnavailableError("Redis answered what this proxy's script never does.") from error
+        now = asyncio.get_running_loop().time()
+        self._answer, self._answered, self._contact = answer, now, began
+        self._own.share = float(self.limit)
+        if self.alone or self._apart:
+            log.info("sharing the budget", members=answer.members)
+        self.alone = self._apart = False
+        self._ready.extend((call, began) for call in answer.calls)
+        if len(answer.calls) < wanted:
+            self._wanted = True
+            self._ask_at = now + min(answer.wait / 1e6, HEARTBEAT)
+        if answer.calls:
+            self._wake()
+
+    def _lost(self, now: float, reason: str) -> None:
+        """Note that Redis did not answer; after a while live on the share, departures being remembered."""
+        self._apart = True
+        if self.alone or now - self._contact < ALONE:
+            return
+        log.warning("budget no longer shared", reason=reason, share=self.limit / self._answer.members)
+        self.alone = True
+        self._own.share = self.limit / self._answer.members
+        self._news.unused += [call for call, _ in self._ready]
+        self._ready.clear()
+        self._wake()
+
+    async def _leave(self) -> None:
+        news, self._news = self._news, _News()
+        now = asyncio.get_running_loop().time()
+        try:
+            await self._ask(self._request(news, 0, now, leaving=True))
+        except FleetUnavailableError as error:
+            log.info("left without saying so", reason=str(error))
+
+    def _stir(self) -> None:
+        self._stirred.set()

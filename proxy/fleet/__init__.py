@@ -1,0 +1,1 @@
+"""What the proxies of one workspace have in common: the way to the Redis that they share."""

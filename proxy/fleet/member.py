@@ -1,0 +1,57 @@
+"""One member of a fleet: its name, its budgets, and whether it is heard."""
+
+import asyncio
+import hashlib
+import os
+import secrets
+import socket
+from functools import partial
+
+from proxy.budget.shared import KEYS, SCRIPT, SharedPacer
+from proxy.fleet.connection import Connection
+from proxy.mlflow_api.routes import Group
+
+FORM = "mlflow-proxy:1"
+"""Begins every key; the number changes with the meaning of what lies there, so that versions never mix."""
+
+
+class Fleet:
+    """The Redis at ``url``, shared by all proxies of the workspace at ``upstream``.
+
+    Must be made, used and closed in one event loop. Raises InvalidSettingsError if the URL makes no sense.
+    """
+
+    def __init__(self, url: str, upstream: str) -> None:
+        self._connection = Connection(url)
+        self._workspace = hashlib.sha256(upstream.encode()).hexdigest()[:16]
+        self._name = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
+        self._budgets: dict[Group, SharedPacer] = {}
+        self._running: list[asyncio.Task[None]] = []
+
+    def budget(self, group: Group, limit: int, window: float, floor: float) -> SharedPacer:
+        """Return the fleet's budget of a group; ``limit`` is in calls per ``window`` seconds."""
+        # One hash tag, so that a script's keys lie on one node of a cluster.
+        keys = [f"{FORM}:{{{self._workspace}:{group}}}:{key}" for key in KEYS]
+        ask = partial(self._connection.run_script, SCRIPT, keys)
+        budget = self._budgets[group] = SharedPacer(limit, window, floor, ask, self._name)
+        self._running.append(asyncio.create_task(budget.run()))
+        return budget
+
+    def members(self) -> int:
+        """Return how many proxies share the budgets, as far as known."""
+        return max(budget.members for budget in self._budgets.values())
+
+    def alone(self) -> bool:
+        """Whether any budget is cut off from the others."""
+        return any(budget.alone for budget in self._budgets.values())
+
+    def status(self) -> dict[str, object]:
+        """Say how things are, for people."""
+        return {"member": self._name, "members": self.members(), "alone": self.alone()}
+
+    async def close(self) -> None:
+        """Take leave of the others."""
+        for task in self._running:
+            task.cancel()
+        await asyncio.gather(*self._running, return_exceptions=True)
+        await self._connection.close()

@@ -1,0 +1,1 @@
+"""Proxies that share a Redis: a real one, started here."""

@@ -1,0 +1,231 @@
+"""One budget for many members: never more than the limit, whatever happens to Redis."""
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from proxy.budget import shared
+from proxy.budget.congestion import Cubic
+from proxy.budget.queue import Queue
+from proxy.budget.shared import KEYS, SCRIPT, SharedPacer
+from proxy.errors import FleetUnavailableError, InvalidSettingsError
+from proxy.fleet.connection import Connection
+from tests.fleet.redis_server import RedisServer
+
+LIMIT, WINDOW = 40, 1.04
+
+
+@pytest.fixture
+async def redis(tmp_path: Path) -> AsyncIterator[RedisServer]:
+    server = RedisServer(tmp_path)
+    await server.start()
+    yield server
+    await server.kill()
+
+
+class Member:
+    """A proxy's budget, and calls that leave as soon as they may."""
+
+    def __init__(self, url: str, name: str, prefix: str, sent: list[tuple[float, str]]) -> None:
+        self.name = name
+        self.cut_off = False
+        self.connection = Connection(url)
+        self._keys = [f"{{{prefix}}}:{key}" for key in KEYS]
+        self.pacer = SharedPacer(LIMIT, WINDOW, 1.0, self._ask, name)
+        self.queue = Queue(self.pacer, lambda wait: None, lambda: 0.0)
+        self.pacer.attach(self.queue.__len__, self.queue.serve)
+        self.refuse: Callable[[], float | None] | None = None
+        self._sent = sent
+
+    async def _ask(self, request: str) -> str:
+        if self.cut_off:
+            await asyncio.sleep(0)
+            raise FleetUnavailableError("the cable was cut")
+        return await self.connection.run_script(SCRIPT, self._keys, request)
+
+    async def call(self) -> None:
+        with await self.queue.acquire(lambda: float("inf")) as slot:
+            slot.sent()
+            self._sent.append((time.monotonic(), self.name))
+            await asyncio.sleep(0.01)
+
+    async def saturate(self) -> None:
+        while True:
+            await self.call()
+
+
+class Crowd:
+    """Members with more to do than the budget allows; `sent` is when each call left, and whose it was."""
+
+    def __init__(self, url: str, count: int, prefix: str = "test") -> None:
+        self.sent: list[tuple[float, str]] = []
+        self.members = [Member(url, f"member-{number}", prefix, self.sent) for number in range(count)]
+
+    def busiest_second(self) -> int:
+        times = sorted(moment for moment, _ in self.sent)
+        return max(
+            sum(first <= moment < first + 1 for moment in times[index:]) for index, first in enumerate(times)
+        )
+
+    async def until(self, count: int) -> None:
+        """Wait until so many more calls have left."""
+        goal = len(self.sent) + count
+        while len(self.sent) < goal:  # noqa: ASYNC110 - looks at time passing
+            await asyncio.sleep(0.005)
+
+
+@asynccontextmanager
+async def crowd(url: str, count: int, *, busy: bool = True, prefix: str = "test") -> AsyncIterator[Crowd]:
+    everyone = Crowd(url, count, prefix)
+    tasks = [asyncio.create_task(member.pacer.run()) for member in everyone.members]
+    if busy:
+        tasks += [asyncio.create_task(each.saturate()) for each in everyone.members for _ in range(20)]
+    try:
+        yield everyone
+    finally:
+        for task in reversed(tasks):
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        for member in everyone.members:
+            await member.connection.close()
+
+
+async def test_all_members_together_keep_to_the_limit_and_share_it_alike(redis: RedisServer) -> None:
+    async with crowd(redis.url, 8) as everyone:
+        await everyone.until(LIMIT)
+        everyone_had = len(everyone.sent)
+        await everyone.until(4 * LIMIT)
+    assert everyone.busiest_second() <= LIMIT
+    shares = Counter(name for _, name in everyone.sent[everyone_had:])
+    assert min(shares.values()) >= 0.8 * 4 * LIMIT / 8
+
+
+async def test_a_lonely_call_waits_for_one_round_trip_only(redis: RedisServer) -> None:
+    async with crowd(redis.url, 2, busy=False) as everyone:
+        for member in everyone.members:
+            await asyncio.gather(*(member.call() for _ in range(5)))
+    assert len(everyone.sent) == 10
+    assert everyone.sent[-1][0] - everyone.sent[0][0] < WINDOW, "an idle budget is spent at once"
+
+
+async def test_redis_killed_and_come_back_empty(redis: RedisServer) -> None:
+    async with crowd(redis.url, 4) as everyone:
+        await everyone.until(2 * LIMIT)
+        await redis.kill()
+        await everyone.until(2 * LIMIT)
+        assert [member.pacer.alone for member in everyone.members] == [True] * 4
+        await redis.start()
+        await everyone.until(3 * LIMIT)
+        assert [member.pacer.alone for member in everyone.members] == [False] * 4
+    assert everyone.busiest_second() <= LIMIT
+
+
+async def test_one_member_cut_off_from_redis_but_not_from_the_workspace(redis: RedisServer) -> None:
+    async with crowd(redis.url, 4) as everyone:
+        await everyone.until(2 * LIMIT)
+        lost = everyone.members[0]
+        lost.cut_off = True
+        await everyone.until(3 * LIMIT)
+        assert [member.pacer.alone for member in everyone.members] == [True, False, False, False]
+        lost.cut_off = False
+        await everyone.until(2 * LIMIT)
+        assert [member.pacer.alone for member in everyone.members] == [False] * 4
+    assert everyone.busiest_second() <= LIMIT
+
+
+async def test_without_redis_from_the_start_a_member_takes_a_share(tmp_path: Path) -> None:
+    async with crowd(f"unix://{tmp_path}/none.sock", 1) as everyone:
+        await everyone.until(2 * LIMIT // shared.STRANGERS)
+        assert everyone.members[0].pacer.alone
+    assert everyone.busiest_second() <= LIMIT // shared.STRANGERS
+
+
+async def test_one_members_refusal_slows_all_down_once(redis: RedisServer) -> None:
+    async with crowd(redis.url, 2, busy=False) as everyone:
+        first, second = everyone.members
+        slots = [await first.queue.acquire(lambda: float("inf")) for _ in range(20)]
+        for slot in slots:
+            slot.sent()
+        for slot in slots:
+            slot.refused()
+            slot.__exit__(None, None, None)
+        await asyncio.sleep(2 * shared.FLUSH)
+        await second.call()
+        now = asyncio.get_running_loop().time()
+        # 20 passed and 20 were refused: half the limit at least is what got through.
+        assert 0.8 * LIMIT / 2 < second.pacer.rate(now) < LIMIT / 2
+        assert second.pacer.outside(now) == pytest.approx(LIMIT / 2)
+
+
+async def test_the_script_knows_the_same_law_as_the_pacer(redis: RedisServer) -> None:
+    async with crowd(redis.url, 1, busy=False) as everyone:
+        [member] = everyone.members
+        with await member.queue.acquire(lambda: float("inf")) as slot:
+            slot.sent()
+            slot.refused()
+        law = Cubic(LIMIT, 1.0)
+        began = time.monotonic()
+        law.refused(0, 0.0)
+        for _ in range(3):
+            await member.call()
+            since = time.monotonic() - began
+            now = asyncio.get_running_loop().time()
+            assert member.pacer.rate(now) == pytest.approx(law.rate(since), rel=0.05)
+            await asyncio.sleep(0.5)
+
+
+async def test_a_pause_that_one_member_was_asked_for_is_everyones(redis: RedisServer) -> None:
+    async with crowd(redis.url, 2, busy=False) as everyone:
+        first, second = everyone.members
+        with await first.queue.acquire(lambda: float("inf")) as slot:
+            slot.sent()
+            slot.refused(1.0)
+        refused_at = time.monotonic()
+        await asyncio.sleep(2 * shared.FLUSH)
+        await second.call()
+        assert everyone.sent[-1][0] - refused_at >= 1.0 - shared.FLUSH
+
+
+async def test_two_workspaces_on_one_redis_never_mix(redis: RedisServer) -> None:
+    async with (
+        crowd(redis.url, 1, busy=False, prefix="a") as one,
+        crowd(redis.url, 1, busy=False, prefix="b") as two,
+    ):
+        for everyone in (one, two):
+            await asyncio.gather(*(everyone.members[0].call() for _ in range(LIMIT)))
+            assert everyone.members[0].pacer.members == 1
+        assert two.sent[-1][0] - one.sent[0][0] < WINDOW
+
+
+async def test_a_member_that_leaves_makes_room(redis: RedisServer) -> None:
+    async with crowd(redis.url, 1, busy=False) as stays:
+        await stays.members[0].call()
+        async with crowd(redis.url, 3, busy=False) as others:
+            for number, member in enumerate(others.members):
+                member.pacer._member = f"other-{number}"
+                await member.call()
+            await asyncio.sleep(2 * shared.HEARTBEAT)
+            assert stays.members[0].pacer.members == 4
+        await asyncio.sleep(2 * shared.HEARTBEAT)
+        assert stays.members[0].pacer.members == 1
+
+
+async def test_a_wrong_password_is_told(tmp_path: Path) -> None:
+    server = RedisServer(tmp_path, "--requirepass", "right")
+    await server.start()
+    connection = Connection(server.url + "?password=wrong")
+    with pytest.raises(FleetUnavailableError, match="password"):
+        await connection.run_script("return '1'", [], "")
+    await connection.close()
+    await server.kill()
+
+
+@pytest.mark.parametrize("url", ["", "localhost:6379", "http://localhost"])
+def test_a_url_that_is_none(url: str) -> None:
+    with pytest.raises(InvalidSettingsError, match=r"redis: .*--redis"):
+        Connection(url)

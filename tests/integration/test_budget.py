@@ -1,0 +1,598 @@
+"""The workspace's limits on the wire: refusals stay inside, shares are fair, and each group is on its own."""
+
+import asyncio
+import time
+from collections.abc import Sequence
+from email.utils import formatdate
+from typing import Any
+
+import aiohttp
+import pytest
+
+from proxy.demo.answers import Answer, Fault, Reset
+from proxy.demo.command import OUTSIDER, outside_traffic, refusals_by_proxy
+from proxy.demo.journal import Arrivals
+from proxy.demo.light_client import LightClient, differences
+from proxy.demo.models import Model, storm_model
+from proxy.demo.plain_http import PlainClient
+from proxy.demo.storm import door_variables, real_clients
+from proxy.demo.workspace import EmulatedWorkspace, WorkspaceOptions
+from proxy.settings import BudgetSettings
+from proxy.upstream.retry import FAILURES
+from tests.environments import CLIENTS
+from tests.integration.conftest import sample
+from tests.integration.support import (
+    API,
+    HIT,
+    LATEST,
+    LIST,
+    MISS,
+    MODEL,
+    MUCH,
+    SIGN,
+    Api,
+    Reply,
+    Upstream,
+    answering,
+    count,
+    first,
+    proxied,
+)
+
+# -- refusals --------------------------------------------------------------------------------------
+
+_REFUSAL = b'{"error_code": "REQUEST_LIMIT_EXCEEDED", "message": "no"}'
+
+
+@pytest.mark.parametrize(
+    ("times", "headers"), [(3, {"Retry-After": "0"}), (1, {"Retry-After": "1"}), (1, {})]
+)
+@pytest.mark.parametrize(
+    ("method", "endpoint", "body"),
+    [
+        ("GET", MODEL, {"name": "m"}),
+        ("POST", LATEST, {"name": "m"}),
+        ("PATCH", "registered-models/update", {"name": "m", "description": "d"}),
+        ("DELETE", "registered-models/delete", {"name": "m"}),
+    ],
+)
+async def test_a_refused_call_is_repeated_inside(
+    workspace: EmulatedWorkspace,
+    api: Api,
+    method: str,
+    endpoint: str,
+    body: dict[str, str],
+    times: int,
+    headers: dict[str, str],
+) -> None:
+    workspace.fault = first(times, Answer(429, _REFUSAL, headers))
+    assert (await api.call(method, endpoint, body)).status == 200
+    assert workspace.arrivals.statuses() == {429: times, 200: 1}
+    assert len({arrival.target for arrival in workspace.arrivals}) == 1
+
+
+def assert_busy(reply: Reply) -> None:
+    assert reply.status == 429
+    assert int(reply.headers["Retry-After"]) >= 1
+    assert reply.headers["Content-Type"] == "application/json"
+    assert reply.json()["error_code"] == "REQUEST_LIMIT_EXCEEDED"
+
+
+@pytest.mark.parametrize("headers", [{"Retry-After": "30"}, {"Retry-After": "0.5"}, {}])
+@pytest.mark.parametrize("method", ["GET", "PATCH"])
+async def test_beyond_its_patience_a_client_is_told_when_to_return(
+    workspace: EmulatedWorkspace, session: aiohttp.ClientSession, headers: dict[str, str], method: str
+) -> None:
+    workspace.fault = lambda _: Answer(429, _REFUSAL, headers)
+    endpoint = MODEL if method == "GET" else "registered-models/update"
+    async with proxied(workspace.url, budget=BudgetSettings(registry_limit=MUCH, patience=0.3)) as url:
+        reply = await Api(session, url).call(method, endpoint, {"name": "m"})
+        assert await Api(session, url).metric("mlflow_proxy_flights") == 0
+    assert_busy(reply)
+    assert len(workspace.arrivals) == 1 or headers.get("Retry-After") != "30"
+    assert int(reply.headers["Retry-After"]) >= int(headers.get("Retry-After", "1").partition(".")[0])
+
+
+async def test_a_queue_longer_than_patience_refuses_at_once(
+    workspace: EmulatedWorkspace, session: aiohttp.ClientSession
+) -> None:
+    budget = BudgetSettings(registry_limit=1, patience=0.5)
+    async with proxied(workspace.url, budget=budget) as url:
+        api = Api(session, url)
+        assert (await api.get(MODEL, name="m")).status == 200
+        assert_busy(await api.get(LIST, name="m", version="1"))
+        assert_busy(await api.call("PATCH", "registered-models/update", {"name": "m"}))
+        assert (await api.get(MODEL, name="m")).outcome in {HIT, MISS}
+        assert await api.metric("mlflow_proxy_queue_depth") == 0
+    assert len(workspace.arrivals) == 1
+
+
+@pytest.mark.parametrize(("method", "target"), [("POST", "runs/search"), ("GET", "anything")])
+async def test_refusals_of_other_calls_are_repeated_inside_too(
+    workspace: EmulatedWorkspace, api: Api, method: str, target: str
+) -> None:
+    workspace.fault = first(2, Answer(429, _REFUSAL, {"Retry-After": "0"}))
+    await api.call(method, target, {})
+    assert [arrival.status for arrival in workspace.arrivals][:2] == [429, 429]
+    assert workspace.arrivals[2].status != 429
+    assert len(workspace.arrivals) == 3
+
+
+async def test_a_refusal_without_a_budget_is_the_clients_when_its_patience_ends(
+    workspace: EmulatedWorkspace, session: aiohttp.ClientSession
+) -> None:
+    workspace.fault = lambda _: Answer(429, _REFUSAL, {"Retry-After": "7", "Content-Type": "text/x"})
+    async with proxied(workspace.url, budget=BudgetSettings(patience=2)) as url:
+        reply = await Api(session, url).call("GET", "anything", {})
+    assert (reply.status, reply.body, reply.headers["Retry-After"]) == (429, _REFUSAL, "7")
+    assert reply.headers["Content-Type"] == "text/x"
+    assert len(workspace.arrivals) == 1
+
+
+async def test_a_refusal_of_what_streams_is_the_clients(workspace: EmulatedWorkspace, api: Api) -> None:
+    workspace.fault = lambda _: Answer(429, _REFUSAL, {"Retry-After": "7"})
+    reply = await api.call("POST", "anything", {"a": "b"})
+    assert (reply.status, reply.body, reply.headers["Retry-After"]) == (429, _REFUSAL, "7")
+    assert len(workspace.arrivals) == 1
+
+
+@pytest.mark.parametrize("fault", [Answer(503, b"{}", {"Retry-After": "0"}), Reset()])
+@pytest.mark.parametrize(("method", "endpoint"), [("GET", MODEL), ("POST", LATEST), ("GET", "runs/get")])
+async def test_a_read_that_failed_on_its_way_is_repeated(
+    workspace: EmulatedWorkspace, api: Api, fault: Fault, method: str, endpoint: str
+) -> None:
+    workspace.fault = first(1, fault)
+    reply = await api.call(method, endpoint, {"name": "m"})
+    assert reply.status < 500
+    assert len(workspace.arrivals) == 2
+
+
+@pytest.mark.parametrize("fault", [Answer(503, b"{}", {"Retry-After": "0"}), Reset()])
+@pytest.mark.parametrize("method", ["POST", "PATCH"])
+async def test_a_write_that_may_have_happened_is_not_repeated(
+    workspace: EmulatedWorkspace, api: Api, fault: Fault, method: str
+) -> None:
+    workspace.fault = first(1, fault)
+    endpoint = "registered-models/create" if method == "POST" else "registered-models/update"
+    assert (await api.call(method, endpoint, {"name": "m"})).status in {502, 503}
+    assert len(workspace.arrivals) == 1
+
+
+async def test_what_the_workspace_answers_at_last_is_passed_on(
+    workspace: EmulatedWorkspace, api: Api
+) -> None:
+    workspace.fault = lambda _: Answer(503, b'{"error_code": "Y"}', {"Retry-After": "0"})
+    reply = await api.get(MODEL, name="m")
+    assert (reply.status, reply.body, reply.outcome) == (503, b'{"error_code": "Y"}', MISS)
+    assert len(workspace.arrivals) == 1 + FAILURES
+
+
+async def test_the_real_limiter_never_refuses(session: aiohttp.ClientSession) -> None:
+    async with (
+        EmulatedWorkspace([sample()], WorkspaceOptions(latency=0)) as workspace,
+        proxied(workspace.url, budget=BudgetSettings()) as url,
+    ):
+        api = Api(session, url)
+        asked = [api.get(MODEL, name=f"m{number}") for number in range(60)]
+        writes = [api.call("POST", "registered-models/create", {"name": f"w{n}"}) for n in range(10)]
+        await asyncio.gather(*asked, *writes)
+    assert workspace.registry_arrivals.statuses()[429] == 0
+    assert len(workspace.registry_arrivals) == 70
+    assert workspace.registry_arrivals.max_in_window() <= 40
+
+
+# -- fair shares -----------------------------------------------------------------------------------
+
+SMALL_FILES = 8
+"""So many signed URLs a small client asks for at once, after one listing."""
+SLACK = 3
+"""Calls that may arrive in another order than they left in, each over a connection of its own."""
+
+
+async def download(url: str, model: Model, token: str) -> int:
+    """Download a model cold and compare it; returns the refusals that the client saw."""
+    async with PlainClient() as http:
+        client = LightClient(http, url, model.name, "1", workers=20, token=token)
+        files = await client.download()
+    assert client.failures == []
+    assert differences(model.versions["1"].files, files) == []
+    return client.refusals
+
+
+async def test_many_downloads_of_one_credential_leave_the_others_their_share() -> None:
+    """All calls are different ones. A credential of forty downloads counts as one among eleven."""
+    heavy = [storm_model(f"heavy-{n}", files=6, directories=1, file_size=100) for n in range(40)]
+    small = [storm_model(f"small-{n}", files=SMALL_FILES, directories=1, file_size=100) for n in range(10)]
+    async with (
+        EmulatedWorkspace([*heavy, *small], WorkspaceOptions()) as workspace,
+        proxied(workspace.url, budget=BudgetSettings()) as url,
+    ):
+        downloads = [asyncio.create_task(download(url, model, "heavy")) for model in heavy]
+        await workspace.until(lambda arrivals: bool(arrivals.to(SIGN)))
+        downloads += [asyncio.create_task(download(url, model, model.name)) for model in small]
+        assert await asyncio.gather(*downloads) == [0] * len(downloads)
+    arrivals = workspace.registry_arrivals
+    assert arrivals.statuses() == {200: 40 * (1 + 6) + 10 * (1 + SMALL_FILES)}
+    assert arrivals.max_in_window() <= 40
+    last = 0
+    for model in small:
+        listing, *signings = places(arrivals, model.name)
+        assert len(signings) == SMALL_FILES
+        # All of these waited together, so that in each round one of them left and one of the heavy ones.
+        assert heavy_calls(arrivals, signings[0], signings[-1]) <= SMALL_FILES - 1 + SLACK
+        # Between the listing and these it had nothing waiting for a while, and what it left was not wasted:
+        # at most what the limit lets out until its turn comes, which is a second's worth.
+        assert heavy_calls(arrivals, listing, signings[0]) <= 40 + SLACK
+        last = max(last, signings[-1])
+    assert heavy_calls(arrivals, last, len(arrivals)) >= 50, "the heavy one had calls waiting all the time"
+
+
+def places(arrivals: Arrivals, token: str) -> list[int]:
+    """Return where in the row of all calls those of a credential stand."""
+    return [place for place, arrival in enumerate(arrivals) if arrival.token == token]
+
+
+def heavy_calls(arrivals: Arrivals, after: int, before: int) -> int:
+    return sum(arrival.token == "heavy" for arrival in arrivals[after:before])
+
+
+async def test_a_repeated_call_is_first_in_line(
+    workspace: EmulatedWorkspace, session: aiohttp.ClientSession
+) -> None:
+    """Before the calls that its own client and others made meanwhile."""
+    workspace.hold()
+    workspace.fault = first(1, Answer(429, _REFUSAL))
+    async with proxied(workspace.url, budget=BudgetSettings(registry_limit=1, patience=600)) as url:
+        api = Api(session, url)
+        refused = asyncio.create_task(api.get(MODEL, name="refused"))
+        await workspace.until(count(1))
+        others = [
+            asyncio.create_task(api.get(MODEL, token=token, name=name))
+            for token in ("token-a", "token-b")
+            for name in ("m", "n")
+        ]
+        await api.until_metric("mlflow_proxy_queue_depth", len(others))
+        workspace.release()
+        assert (await refused).status == 404
+        assert await api.metric("mlflow_proxy_queue_depth") >= len(others) - 1
+        await cancelled(others)
+    targets = [arrival.target for arrival in workspace.arrivals]
+    assert targets[:2] == [f"{API}{MODEL}?name=refused"] * 2
+
+
+async def cancelled(calls: Sequence[asyncio.Task[Reply]]) -> None:
+    for call in calls:
+        call.cancel()
+    await asyncio.wait(calls)
+
+
+# -- overload --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("setting", "budget"),
+    [
+        ("budget.queue_per_client", BudgetSettings(registry_limit=4, queue_per_client=3, patience=600)),
+        ("budget.queue_total", BudgetSettings(registry_limit=4, queue_total=3, patience=600)),
+    ],
+)
+async def test_who_queues_too_much_is_told_the_setting(
+    workspace: EmulatedWorkspace, session: aiohttp.ClientSession, setting: str, budget: BudgetSettings
+) -> None:
+    workspace.hold()
+    async with proxied(workspace.url, budget=budget) as url:
+        api = Api(session, url)
+        waiting = {asyncio.create_task(api.get(MODEL, name=f"m{number}")) for number in range(12)}
+        while len(waiting) > 4 + 3:
+            refused, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+            for one in refused:
+                assert_busy(one.result())
+                assert setting in one.result().json()["message"]
+        await workspace.until(count(4))
+        assert await api.metric("mlflow_proxy_queue_depth", group="registry") == 3
+        other = asyncio.create_task(api.get(MODEL, token="other", name="m"))
+        if setting == "budget.queue_per_client":
+            await api.until_metric("mlflow_proxy_queue_depth", 4, group="registry")
+            workspace.release()
+            assert (await other).status == 200
+        else:
+            assert_busy(await other)
+            workspace.release()
+        assert [(await call).status for call in waiting] == [404] * 7
+        assert await api.metric("mlflow_proxy_queue_depth") == 0
+    assert workspace.arrivals.statuses()[429] == 0
+
+
+async def test_a_queue_that_everyone_left_is_free(
+    workspace: EmulatedWorkspace, session: aiohttp.ClientSession
+) -> None:
+    workspace.hold()
+    budget = BudgetSettings(registry_limit=1, queue_per_client=20, queue_total=40, patience=600)
+    async with proxied(workspace.url, budget=budget) as url:
+        api = Api(session, url)
+        calls = [
+            asyncio.create_task(api.get(MODEL, token=token, name=f"m{number}"))
+            for token in ("a", "b", "c")
+            for number in range(20)
+        ]
+        await api.until_metric("mlflow_proxy_queue_depth", 40)
+        assert (await api.budgets())["registry"]["clients"] >= 2
+        await cancelled(calls)
+        await api.until_metric("mlflow_proxy_queue_depth", 0)
+        await api.until_metric("mlflow_proxy_flights", 0)
+        assert (await api.budgets())["registry"]["clients"] == 0
+        workspace.release()
+        assert (await api.get(MODEL, name="m")).status == 200
+    assert len(workspace.arrivals) == 2
+
+
+# -- groups ----------------------------------------------------------------------------------------
+
+LIMITS = {"registry": 40, "runs-search": 7, "experiments": 7, "log-batch": 47, "tracking": 127}
+CALLS = {
+    "registry": ("GET", MODEL),
+    "runs-search": ("POST", "runs/search"),
+    "experiments": ("POST", "experiments/create"),
+    "log-batch": ("POST", "runs/log-batch"),
+    "tracking": ("POST", "runs/create"),
+}
+GROUPS = tuple(CALLS)
+
+
+def call(api: Api, group: str, number: int = 0) -> asyncio.Task[Reply]:
+    method, endpoint = CALLS[group]
+    return asyncio.create_task(api.call(method, endpoint, {"name": f"m{number}"}))
+
+
+def of_group(group: str, arrivals: Arrivals) -> Arrivals:
+    return arrivals.to(CALLS[group][1])
+
+
+def only_in(group: str, fault: Fault) -> Any:
+    """Spoil the calls of one group."""
+    return lambda request: fault if request.path == API + CALLS[group][1] else None
+
+
+@pytest.mark.parametrize("group", GROUPS)
+async def test_each_group_has_a_limit_of_its_own(
+    workspace: EmulatedWorkspace, session: aiohttp.ClientSession, group: str
+) -> None:
+    setting = f"{group.replace('-', '_')}_limit"
+    budget = BudgetSettings.model_validate({setting: 2, "patience": 600})
+    workspace.hold()  # what is not answered yet counts still, so nothing more can leave
+    async with proxied(workspace.url, budget=budget) as url:
+        api = Api(session, url)
+        calls = [call(api, group, number) for number in range(5)]
+        await api.until_metric("mlflow_proxy_queue_depth", 3, group=group)
+        others = [call(api, other) for other in GROUPS if other != group]
+        await workspace.until(count(2 + len(others)))
+        assert len(of_group(group, workspace.arrivals)) == 2
+        assert await api.metric("mlflow_proxy_queue_depth") == 3
+        await cancelled(calls)
+        workspace.release()
+        assert 429 not in {(await other).status for other in others}
+
+
+async def test_runs_search_is_paced_and_the_registry_is_not(
+    workspace: EmulatedWorkspace, session: aiohttp.ClientSession
+) -> None:
+    budget = BudgetSettings(registry_limit=MUCH, runs_search_limit=2)
+    async with proxied(workspace.url, budget=budget) as url:
+        api = Api(session, url)
+        searches = [call(api, "runs-search") for _ in range(5)]
+        await api.until_metric("mlflow_proxy_queue_depth", 3, group="runs-search")
+        asked = [call(api, "registry", number) for number in range(50)]
+        await asyncio.gather(*searches, *asked)
+    assert of_group("runs-search", workspace.arrivals).max_in_window() == 2
+    assert workspace.arrivals[-1].endpoint == CALLS["runs-search"][1]
+    assert workspace.arrivals.statuses() == {200: 5, 404: 50}
+
+
+@pytest.mark.parametrize("group", GROUPS)
+async def test_a_refusal_of_any_group_is_repeated_inside(
+    workspace: EmulatedWorkspace, session: aiohttp.ClientSession, group: str
+) -> None:
+    workspace.fault = first(1, Answer(429, _REFUSAL))
+    async with proxied(workspace.url, budget=BudgetSettings()) as url:
+        assert (await call(Api(session, url), group)).status != 429
+    assert [arrival.endpoint for arrival in workspace.arrivals] == [CALLS[group][1]] * 2
+
+
+@pytest.mark.parametrize("group", GROUPS)
+async def test_a_refusal_in_one_group_does_not_slow_another(
+    workspace: EmulatedWorkspace, session: aiohttp.ClientSession, group: str
+) -> None:
+    workspace.fault = only_in(group, Answer(429, _REFUSAL, {"Retry-After": "50"}))
+    async with proxied(workspace.url, budget=BudgetSettings()) as url:
+        api = Api(session, url)
+        assert_busy(await call(api, group))
+        for other, budget in (await api.budgets()).items():
+            if other == group:
+                assert budget["rate"] < budget["limit"]
+                assert budget["pause_seconds"] > 0
+            else:
+                assert budget == idle(LIMITS[other])
+                assert (await call(api, other)).status != 429
+    assert workspace.arrivals.statuses()[429] == 1
+
+
+# -- what it says of itself ------------------------------------------------------------------------
+
+
+def idle(limit: int) -> dict[str, Any]:
+    """Return the status of a budget that was not used yet."""
+    return {
+        "limit": limit,
+        "rate": limit,
+        "in_window": 0,
+        "queued": {"interactive": 0, "background": 0},
+        "clients": 0,
+        "outside": 0,
+        "seconds_since_429": None,
+        "pause_seconds": 0,
+    }
+
+
+GAUGES = ("limit", "rate", "in_window", "outside", "pause_seconds")
+
+
+async def test_status_and_metrics_of_budgets_at_rest(
+    workspace: EmulatedWorkspace, session: aiohttp.ClientSession
+) -> None:
+    async with proxied(workspace.url, budget=BudgetSettings()) as url:
+        api = Api(session, url)
+        assert await api.budgets() == {group: idle(limit) for group, limit in LIMITS.items()}
+        for group, limit in LIMITS.items():
+            gauges = [await api.metric(f"mlflow_proxy_budget_{name}", group=group) for name in GAUGES]
+            assert gauges == [limit, limit, 0, 0, 0]
+            for kind in ("interactive", "background"):
+                assert await api.metric("mlflow_proxy_queue_depth", **{"group": group, "class": kind}) == 0
+
+
+async def test_status_and_metrics_of_a_queue(
+    workspace: EmulatedWorkspace, session: aiohttp.ClientSession
+) -> None:
+    workspace.hold()
+    async with proxied(workspace.url, budget=BudgetSettings(registry_limit=2, patience=600)) as url:
+        api = Api(session, url)
+        calls = [
+            asyncio.create_task(api.get(MODEL, token=token, name=f"m{number}"))
+            for number in range(3)
+            for token in ("a", "b")
+        ]
+        depth = {"group": "registry", "class": "interactive"}
+        await api.until_metric("mlflow_proxy_queue_depth", 4, **depth)
+        assert (await api.budgets())["registry"] == idle(2) | {
+            "in_window": 2,
+            "queued": {"interactive": 4, "background": 0},
+            "clients": 2,
+        }
+        assert await api.metric("mlflow_proxy_budget_in_window", group="registry") == 2
+        assert await api.metric("mlflow_proxy_queue_depth", **(depth | {"class": "background"})) == 0
+        await cancelled(calls)
+
+
+async def test_status_and_metrics_after_a_refusal(
+    workspace: EmulatedWorkspace, session: aiohttp.ClientSession
+) -> None:
+    workspace.fault = first(1, Answer(429, _REFUSAL))
+    async with proxied(workspace.url, budget=BudgetSettings()) as url:
+        api = Api(session, url)
+        began = time.monotonic()
+        assert (await api.get(MODEL, name="m")).status == 200
+        before = await api.metric("mlflow_proxy_budget_rate", group="registry")
+        told = (await api.budgets())["registry"]
+        assert 0 < told["seconds_since_429"] < time.monotonic() - began
+        assert told["pause_seconds"] == 0
+        # One call alone says little about the rate: it is taken to be half, and falls a tenth below that.
+        assert 0 < before <= told["rate"] < 40 / 2
+        assert 0 < told["outside"] <= 40 / 2
+        assert await api.metric("mlflow_proxy_budget_outside", group="registry") == told["outside"]
+        assert await api.metric("mlflow_proxy_upstream_429s_total", group="registry") == 1
+        assert await api.metric("mlflow_proxy_requests_total", status="200") == 1
+
+
+async def test_status_and_metrics_of_a_pause(
+    workspace: EmulatedWorkspace, session: aiohttp.ClientSession
+) -> None:
+    workspace.fault = first(1, Answer(429, _REFUSAL, {"Retry-After": "50"}))
+    async with proxied(workspace.url, budget=BudgetSettings()) as url:
+        api = Api(session, url)
+        began = time.monotonic()
+        assert_busy(await api.get(MODEL, name="m"))
+        told = (await api.budgets())["registry"]
+        gauge = await api.metric("mlflow_proxy_budget_pause_seconds", group="registry")
+        assert 50 - (time.monotonic() - began) <= gauge < told["pause_seconds"] < 50
+        # Nobody is sent into the pause, and everyone is told how long it lasts.
+        assert_busy(await api.get(MODEL, name="other"))
+    assert len(workspace.arrivals) == 1
+
+
+# -- when the workspace says to return -------------------------------------------------------------
+
+HOURS = 3600
+
+
+@pytest.mark.parametrize("off", [-5 * HOURS, 0, 5 * HOURS])
+async def test_a_date_to_return_at_counts_from_the_answers_own_date(
+    workspace: EmulatedWorkspace, session: aiohttp.ClientSession, off: int
+) -> None:
+    date = time.time() + off
+    headers = {"Date": formatdate(date, usegmt=True), "Retry-After": formatdate(date + 30, usegmt=True)}
+    workspace.fault = lambda _: Answer(429, _REFUSAL, headers)
+    async with proxied(workspace.url, budget=BudgetSettings(patience=20)) as url:
+        api = Api(session, url)
+        reply = await api.get(MODEL, name="m")
+        assert 0 < (await api.budgets())["registry"]["pause_seconds"] <= 30
+    assert_busy(reply)
+    assert 30 <= int(reply.headers["Retry-After"]) <= 30 * 1.2
+    assert len(workspace.arrivals) == 1
+
+
+async def test_a_date_to_return_at_counts_from_now_if_the_answer_has_none(
+    upstream: Upstream, session: aiohttp.ClientSession
+) -> None:
+    asked = formatdate(time.time() + 40, usegmt=True)
+    head = f"HTTP/1.1 429 Too Many Requests\r\nRetry-After: {asked}\r\nContent-Length: 0\r\n\r\n"
+    upstream.respond = answering(head.encode())
+    async with proxied(upstream.url, budget=BudgetSettings(patience=10)) as url:
+        api = Api(session, url)
+        assert_busy(await api.get(MODEL, name="m"))
+        assert 10 < (await api.budgets())["registry"]["pause_seconds"] <= 40
+    assert len(upstream.seen) == 1
+
+
+NOW = "0", "Sun, 06 Nov 1994 08:49:37 GMT", "Sunday, 06-Nov-94 08:49:37 GMT", "Sun Nov  6 08:49:37 1994"
+UNREADABLE = "-5", "+1", "0.5", "1e3", "soon", "", "5 s", "1, 2", "\u00bd", "Sun, 99 Nov 1994 08:49:37 GMT"
+NEVER = "9" * 30, "100000", "Fri, 31 Dec 9999 23:59:59 GMT"
+
+
+@pytest.mark.parametrize("value", NOW + UNREADABLE)
+async def test_a_refusal_that_does_not_say_when_to_return_is_repeated_soon(
+    workspace: EmulatedWorkspace, api: Api, value: str
+) -> None:
+    workspace.fault = first(1, Answer(429, _REFUSAL, {"Retry-After": value}))
+    assert (await api.get(MODEL, name="m")).status == 200
+    assert workspace.arrivals.statuses() == {429: 1, 200: 1}
+    assert (await api.budgets())["registry"]["pause_seconds"] == 0
+
+
+@pytest.mark.parametrize("value", NOW + UNREADABLE + NEVER)
+async def test_whatever_the_workspace_says_the_client_gets_a_number_in_time(
+    workspace: EmulatedWorkspace, session: aiohttp.ClientSession, value: str
+) -> None:
+    workspace.fault = lambda _: Answer(429, _REFUSAL, {"Retry-After": value})
+    async with proxied(workspace.url, budget=BudgetSettings(patience=0.3)) as url:
+        reply = await Api(session, url).get(MODEL, name="m")
+    assert_busy(reply)
+    told = int(reply.headers["Retry-After"])
+    if value in NEVER:
+        # Hours would silence the client as well: it may look again when the proxy does.
+        assert 60 <= told <= 60 * 1.2
+        assert len(workspace.arrivals) == 1
+    else:
+        assert told < 10
+
+
+# -- others who use the same limit -----------------------------------------------------------------
+
+
+async def test_real_clients_see_no_refusal_beside_others_who_take_half_of_the_limit() -> None:
+    """The rate is found with few refusals: 8 % of the calls, and a few to find out that there are others."""
+    model = storm_model(files=60, directories=6)
+    async with (
+        EmulatedWorkspace([model], WorkspaceOptions()) as workspace,
+        proxied(workspace.url, budget=BudgetSettings()) as url,
+        real_clients(CLIENTS["3"], 3, "models:/storm/1", door_variables("b", url)) as clients,
+    ):
+        async with outside_traffic(workspace.url, 20):
+            await asyncio.gather(*(client.download() for client in clients))
+        for client in clients:
+            client.compare(model.versions["1"].files)
+        assert [client.failure for client in clients] == [""] * 3
+        assert await refusals_by_proxy(url) == 0
+    ours = Arrivals(arrival for arrival in workspace.registry_arrivals if arrival.token != OUTSIDER)
+    to_find_out = 6
+    assert ours.distinct() == 66
+    assert 0 < ours.statuses()[429] <= 0.08 * ours.distinct() + to_find_out
+    assert len(ours) == ours.distinct() + ours.statuses()[429]
