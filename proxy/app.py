@@ -217,7 +217,8 @@ async def serving(settings: Settings) -> AsyncIterator[str]:
         auto_decompress=False,
         max_line_size=_LONGEST_LINE,
         max_field_size=_LONGEST_LINE,
-        shutdown_timeout=settings.shutdown_grace,
+        # To aiohttp, no time is all the time in the world.
+        shutdown_timeout=max(settings.shutdown_grace, 0.01),
     )
     try:
         await runner.setup()

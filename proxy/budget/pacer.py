@@ -17,10 +17,16 @@ LONGEST_PAUSE = 60.0
 one must not silence the proxy for hours."""
 
 
+SLACK = 0.1
+"""Seconds. How late evenly spaced calls may be and still be made up for: timers fire late and never early."""
+
+
 class Pacer:
     """The budget of one group: an exact limit, and a rate below it that follows the workspace's refusals.
 
-    ``limit`` is in calls per ``window`` seconds; the window is a second and the margin for jitter.
+    ``limit`` is in calls per ``window`` seconds; the window is a second and the margin for jitter. An idle
+    budget may be spent at once. From the moment that a call has to wait, calls are spaced evenly: who makes
+    one call after the other then waits for a turn each time, and not for the next window.
     """
 
     def __init__(self, limit: int, window: float, congestion: Congestion) -> None:
@@ -29,6 +35,9 @@ class Pacer:
         self._window = SlidingWindow(limit, window)
         self._congestion = congestion
         self._evenly = -math.inf
+        self._interval = 0.0
+        self._declined = -math.inf
+        self._waited = False
         self._pause_until = -math.inf
         self._event = -math.inf
         self._refused: list[float] = []
@@ -42,13 +51,17 @@ class Pacer:
     def try_grant(self, now: float) -> Grant | None:
         """Let one call leave, or return None when none may."""
         if now < self._not_before(now):
-            return None
-        rate = self.rate(now)
-        grant = self._window.try_grant(now, math.ceil(rate))
-        if grant is not None:
-            # Calls that are given up leave no debt: more than a window's worth never left.
-            interval = self.window / rate
-            self._evenly = min(max(self._evenly, now) + interval, now + max(self.window, interval))
+            grant = None
+        else:
+            rate = self.rate(now)
+            grant = self._window.try_grant(now, math.ceil(rate))
+        if grant is None:
+            self._declined, self._waited = now, True
+        else:
+            self._interval = self.window / rate
+            made_up_for = self._waited and now <= self._evenly + SLACK
+            self._evenly = (self._evenly if made_up_for else max(self._evenly, now)) + self._interval
+            self._waited = False
         return grant
 
     def sent(self, grant: Grant, now: float) -> None:
@@ -57,6 +70,8 @@ class Pacer:
 
     def give_up(self, grant: Grant) -> None:
         """See SlidingWindow.give_up."""
+        if grant.held:
+            self._evenly -= self._interval
         self._window.give_up(grant)
 
     def refused(self, grant: Grant, now: float, retry_after: float | None = None) -> None:
@@ -90,8 +105,8 @@ class Pacer:
         """Predict the seconds until a call can leave that has ``ahead`` others before it."""
         rate = min(self.share, self._congestion.sustained(now))
         wait = self._window.wait(ahead, now, math.ceil(rate))
-        if now < self._not_before(now) or self._spaced(now):
-            start = max(0.0, self._not_before(now) - now)
+        if wait > 0 or now < self._not_before(now) or self._spaced(now):
+            start = max(0.0, self._pause_until - now, self._evenly - now)
             wait = max(wait, start + ahead * self.window / rate)
         return wait
 
@@ -115,7 +130,7 @@ class Pacer:
 
     def _spaced(self, now: float) -> bool:
         refused = self.last_refusal is not None and now < max(self.last_refusal, self._pause_until) + CALM
-        return refused or self.share < self.limit
+        return refused or self.share < self.limit or now < self._declined + 2 * self.window
 
     def _not_before(self, now: float) -> float:
         return max(self._pause_until, self._evenly) if self._spaced(now) else self._pause_until

@@ -113,6 +113,7 @@ local rate = rate_at(now)
 local interval = ask.window / rate
 local refusal = state('refusal')
 local spaced = refusal and now < math.max(refusal, state('pause') or 0) + ask.calm
+    or now < (state('declined') or 0) + ask.window
 local not_before = math.max(state('pause') or 0, spaced and state('evenly') or 0)
 local limit = math.min(ask.limit, math.ceil(rate)) - reserved
 local taken = redis.call('ZCARD', WINDOW)
@@ -149,7 +150,7 @@ while #calls < wanted and now >= not_before do
     taken = taken + 1
     virtual = math.max(virtual, turn)
     turn = turn + 1
-    evenly = math.min(math.max(evenly, now) + interval, now + math.max(ask.window, interval))
+    evenly = math.min(math.max(evenly, now - ask.slack) + interval, now + math.max(ask.window, interval))
     if spaced then
         not_before = evenly
     end
@@ -163,6 +164,7 @@ end
 -- When to ask again: when the place comes free that is this member's, if nobody else comes.
 local wait = 0
 if #calls < wanted then
+    set_state('declined', now)
     redis.call('ZADD', WAITING, string.format('%.17g', turn), ask.member)
     redis.call('HSET', WANTS, ask.member, wanted - #calls)
     before = places_before()

@@ -17,7 +17,7 @@ import structlog
 from pydantic import BaseModel, BeforeValidator, ValidationError
 
 from proxy.budget.congestion import DECREASE, GROWTH, Cubic
-from proxy.budget.pacer import CALM, LONGEST_PAUSE, Pacer
+from proxy.budget.pacer import CALM, LONGEST_PAUSE, SLACK, Pacer
 from proxy.budget.sliding_window import Grant
 from proxy.errors import FleetUnavailableError
 
@@ -278,6 +278,7 @@ class SharedPacer:
                 "growth": GROWTH,
                 "window": microseconds(self.window),
                 "calm": microseconds(CALM),
+                "slack": microseconds(SLACK),
                 "hold": microseconds(HOLD),
                 "missing": microseconds(MISSING),
                 "presumed": microseconds(PRESUMED),

@@ -64,6 +64,7 @@ class Crowd:
 
     def __init__(self, url: str, count: int, prefix: str = "test") -> None:
         self.sent: list[tuple[float, str]] = []
+        self.running: list[asyncio.Task[None]] = []
         self.members = [Member(url, f"member-{number}", prefix, self.sent) for number in range(count)]
 
     def busiest_second(self) -> int:
@@ -75,14 +76,17 @@ class Crowd:
     async def until(self, count: int) -> None:
         """Wait until so many more calls have left."""
         goal = len(self.sent) + count
-        while len(self.sent) < goal:  # noqa: ASYNC110 - looks at time passing
+        while len(self.sent) < goal:
             await asyncio.sleep(0.005)
+            for task in self.running:
+                assert not task.done(), task.result()
 
 
 @asynccontextmanager
 async def crowd(url: str, count: int, *, busy: bool = True, prefix: str = "test") -> AsyncIterator[Crowd]:
     everyone = Crowd(url, count, prefix)
-    tasks = [asyncio.create_task(member.pacer.run()) for member in everyone.members]
+    everyone.running = [asyncio.create_task(member.pacer.run()) for member in everyone.members]
+    tasks = list(everyone.running)
     if busy:
         tasks += [asyncio.create_task(each.saturate()) for each in everyone.members for _ in range(20)]
     try:

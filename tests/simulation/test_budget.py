@@ -6,6 +6,7 @@ The figures are promises about deterministic runs; how fast this machine is has 
 import asyncio
 from collections import Counter
 from collections.abc import Callable
+from statistics import mean
 
 import pytest
 from hypothesis import given, settings
@@ -40,15 +41,16 @@ def test_a_smaller_bucket_than_the_first_burst_is_learnt_once() -> None:
 
 
 @each_limiter
-@pytest.mark.parametrize("seed", range(2))
-def test_it_makes_room_for_others_and_takes_it_back(limiter: Callable[[], Limiter], seed: int) -> None:
+def test_it_makes_room_for_others_and_takes_it_back(limiter: Callable[[], Limiter]) -> None:
     steps = ((60, 10), (120, 30), (180, 5))
-    record = simulate(Scenario(240, limiter, outside=steps, seed=seed))
-    assert record.refused() < 0.03
+    records = [simulate(Scenario(240, limiter, outside=steps, seed=seed)) for seed in range(4)]
+    assert all(record.refused() < 0.03 for record in records)
     for since, _ in ((0, 0), *steps):
-        assert record.utilisation(since + 10, since + 60) >= 0.9, f"10 s after the step at {since} s"
+        used = [record.utilisation(since + 10, since + 60) for record in records]
+        assert mean(used) >= 0.9, f"10 s after the step at {since} s"
     for since, _ in steps:
-        assert record.refused(since, since + 60, ours=False) < 0.08, "the others lose next to nothing"
+        lost = [record.refused(since, since + 60, ours=False) for record in records]
+        assert mean(lost) < 0.06, "the others lose next to nothing"
 
 
 @settings(max_examples=20, deadline=None)

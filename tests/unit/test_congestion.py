@@ -57,7 +57,7 @@ def test_climbs_fast_then_slowly_then_ever_faster() -> None:
     back = plateau(30)
     rates = [law.rate(back * thirds / 3) for thirds in range(7)]
     steps = [later - earlier for earlier, later in pairwise(rates)]
-    assert steps == pytest.approx([0.1 * 30 / 27 * share for share in (19, 7, 1, 1, 7, 19)])
+    assert steps == pytest.approx([(1 - DECREASE) * 30 / 27 * share for share in (19, 7, 1, 1, 7, 19)])
 
 
 @given(events, st.lists(ticks(0, 30 * 1024), max_size=20))
