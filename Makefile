@@ -16,7 +16,7 @@ CLIENTS := $(patsubst %,.venv-%/.installed,$(MLFLOWS))
 .DELETE_ON_ERROR:
 .SUFFIXES:
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format bench environments lock upgrade clean
+.PHONY: help demo test redis-server lint format bench environments lock upgrade clean
 
 help: ## Say what can be made
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
@@ -24,8 +24,16 @@ help: ## Say what can be made
 demo: $(DEV) .venv-mlflow-3/.installed ## Storm an emulated workspace with real clients, without and with the proxy
 	@.venv/bin/mlflow-proxy demo --client-python "$(CURDIR)/.venv-mlflow-3/bin/python" $(ARGS)
 
-test: $(DEV) $(CLIENTS) ## Run every test
+test: $(DEV) $(CLIENTS) redis-server ## Run every test
 	.venv/bin/python -m pytest $(ARGS)
+
+# The tests start a real one of their own; Debian's package is the quickest way to it.
+redis-server:
+	@command -v redis-server >/dev/null || { echo "Installing redis-server"; \
+	    sudo=$$([ "$$(id -u)" -eq 0 ] || echo sudo); \
+	    $$sudo apt-get update -qq && $$sudo env DEBIAN_FRONTEND=noninteractive apt-get install -qq \
+	        --no-install-recommends redis-server >/dev/null; } || { \
+	    echo "make: the tests need redis-server: install it, from Redis or Valkey" >&2; exit 1; }
 
 lint: $(DEV) ## Check style, types and which package may import which
 	.venv/bin/python -m ruff check .

@@ -102,6 +102,7 @@ class SharedPacer:
         )
         self._answered = -math.inf
         self._stirred = asyncio.Event()
+        self._stopping = False
         self._wanted = False
         self._ask_at = 0.0
         self._contact = -math.inf
@@ -206,21 +207,24 @@ class SharedPacer:
     # -- the conversation with Redis ---------------------------------------------------------------
 
     async def run(self) -> None:
-        """Talk to Redis until cancelled, then take leave."""
+        """Talk to Redis until told to stop, then take leave."""
         loop = asyncio.get_running_loop()
         await self._stirred.wait()  # a group that nobody calls needs no budget
-        try:
-            while True:
-                await self._until_there_is_something()
-                began = loop.time()
-                try:
-                    await self._exchange(began)
-                except FleetUnavailableError as error:
-                    self._lost(loop.time(), str(error))
-                    await asyncio.sleep(HEARTBEAT / 3)
-        finally:
-            if not self._apart:
-                await self._leave()
+        while not self._stopping:
+            await self._until_there_is_something()
+            began = loop.time()
+            try:
+                await self._exchange(began)
+            except FleetUnavailableError as error:
+                self._lost(loop.time(), str(error))
+                await asyncio.sleep(HEARTBEAT / 3)
+        if not self._apart:
+            await self._leave()
+
+    def stop(self) -> None:
+        """Let ``run`` end within a heartbeat and the patience of the connection."""
+        self._stopping = True
+        self._stir()
 
     async def _until_there_is_something(self) -> None:
         loop = asyncio.get_running_loop()
@@ -235,7 +239,9 @@ class SharedPacer:
             self._stirred.clear()
             had_news = bool(self._news)
             try:
-                await asyncio.wait_for(self._stirred.wait(), moment - now)
+                # Not wait_for: before Python 3.12 that can swallow a cancellation.
+                async with asyncio.timeout(moment - now):
+                    await self._stirred.wait()
             except TimeoutError:
                 if had_news or loop.time() >= moment:
                     break

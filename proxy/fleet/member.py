@@ -51,7 +51,7 @@ class Fleet:
 
     async def close(self) -> None:
         """Take leave of the others."""
-        for task in self._running:
-            task.cancel()
-        await asyncio.gather(*self._running, return_exceptions=True)
+        for budget in self._budgets.values():
+            budget.stop()
+        await asyncio.gather(*self._running)
         await self._connection.close()
