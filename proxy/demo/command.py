@@ -56,7 +56,7 @@ class DemoSettings(BaseSettings):
     door: Door = Field(
         "b", description="how clients reach the proxy: a is a plain URL, b the databricks scheme"
     )
-    limiter: Literal["sliding", "fixed", "token-bucket"] = Field(
+    limiter: Literal["sliding", "fixed", "token-bucket", "batch-reported"] = Field(
         "sliding", description="how the workspace counts calls"
     )
     limit: int = Field(40, ge=1, description="registry calls a second that the workspace allows")

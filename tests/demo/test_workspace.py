@@ -28,7 +28,7 @@ class Clock:
         return self.now
 
 
-@pytest.mark.parametrize("limiter", LIMITERS)
+@pytest.mark.parametrize("limiter", [name for name in LIMITERS if name != "batch-reported"])
 async def test_registry_calls_share_one_limit(client: aiohttp.ClientSession, limiter: str) -> None:
     clock = Clock()
     options = WorkspaceOptions(limiter=limiter, limit=4, latency=0)
