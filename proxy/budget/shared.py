@@ -180,8 +180,8 @@ class SharedPacer:
 
     @property
     def members(self) -> int:
-        """How many proxies share the budget, as far as known."""
-        return self._answer.members
+        """How many proxies share the budget, as far as known; 0 if that was never told."""
+        return self._answer.members if self._answered > -math.inf else 0
 
     def rate(self, now: float) -> float:
         """Return the calls that may leave per window now, of all members or of this one if it is alone."""
