@@ -50,6 +50,8 @@ class Proxy:
     def __init__(self, settings: Settings) -> None:
         connections = settings.connections
         self._upstream = settings.upstream
+        # First, since it is the one that can be refused, and what is open has to be closed.
+        self._fleet = Fleet(settings.redis, settings.upstream) if settings.redis else None
         self._clients = workspace, storage = [
             HttpClient(
                 peer,
@@ -62,7 +64,6 @@ class Proxy:
         self.metrics = Metrics()
         self._store = MemoryStore(settings.cache.max_bytes)
         budget = settings.budget
-        self._fleet = Fleet(settings.redis, settings.upstream) if settings.redis else None
         # Each limit of the workspace is one queue, whoever calls (rule 1).
         self._queues = {group: self._queue(group, limit, budget) for group, limit in budget.limits.items()}
         self.pipeline = Pipeline(

@@ -83,7 +83,7 @@ async def measure_storm(
             shares = [clients // LOADERS + (number < clients % LOADERS) for number in range(LOADERS)]
             loads = await asyncio.gather(
                 *(
-                    loop.run_in_executor(pool, _load, url, share, model, workers, discovery)
+                    loop.run_in_executor(pool, load, url, share, model, workers, discovery)
                     for share in shares
                     if share
                 )
@@ -129,9 +129,8 @@ def _warm_up() -> None:
     time.sleep(0.2)
 
 
-def _load(
-    url: str, clients: int, model: Model, workers: int, discovery: bool
-) -> tuple[list[Download], float]:
+def load(url: str, clients: int, model: Model, workers: int, discovery: bool) -> tuple[list[Download], float]:
+    """Let clients download at once, in this process; return what they saw and the processor seconds."""
     before = time.process_time()
     downloads = asyncio.run(storm(url, clients, model, workers=workers, discovery=discovery))
     return downloads, time.process_time() - before

@@ -1,5 +1,6 @@
 """Settings from everywhere, and what is said when they are wrong."""
 
+import gc
 import os
 import re
 import socket
@@ -166,6 +167,16 @@ def test_wrong_arguments(
         ("--cache.signed-url-margin", "soon"),
         ("--budget.registry-limit", "0"),
         ("--budget.registry-limit", "1.5"),
+        ("--budget.runs-search-limit", "0"),
+        ("--budget.experiments-limit", "-1"),
+        ("--budget.log-batch-limit", "none"),
+        ("--budget.tracking-limit", "0"),
+        ("--budget.floor", "0"),
+        ("--budget.floor", "inf"),
+        ("--budget.background-share", "0"),
+        ("--budget.background-share", "1.5"),
+        ("--budget.queue-per-client", "0"),
+        ("--budget.queue-total", "0"),
         ("--budget.jitter-margin", "1.1"),
         ("--budget.jitter-margin", "-0.1"),
         ("--budget.patience", "0"),
@@ -303,6 +314,20 @@ async def test_an_address_that_is_not_ours(host: str) -> None:
     with pytest.raises(InvalidSettingsError, match=re.escape(f"host: cannot listen on {host}")):
         async with app.serving(chosen):
             pass
+
+
+def test_a_floor_above_a_limit_names_both() -> None:
+    told = r"budget.floor: 8 is above runs_search_limit, which is 7; .*--budget.floor"
+    with pytest.raises(InvalidSettingsError, match=told):
+        settings.load(["--upstream", URL, "--budget.floor", "8"])
+
+
+def test_a_redis_that_is_no_url_is_told_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["serve", "--upstream", URL, "--port", "0", "--redis", "http://h"]) == 2
+    gc.collect()  # what was left open complains when it goes
+    told = capsys.readouterr().err
+    assert told.count("\n") == 1
+    assert "give --redis a URL such as redis://host:6379/0" in told
 
 
 # -- the example ---------------------------------------------------------------------------------------
