@@ -41,6 +41,8 @@ HOLD = 3.0
 """Seconds for which a place is held for a call that is opening its connection."""
 FLUSH = 0.05
 """Seconds for which news may wait for company."""
+NEAREST = 0.002
+"""Seconds between two questions for places at least, when the answer was that there are none."""
 LARGEST_BATCH = 8
 """Places asked for at once: few enough for others to get theirs in between."""
 STRANGERS = 10
@@ -306,7 +308,7 @@ class SharedPacer:
         self._ready.extend((call, began) for call in answer.calls)
         if len(answer.calls) < wanted:
             self._wanted = True
-            self._ask_at = now + min(answer.wait / 1e6, HEARTBEAT)
+            self._ask_at = now + min(max(answer.wait / 1e6, NEAREST), HEARTBEAT)
         if answer.calls:
             self._wake()
 
