@@ -115,7 +115,7 @@ class PacerMachine(RuleBasedStateMachine):
         assert before < self.limit
         assert self.now >= self.pause
         if self.refusals and self.now < self.refusals[-1] + CALM:
-            assert self.now >= self.evenly
+            assert self.now >= self.evenly - SLACK
         self.evenly = self.now + self.window / self.pacer.rate(self.now)
         self.on_hold += 1
         return grant
@@ -134,7 +134,9 @@ class PacerMachine(RuleBasedStateMachine):
 
     @rule(grant=st.one_of(consumes(held), sent))
     def is_given_up(self, grant: Grant) -> None:
-        self.on_hold -= grant.held
+        if grant.held:
+            self.on_hold -= 1
+            self.evenly = 0.0  # its turn goes to whoever asks next
         self.pacer.give_up(grant)
         self.pacer.give_up(grant)
 
