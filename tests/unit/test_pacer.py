@@ -335,6 +335,12 @@ def test_after_a_pause_calls_are_spaced_and_the_prediction_knows() -> None:
     assert spend(pacer, [0.0] * 9) == departures
 
 
+def test_the_rate_climbs_from_the_end_of_a_pause_since_nothing_is_learnt_during_it() -> None:
+    law = Told(LIMIT)
+    refusal(Pacer(LIMIT, WINDOW, law), 1.0, retry_after=5.0)
+    assert [moment for _, moment in law.heard] == [6.0]
+
+
 def test_after_the_longest_pause_calls_are_spaced_too() -> None:
     pacer = told(4)
     refusal(pacer, 0.0, LONGEST_PAUSE)
