@@ -5,6 +5,7 @@ congestion control (less than that while others use the same limit), and a pause
 """
 
 import math
+from collections.abc import Sequence
 
 from proxy.budget.congestion import Congestion
 from proxy.budget.sliding_window import Grant, SlidingWindow
@@ -119,6 +120,10 @@ class Pacer:
     def in_window(self, now: float) -> int:
         """Return how many calls count against the limit at ``now``."""
         return self._window.in_window(now)
+
+    def departures(self, now: float) -> Sequence[float]:
+        """See SlidingWindow.departures."""
+        return self._window.departures(now)
 
     def outside(self, now: float) -> float:
         """Estimate the calls a second that others make: what of the limit the workspace does not give us."""

@@ -97,7 +97,6 @@ class SharedPacer:
         self._own = Pacer(limit, window, Cubic(limit, floor))
         self._ready: deque[tuple[str, float]] = deque()
         self._calls: dict[Grant, str] = {}
-        self._departures: deque[float] = deque()
         self._news = _News()
         self._answer = _Answer(
             calls=[], wait=0, in_window=0, members=STRANGERS, waiting=0, rate=limit, peak=limit, pause=0
@@ -138,9 +137,6 @@ class SharedPacer:
     def sent(self, grant: Grant, now: float) -> None:
         """Note that the granted call went out; every time counts."""
         self._own.sent(grant, now)
-        self._departures.append(now)
-        while self._departures[0] + self.window <= now:
-            self._departures.popleft()
         call = self._calls.get(grant)
         if call is None or any(call == each for each, _ in self._news.sent):
             self._serial += 1
@@ -279,7 +275,9 @@ class SharedPacer:
                     {"call": call, "pause": microseconds(max(0.0, until - now))}
                     for call, until in news.refused
                 ],
-                "departures": [microseconds(now - each) for each in self._departures] if self._apart else [],
+                "departures": [microseconds(now - each) for each in self._own.departures(now)]
+                if self._apart
+                else [],
                 "limit": self.limit,
                 "floor": self._floor,
                 "decrease": DECREASE,

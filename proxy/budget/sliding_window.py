@@ -7,6 +7,7 @@ it was really sent, and only then does its window begin.
 """
 
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 
@@ -37,6 +38,11 @@ class SlidingWindow:
         while self._sent and self._sent[0] + self.window <= now:
             self._sent.popleft()
         return self._held + len(self._sent)
+
+    def departures(self, now: float) -> Sequence[float]:
+        """Return when the calls left that count at ``now``, in order."""
+        self.in_window(now)
+        return tuple(self._sent)
 
     def try_grant(self, now: float, limit: int | None = None) -> Grant | None:
         """Let one call leave, or return None when the window is full; a lower ``limit`` holds this once."""

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from multidict import CIMultiDictProxy
@@ -50,14 +50,19 @@ class Arrivals(list[Arrival]):
 
     def max_in_window(self, seconds: float = 1.0) -> int:
         """Return the largest number that arrived in any half-open interval of `seconds`."""
-        largest = 0
-        window: deque[float] = deque()
-        for arrival in self:
-            window.append(arrival.time)
-            while arrival.time - window[0] >= seconds:
-                window.popleft()
-            largest = max(largest, len(window))
-        return largest
+        return most_within((arrival.time for arrival in self), seconds)
+
+
+def most_within(times: Iterable[float], seconds: float = 1.0) -> int:
+    """Return the largest number of moments, given in order, in any half-open interval of `seconds`."""
+    largest = 0
+    window: deque[float] = deque()
+    for time in times:
+        window.append(time)
+        while time - window[0] >= seconds:
+            window.popleft()
+        largest = max(largest, len(window))
+    return largest
 
 
 class Journal:

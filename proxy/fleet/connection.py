@@ -1,6 +1,6 @@
 """The connection to Redis: where redis-py's exceptions become ours. No keys and no rules here."""
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 import redis.asyncio
 from redis.asyncio.retry import Retry
@@ -11,6 +11,9 @@ from proxy.errors import FleetUnavailableError, InvalidSettingsError
 
 PATIENCE = 0.4
 """Seconds for a connection and for an answer: whoever waits longer for Redis is better off without it."""
+
+Script = Callable[[Sequence[str], str], Awaitable[str]]
+"""Runs on keys and one argument."""
 
 
 class Connection:
@@ -39,11 +42,16 @@ class Connection:
         """Close all connections."""
         await self._client.aclose()
 
-    async def run_script(self, script: str, keys: Sequence[str], argument: str) -> str:
-        """Run a Lua script that answers with a string. Raises FleetUnavailableError."""
-        try:
-            return str(await self._client.register_script(script)(keys=list(keys), args=[argument]))
-        except (AuthenticationError, NoPermissionError) as error:
-            raise FleetUnavailableError(f"Redis refuses its password or user: {error}") from error
-        except (RedisError, OSError) as error:
-            raise FleetUnavailableError(f"{type(error).__name__}: {error}") from error
+    def script(self, text: str) -> Script:
+        """Return a Lua script that answers with a string; running it raises FleetUnavailableError."""
+        registered = self._client.register_script(text)
+
+        async def run(keys: Sequence[str], argument: str) -> str:
+            try:
+                return str(await registered(keys=list(keys), args=[argument]))
+            except (AuthenticationError, NoPermissionError) as error:
+                raise FleetUnavailableError(f"Redis refuses its password or user: {error}") from error
+            except (RedisError, OSError) as error:
+                raise FleetUnavailableError(f"{type(error).__name__}: {error}") from error
+
+        return run

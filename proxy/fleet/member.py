@@ -23,6 +23,7 @@ class Fleet:
 
     def __init__(self, url: str, upstream: str) -> None:
         self._connection = Connection(url)
+        self._script = self._connection.script(SCRIPT)
         self._workspace = hashlib.sha256(upstream.encode()).hexdigest()[:16]
         self._name = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
         self._budgets: dict[Group, SharedPacer] = {}
@@ -32,7 +33,7 @@ class Fleet:
         """Return the fleet's budget of a group; ``limit`` is in calls per ``window`` seconds."""
         # One hash tag, so that a script's keys lie on one node of a cluster.
         keys = [f"{FORM}:{{{self._workspace}:{group}}}:{key}" for key in KEYS]
-        ask = partial(self._connection.run_script, SCRIPT, keys)
+        ask = partial(self._script, keys)
         budget = self._budgets[group] = SharedPacer(limit, window, floor, ask, self._name)
         self._running.append(asyncio.create_task(budget.run()))
         return budget

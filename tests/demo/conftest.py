@@ -1,6 +1,6 @@
 """A started workspace and a client for it."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 
 import aiohttp
 import pytest
@@ -16,11 +16,11 @@ FILES: dict[str, Content] = {
 }
 
 
-def sample() -> Model:
+def sample(files: Mapping[str, Content] = FILES) -> Model:
     return Model(
         "m",
         {
-            "1": ModelVersion(FILES, frozenset({"void"}), stage="Production"),
+            "1": ModelVersion(files, frozenset({"void"}), stage="Production"),
             "2": ModelVersion({"only.bin": b"two"}),
         },
         aliases={"champion": "1"},

@@ -13,19 +13,12 @@ from proxy.budget import shared
 from proxy.budget.congestion import Cubic
 from proxy.budget.queue import Queue
 from proxy.budget.shared import KEYS, SCRIPT, SharedPacer
+from proxy.demo.journal import most_within
 from proxy.errors import FleetUnavailableError, InvalidSettingsError
 from proxy.fleet.connection import Connection
 from tests.fleet.redis_server import RedisServer
 
 LIMIT, WINDOW = 40, 1.04
-
-
-@pytest.fixture
-async def redis(tmp_path: Path) -> AsyncIterator[RedisServer]:
-    server = RedisServer(tmp_path)
-    await server.start()
-    yield server
-    await server.kill()
 
 
 class Member:
@@ -35,6 +28,7 @@ class Member:
         self.name = name
         self.cut_off = False
         self.connection = Connection(url)
+        self._script = self.connection.script(SCRIPT)
         self._keys = [f"{{{prefix}}}:{key}" for key in KEYS]
         self.pacer = SharedPacer(LIMIT, WINDOW, 1.0, self._ask, name)
         self.queue = Queue(self.pacer, lambda wait: None, lambda: 0.0)
@@ -46,7 +40,7 @@ class Member:
         if self.cut_off:
             await asyncio.sleep(0)
             raise FleetUnavailableError("the cable was cut")
-        return await self.connection.run_script(SCRIPT, self._keys, request)
+        return await self._script(self._keys, request)
 
     async def call(self) -> None:
         with await self.queue.acquire(lambda: float("inf")) as slot:
@@ -68,10 +62,7 @@ class Crowd:
         self.members = [Member(url, f"member-{number}", prefix, self.sent) for number in range(count)]
 
     def busiest_second(self) -> int:
-        times = sorted(moment for moment, _ in self.sent)
-        return max(
-            sum(first <= moment < first + 1 for moment in times[index:]) for index, first in enumerate(times)
-        )
+        return most_within(moment for moment, _ in self.sent)
 
     async def until(self, count: int) -> None:
         """Wait until so many more calls have left."""
@@ -227,7 +218,7 @@ async def test_a_wrong_password_is_told(tmp_path: Path) -> None:
     await server.start()
     connection = Connection(server.url + "?password=wrong")
     with pytest.raises(FleetUnavailableError, match="password"):
-        await connection.run_script("return '1'", [], "")
+        await connection.script("return '1'")([], "")
     await connection.close()
     await server.kill()
 

@@ -1,12 +1,10 @@
 """Whole proxies that share a Redis, in front of a workspace that enforces its limit."""
 
 import asyncio
-from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from pathlib import Path
 
 import aiohttp
-import pytest
 
 from proxy.app import serving
 from proxy.demo.workspace import EmulatedWorkspace, WorkspaceOptions
@@ -14,14 +12,6 @@ from proxy.settings import Settings
 from tests.fleet.redis_server import RedisServer
 from tests.integration.conftest import sample
 from tests.integration.support import MODEL, Api
-
-
-@pytest.fixture
-async def redis(tmp_path: Path) -> AsyncIterator[RedisServer]:
-    server = RedisServer(tmp_path)
-    await server.start()
-    yield server
-    await server.kill()
 
 
 async def test_three_proxies_keep_to_one_limit(redis: RedisServer) -> None:

@@ -5,8 +5,9 @@ from collections.abc import AsyncIterator
 import aiohttp
 import pytest
 
-from proxy.demo.models import Content, Model, ModelVersion, Pattern
+from proxy.demo.models import Content, Model, Pattern
 from proxy.demo.workspace import EmulatedWorkspace, WorkspaceOptions
+from tests.demo import conftest as demo
 from tests.integration.support import MUCH, Api, Upstream, proxied
 
 FILES: dict[str, Content] = {
@@ -18,14 +19,7 @@ FILES: dict[str, Content] = {
 
 
 def sample() -> Model:
-    return Model(
-        "m",
-        {
-            "1": ModelVersion(FILES, frozenset({"void"}), stage="Production"),
-            "2": ModelVersion({"only.bin": b"two"}),
-        },
-        aliases={"champion": "1"},
-    )
+    return demo.sample(FILES)
 
 
 @pytest.fixture

@@ -6,7 +6,6 @@ seed gives the same arrivals to the last bit.
 
 import asyncio
 import random
-from bisect import bisect_right
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -16,6 +15,7 @@ from proxy.budget.congestion import Congestion, Cubic
 from proxy.budget.fair_queue import Priority
 from proxy.budget.pacer import Pacer
 from proxy.budget.queue import Limits, Queue
+from proxy.demo.journal import most_within
 from proxy.demo.limiters import Limiter, SlidingWindow
 from proxy.errors import OverBudgetError
 from tests.virtual_time import run
@@ -101,10 +101,7 @@ class Record:
 
     def busiest_second(self) -> int:
         """Return the most calls of ours that arrived within any second."""
-        times = [each.time for each in self.arrivals if each.client is not None]
-        return max(
-            (index - bisect_right(times, time - 1.0) + 1 for index, time in enumerate(times)), default=0
-        )
+        return most_within(each.time for each in self.arrivals if each.client is not None)
 
     def waits(self) -> list[float]:
         """Return 50th, 90th and 99th percentile of the time from wish to answer."""
