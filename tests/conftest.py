@@ -3,6 +3,11 @@
 import os
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+# A machine that is slow for a moment has found no bug.
+settings.register_profile("any-machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("any-machine")
 
 _SPEAK_TO_PROXY_OR_CLIENTS = ("MLFLOW_", "DATABRICKS_")
 
