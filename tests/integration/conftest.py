@@ -30,7 +30,8 @@ async def workspace() -> AsyncIterator[EmulatedWorkspace]:
 
 @pytest.fixture
 async def session() -> AsyncIterator[aiohttp.ClientSession]:
-    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(force_close=True)) as session:
+    connector = aiohttp.TCPConnector(limit=0, force_close=True)  # what waits is to wait in the proxy
+    async with aiohttp.ClientSession(connector=connector) as session:
         yield session
 
 
