@@ -48,8 +48,8 @@ LARGEST_BATCH = 8
 STRANGERS = 10
 """How many members are assumed before Redis was ever heard of."""
 
-Ask = Callable[[str], Awaitable[str]]
-"""Runs the script on a JSON request. Raises FleetUnavailableError."""
+Ask = Callable[[str], Awaitable[bytes]]
+"""Runs the script on a JSON request and returns its JSON answer. Raises FleetUnavailableError."""
 
 
 @dataclass(slots=True)
@@ -292,7 +292,7 @@ class SharedPacer:
             }
         )
 
-    def _understand(self, text: str, wanted: int, began: float) -> None:
+    def _understand(self, text: bytes, wanted: int, began: float) -> None:
         try:
             answer = _Answer.model_validate_json(text)
         except ValidationError as error:

@@ -5,9 +5,11 @@ import hashlib
 import os
 import secrets
 import socket
+from collections.abc import Sequence
 from functools import partial
 
 from proxy.budget.shared import KEYS, SCRIPT, SharedPacer
+from proxy.errors import FleetUnavailableError
 from proxy.fleet.connection import Connection
 from proxy.mlflow_api.routes import Group
 
@@ -33,8 +35,9 @@ class Fleet:
         """Return the fleet's budget of a group; ``limit`` is in calls per ``window`` seconds."""
         # One hash tag, so that a script's keys lie on one node of a cluster.
         keys = [f"{FORM}:{{{self._workspace}:{group}}}:{key}" for key in KEYS]
-        ask = partial(self._script, keys)
-        budget = self._budgets[group] = SharedPacer(limit, window, floor, ask, self._name)
+        budget = self._budgets[group] = SharedPacer(
+            limit, window, floor, partial(self._ask, keys), self._name
+        )
         self._running.append(asyncio.create_task(budget.run()))
         return budget
 
@@ -49,6 +52,12 @@ class Fleet:
     def status(self) -> dict[str, object]:
         """Say how things are, for people."""
         return {"member": self._name, "members": self.members(), "alone": self.alone()}
+
+    async def _ask(self, keys: Sequence[str], request: str) -> bytes:
+        answer = await self._script(keys, [request])
+        if not isinstance(answer, bytes):
+            raise FleetUnavailableError(f"Redis answered {answer!r}, which this proxy's script never does.")
+        return answer
 
     async def close(self) -> None:
         """Take leave of the others."""

@@ -2,6 +2,7 @@
 
 import asyncio
 import shutil
+import signal
 from contextlib import suppress
 from pathlib import Path
 
@@ -38,6 +39,16 @@ class RedisServer:
             await self._process.wait()
             self._process = None
         self._socket.unlink(missing_ok=True)
+
+    def stop(self) -> None:
+        """Let it fall silent, without closing its connections."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Let it go on where it was stopped."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGCONT)
 
     async def _answers(self) -> bool:
         with suppress(OSError):

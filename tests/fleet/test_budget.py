@@ -36,11 +36,13 @@ class Member:
         self.refuse: Callable[[], float | None] | None = None
         self._sent = sent
 
-    async def _ask(self, request: str) -> str:
+    async def _ask(self, request: str) -> bytes:
         if self.cut_off:
             await asyncio.sleep(0)
             raise FleetUnavailableError("the cable was cut")
-        return await self._script(self._keys, request)
+        answer = await self._script(self._keys, [request])
+        assert isinstance(answer, bytes)
+        return answer
 
     async def call(self) -> None:
         with await self.queue.acquire(lambda: float("inf")) as slot:
@@ -218,7 +220,7 @@ async def test_a_wrong_password_is_told(tmp_path: Path) -> None:
     await server.start()
     connection = Connection(server.url + "?password=wrong")
     with pytest.raises(FleetUnavailableError, match="password"):
-        await connection.script("return '1'")([], "")
+        await connection.script("return '1'")([], [])
     await connection.close()
     await server.kill()
 
