@@ -51,7 +51,7 @@ class Proxy:
         connections = settings.connections
         self._upstream = settings.upstream
         # First, since it is the one that can be refused, and what is open has to be closed.
-        self._fleet = Fleet(settings.redis, settings.upstream) if settings.redis else None
+        self._fleet = self._join(settings)
         self._clients = workspace, storage = [
             HttpClient(
                 peer,
@@ -84,8 +84,14 @@ class Proxy:
             patience=budget.patience,
             largest_entry=settings.cache.max_entry_bytes,
             rewrite_dbfs=settings.artifacts.rewrite_dbfs,
-            partition_key=secrets.token_bytes(32),
+            partition_key=(self._fleet and self._fleet.partition_key) or secrets.token_bytes(32),
         )
+        if self._fleet is not None:
+            self.pipeline.join(
+                self._fleet.share_answers(
+                    self.pipeline.forget, lambda how: self.metrics.fleet_answers.labels(how).inc()
+                )
+            )
         self._artifacts = ArtifactFacade(self.pipeline, storage, self.metrics)
         readiness = admin.Readiness(workspace, settings.upstream)
         self._admin = admin.handlers(self.metrics.registry, readiness, self._status)
@@ -148,6 +154,11 @@ class Proxy:
         self.metrics.requests.labels(route.name, outcome, str(reply.status)).inc()
         self.metrics.request_seconds.labels(outcome).observe(time.monotonic() - began)
 
+    def _join(self, settings: Settings) -> Fleet | None:
+        if not settings.redis:
+            return None
+        return Fleet(settings.redis, settings.upstream, settings.fleet.secret.get_secret_value())
+
     def _queue(self, group: Group, limit: int, budget: BudgetSettings) -> Queue:
         window = 1.0 + budget.jitter_margin
         pacer: Budget
@@ -180,6 +191,15 @@ class Proxy:
         if self._fleet is not None:
             watch("mlflow_proxy_fleet_members", "Proxies that share the budgets.", self._fleet.members)
             watch("mlflow_proxy_fleet_alone", "1 while this proxy lives on its share.", self._fleet.alone)
+            if (cache := self._fleet.cache) is not None:
+                watch(
+                    "mlflow_proxy_fleet_cache_shared", "1 while answers are shared.", lambda: cache.connected
+                )
+                watch(
+                    "mlflow_proxy_fleet_other_secrets",
+                    "Secrets other than this proxy's in use for this workspace.",
+                    lambda: cache.other_secrets,
+                )
         watch("mlflow_proxy_cache_entries", "Stored answers.", lambda: len(self._store))
         watch("mlflow_proxy_cache_bytes", "Bytes of stored answers.", lambda: self._store.bytes)
         watch("mlflow_proxy_flights", "Shared calls in the air.", lambda: len(self.pipeline.flights))

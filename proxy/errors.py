@@ -97,6 +97,10 @@ class FleetUnavailableError(MlflowProxyError):
     """Redis, which the proxies of a fleet share, could not be reached or answered with an error."""
 
 
+class UnreadableError(MlflowProxyError):
+    """What lies in Redis was not put there by a member of this fleet and version."""
+
+
 class TruncatedError(MlflowProxyError):
     """A response broke off in the middle of its body. The client's connection must be aborted."""
 

@@ -44,6 +44,13 @@ class Metrics:
             ["status"],
             registry=self.registry,
         )
+        self.fleet_answers = Counter(
+            "mlflow_proxy_fleet_answers",
+            "Questions to the shared cache: hit, joined another proxy's call, led one for all, alone without "
+            "Redis; and what was unreadable.",
+            ["how"],
+            registry=self.registry,
+        )
         self.queue_wait = Histogram(
             "mlflow_proxy_queue_wait_seconds",
             "Time calls waited for a place in the budget, by group.",

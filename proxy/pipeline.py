@@ -12,7 +12,7 @@ import random
 import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from urllib.parse import quote, urlencode
 
 import aiohttp
@@ -33,6 +33,7 @@ from proxy.errors import (
     UpstreamTimeoutError,
     UpstreamUnavailableError,
 )
+from proxy.fleet.shared_cache import SharedCache
 from proxy.metrics import Metrics
 from proxy.mlflow_api import answers
 from proxy.mlflow_api.artifact_paths import rewrite_download_uri
@@ -122,7 +123,8 @@ class Pipeline:
         self._rewrite_dbfs = rewrite_dbfs
         self._partition_key = partition_key
         self._versions = VersionBook()
-        self.flights = SingleFlight()
+        self._fleet: SharedCache | None = None
+        self.flights: SingleFlight[Answer] = SingleFlight()
 
     def deadline(self) -> float:
         """Return the event loop's time at which a request that arrives now loses patience."""
@@ -164,12 +166,24 @@ class Pipeline:
         asked = UpstreamRequest("GET", target, self._shared(route, headers))
         return await self._read(read, asked, deadline, fresh=asks_for_fresh(headers))
 
-    def disown(self, answer: Answer) -> None:
+    async def disown(self, answer: Answer) -> None:
         """Forget an answer that proved wrong, so that it is asked for anew."""
         self._store.discard(answer.key, answer.response)
+        if self._fleet is not None:
+            await self._fleet.discard(answer.key)
+
+    def join(self, fleet: SharedCache | None) -> None:
+        """Share answers with other proxies from now on, None for not."""
+        self._fleet = fleet
 
     def invalidate(self, what: Invalidation) -> None:
-        """Let no read that begins now see what was true before: stored answers go, flights are shut."""
+        """Let no read that begins now see what was true before, here or at another proxy of the fleet."""
+        self.forget(what)
+        if self._fleet is not None:
+            self._fleet.tell(what)
+
+    def forget(self, what: Invalidation) -> None:
+        """Let no read that begins here now see what was true before: stored answers go, flights are shut."""
         self._store.invalidate(what)
         self.flights.invalidate(what.concerns)
         if what.files:
@@ -205,19 +219,38 @@ class Pipeline:
     ) -> Answer:
         if fresh:
             alone = Flight(read, deadline, storable=False)
-            return Answer(read.key, await self._fetch(alone, request), Outcome.REQUEST)
+            return Answer(read.key, (await self._fetch(alone, request)).response, Outcome.REQUEST)
         now = time.monotonic()
         entry = self._store.get(read.key, now)
         if entry is not None:
             return Answer(read.key, entry.response, Outcome.HIT, now - entry.stored_at)
-        response, flight, joined = await self.flights.fetch(
-            read, deadline, lambda flight: self._fetch(flight, request)
+        answer, _, joined = await self.flights.fetch(
+            read, deadline, lambda flight: self._fly(flight, request)
         )
-        if joined:
-            return Answer(read.key, response, Outcome.COLLAPSED)
-        return Answer(read.key, response, Outcome.STORED if flight.stored else Outcome.MISS)
+        return replace(answer, outcome=Outcome.COLLAPSED, age=None) if joined else answer
 
-    async def _fetch(self, flight: Flight, request: UpstreamRequest) -> StoredResponse:
+    async def _fly(self, flight: Flight, request: UpstreamRequest) -> Answer:
+        """Bring an answer: from the fleet if it has it or is fetching it, else from the workspace."""
+        key = flight.read.key
+        if self._fleet is None:
+            return self._fetched(flight, await self._fetch(flight, request))
+        async with self._fleet.turn(flight.read, lambda: flight.deadline) as turn:
+            if turn.found is None:
+                turn.brought = await self._fetch(flight, request)
+                return self._fetched(flight, turn.brought)
+            entry = turn.found
+        self._learn(flight.read, entry.response)
+        self._keep(flight, entry)
+        if turn.joined:
+            return Answer(key, entry.response, Outcome.COLLAPSED)
+        return Answer(key, entry.response, Outcome.HIT, time.monotonic() - entry.stored_at)
+
+    def _fetched(self, flight: Flight, entry: Entry) -> Answer:
+        kept = self._keep(flight, entry)
+        return Answer(flight.read.key, entry.response, Outcome.STORED if kept else Outcome.MISS)
+
+    async def _fetch(self, flight: Flight, request: UpstreamRequest) -> Entry:
+        """Ask the workspace; the entry has expired already if its answer may not be kept."""
         read = flight.read
         if read.route.freshness is Freshness.LISTING:
             await self._look_up_status(flight, request)
@@ -232,8 +265,7 @@ class Pipeline:
             kept = tuple(without(fields(got), NOT_STORED))
             response = StoredResponse(got.status, got.reason or "", kept, body)
         self._learn(read, response)
-        self._keep(flight, response)
-        return response
+        return self._entry(read, response)
 
     async def _look_up_status(self, flight: Flight, request: UpstreamRequest) -> None:
         """Find out whether a version is READY, when that is worth a call: then its files stay as they are."""
@@ -345,8 +377,9 @@ class Pipeline:
                 self.invalidate(Invalidation(frozenset({seen.model}), files=True))
                 self._versions.observe(seen, now)
 
-    def _keep(self, flight: Flight, response: StoredResponse) -> None:
-        read, now = flight.read, time.monotonic()
+    def _entry(self, read: Read, response: StoredResponse) -> Entry:
+        """Decide for how long an answer may be kept."""
+        now = time.monotonic()
         status = None
         if read.model is not None and read.version is not None:
             status = self._versions.status(read.model, read.version)
@@ -357,11 +390,12 @@ class Pipeline:
             version_status=status,
             url_expires_in=_url_expires_in(read, response),
         )
-        if seconds <= 0 or not flight.storable:
-            return
         survives = survives_metadata_writes(read.route.freshness, response.status, status)
-        entry = Entry(response, read.model, read.version, survives, now, now + seconds)
-        flight.stored = self._store.put(read.key, entry)
+        return Entry(response, read.model, read.version, survives, now, now + seconds)
+
+    def _keep(self, flight: Flight, entry: Entry) -> bool:
+        fresh = entry.expires_at > time.monotonic()
+        return fresh and flight.storable and self._store.put(flight.read.key, entry)
 
     # -- respond -----------------------------------------------------------------------------------
 
@@ -391,6 +425,8 @@ class Pipeline:
             async with self._call(call) as response:
                 # The write has happened: whoever asks from here on must see it.
                 self._invalidate_after(request, route, body)
+                if self._fleet is not None:
+                    await self._fleet.told()
                 return await relay(
                     request,
                     response.status,

@@ -20,6 +20,7 @@ from pydantic import (
     ByteSize,
     ConfigDict,
     Field,
+    SecretStr,
     ValidationError,
     ValidationInfo,
     field_validator,
@@ -146,6 +147,27 @@ class ArtifactSettings(_Section):
     rewrite_dbfs: bool = Field(True, description="serve registry models whose download URI is dbfs: as files")
 
 
+def _secret(value: SecretStr) -> SecretStr:
+    length = len(value.get_secret_value())
+    if 0 < length < _SHORTEST_SECRET:
+        raise ValueError(
+            f"{length} characters are too few to keep anything secret; "
+            f"make {_SHORTEST_SECRET} or more with `openssl rand -hex 32`"
+        )
+    return value
+
+
+_SHORTEST_SECRET = 16
+
+
+class FleetSettings(_Section):
+    """What proxies that share a Redis have in common beside their budgets."""
+
+    secret: Annotated[SecretStr, AfterValidator(_secret)] = Field(
+        SecretStr(""), description="the same on all proxies, so that they share answers as well"
+    )
+
+
 class Settings(BaseSettings):
     """Settings of `mlflow-proxy serve`."""
 
@@ -178,6 +200,7 @@ class Settings(BaseSettings):
     budget: BudgetSettings = BudgetSettings()
     connections: ConnectionSettings = ConnectionSettings()
     artifacts: ArtifactSettings = ArtifactSettings()
+    fleet: FleetSettings = FleetSettings()
 
     @classmethod
     def settings_customise_sources(

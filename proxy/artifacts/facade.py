@@ -118,7 +118,7 @@ class ArtifactFacade:
             async with self._download(request, signed) as response:
                 if response.status in {200, 206, 416}:
                     return await _relay_file(request, response)
-                self._pipeline.disown(answer)
+                await self._pipeline.disown(answer)
                 # A URL from the cache may have been revoked or met a clock that is fast; a new one decides.
                 if response.status != 403 or answer.outcome is not Outcome.HIT:
                     raise UpstreamUnavailableError(

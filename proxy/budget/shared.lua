@@ -1,3 +1,4 @@
+#!lua flags=allow-oom
 -- One budget of a workspace for a whole fleet of proxies: an exact sliding window on this server's clock.
 --
 -- Every call of the script does everything that a member has to say and ask: what it sent, what it did not
@@ -38,6 +39,13 @@ if not born then
     set_state('born', now)
     set_state('expected', ask.members)
 end
+-- One that evicts keys, or lost them otherwise, has forgotten calls that still count: nobody knows which, so none leaves
+-- until they no longer do.
+local latest = state('latest')
+local forgotten = latest and latest > now - ask.window and redis.call('EXISTS', WINDOW) == 0
+if forgotten or (ask.born > 0 and ask.born ~= born) then
+    set_state('blind', now + ask.window)
+end
 
 for index, age in ipairs(ask.departures) do
     redis.call('ZADD', WINDOW, now - age, ask.member .. ':alone:' .. now .. ':' .. index)
@@ -49,6 +57,11 @@ for _, sent in ipairs(ask.sent) do
 end
 for _, call in ipairs(ask.unused) do
     redis.call('ZREM', WINDOW, call)
+end
+if #ask.sent > 0 then
+    set_state('latest', now)
+elseif #ask.unused > 0 and redis.call('EXISTS', WINDOW) == 0 then
+    redis.call('HDEL', STATE, 'latest')
 end
 
 -- Refusals: the rate falls once per congestion event.
@@ -114,7 +127,7 @@ local interval = ask.window / rate
 local refusal = state('refusal')
 local spaced = refusal and now < math.max(refusal, state('pause') or 0) + ask.calm
     or now < (state('declined') or 0) + ask.window
-local not_before = math.max(state('pause') or 0, spaced and state('evenly') or 0)
+local not_before = math.max(state('pause') or 0, state('blind') or 0, spaced and state('evenly') or 0)
 local limit = math.min(ask.limit, math.ceil(rate)) - reserved
 local taken = redis.call('ZCARD', WINDOW)
 local virtual = state('virtual') or 0
@@ -156,6 +169,7 @@ while #calls < wanted and now >= not_before do
     end
 end
 if #calls > 0 then
+    set_state('latest', now)
     set_state('virtual', virtual)
     set_state('evenly', evenly)
     redis.call('HSET', TURNS, ask.member, string.format('%.17g', turn))
@@ -178,6 +192,7 @@ for _, key in ipairs(KEYS) do
     redis.call('PEXPIRE', key, 600000)
 end
 return cjson.encode({
+    born = string.format('%.0f', born),
     calls = calls,
     wait = wait,
     in_window = taken,

@@ -68,6 +68,7 @@ class _Answer(BaseModel):
     """What the script answers: microseconds, and calls per window."""
 
     # An empty list is an empty object in the JSON of Redis.
+    born: int
     calls: Annotated[list[str], BeforeValidator(lambda value: value or [])]
     wait: float
     in_window: int
@@ -99,7 +100,15 @@ class SharedPacer:
         self._calls: dict[Grant, str] = {}
         self._news = _News()
         self._answer = _Answer(
-            calls=[], wait=0, in_window=0, members=STRANGERS, waiting=0, rate=limit, peak=limit, pause=0
+            born=0,
+            calls=[],
+            wait=0,
+            in_window=0,
+            members=STRANGERS,
+            waiting=0,
+            rate=limit,
+            peak=limit,
+            pause=0,
         )
         self._answered = -math.inf
         self._stirred = asyncio.Event()
@@ -266,6 +275,7 @@ class SharedPacer:
         return json.dumps(
             {
                 "member": self._member,
+                "born": self._answer.born,
                 "members": self._answer.members if self._answered > -math.inf else 1,
                 "wanted": wanted,
                 "leaving": leaving,

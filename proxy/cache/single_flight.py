@@ -7,9 +7,9 @@ cancelled, its place in the queue included, when the last of them leaves.
 import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from typing import Generic, TypeVar
 
 from proxy.errors import OverBudgetError
-from proxy.mlflow_api.messages import StoredResponse
 from proxy.mlflow_api.reads import Key, Read
 
 
@@ -22,23 +22,23 @@ class Flight:
     """The event loop's time at which the last of its waiters loses patience."""
     storable: bool = field(default=True)
     """False once a write has made its answer doubtful for anyone who did not ask before the write."""
-    stored: bool = field(default=False)
     waiters: int = field(default=0)
 
 
-Call = Callable[[Flight], Awaitable[StoredResponse]]
+T = TypeVar("T")
+Call = Callable[[Flight], Awaitable[T]]
 
 
-class SingleFlight:
-    """At most one joinable flight per key."""
+class SingleFlight(Generic[T]):
+    """At most one joinable flight per key; each brings a ``T``."""
 
     def __init__(self) -> None:
-        self._flights: dict[Key, tuple[Flight, asyncio.Task[StoredResponse]]] = {}
+        self._flights: dict[Key, tuple[Flight, asyncio.Task[T]]] = {}
 
     def __len__(self) -> int:
         return len(self._flights)
 
-    async def fetch(self, read: Read, deadline: float, call: Call) -> tuple[StoredResponse, Flight, bool]:
+    async def fetch(self, read: Read, deadline: float, call: Call[T]) -> tuple[T, Flight, bool]:
         """Join the flight for ``read``, or start one with ``call``.
 
         Returns the answer, the flight, and whether it was joined rather than started. Raises what the
@@ -70,16 +70,14 @@ class SingleFlight:
                 flight.storable = False
                 self._forget(flight)
 
-    async def _fly(self, flight: Flight, call: Call) -> StoredResponse:
+    async def _fly(self, flight: Flight, call: Call[T]) -> T:
         try:
             return await call(flight)
         finally:
             # Before the waiters wake: whoever asks from here on starts anew.
             self._forget(flight)
 
-    async def _wait(
-        self, flight: Flight, task: "asyncio.Task[StoredResponse]", deadline: float
-    ) -> StoredResponse:
+    async def _wait(self, flight: Flight, task: asyncio.Task[T], deadline: float) -> T:
         loop = asyncio.get_running_loop()
         while not task.done():
             left = deadline - loop.time()
@@ -100,7 +98,7 @@ class SingleFlight:
             del self._flights[flight.read.key]
 
 
-def _retrieve(task: "asyncio.Task[StoredResponse]") -> None:
+def _retrieve(task: asyncio.Task[T]) -> None:
     """Look at a flight's error, lest asyncio log it when nobody is left to be told."""
     if not task.cancelled():
         task.exception()

@@ -1,17 +1,25 @@
-"""One member of a fleet: its name, its budgets, and whether it is heard."""
+"""One member of a fleet: its name, its budgets, its part in the shared cache, and whether it is heard."""
 
 import asyncio
 import hashlib
 import os
 import secrets
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 
+import structlog
+
 from proxy.budget.shared import KEYS, SCRIPT, SharedPacer
+from proxy.cache.store import Invalidation
 from proxy.errors import FleetUnavailableError
 from proxy.fleet.connection import Connection
+from proxy.fleet.sealing import Sealing
+from proxy.fleet.shared_cache import SharedCache
 from proxy.mlflow_api.routes import Group
+
+log = structlog.get_logger(__name__)
 
 FORM = "mlflow-proxy:1"
 """Begins every key; the number changes with the meaning of what lies there, so that versions never mix."""
@@ -20,16 +28,39 @@ FORM = "mlflow-proxy:1"
 class Fleet:
     """The Redis at ``url``, shared by all proxies of the workspace at ``upstream``.
 
+    Those that know the same ``secret`` share answers too; an empty one is none.
     Must be made, used and closed in one event loop. Raises InvalidSettingsError if the URL makes no sense.
     """
 
-    def __init__(self, url: str, upstream: str) -> None:
+    def __init__(self, url: str, upstream: str, secret: str) -> None:
         self._connection = Connection(url)
         self._script = self._connection.script(SCRIPT)
         self._workspace = hashlib.sha256(upstream.encode()).hexdigest()[:16]
         self._name = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
         self._budgets: dict[Group, SharedPacer] = {}
         self._running: list[asyncio.Task[None]] = []
+        self._sealing = Sealing(secret, upstream) if secret else None
+        self.cache: SharedCache | None = None
+        self._sharing: asyncio.Task[None] | None = None
+        if self._sealing is None:
+            log.warning(
+                "no fleet.secret: proxies share the budget only, and each fetches every answer for itself"
+            )
+
+    @property
+    def partition_key(self) -> bytes | None:
+        """Keys the hashes of credentials, alike on all members; None if they share no answers."""
+        return self._sealing.partition_key if self._sealing is not None else None
+
+    def share_answers(
+        self, forget: Callable[[Invalidation], None], observe: Callable[[str], None]
+    ) -> SharedCache | None:
+        """Take part in the shared cache, if there is a secret: see SharedCache."""
+        if self._sealing is not None:
+            prefix = f"{FORM}:{{{self._workspace}:cache}}"
+            self.cache = SharedCache(self._connection, prefix, self._sealing, self._name, forget, observe)
+            self._sharing = asyncio.create_task(self.cache.run())
+        return self.cache
 
     def budget(self, group: Group, limit: int, window: float, floor: float) -> SharedPacer:
         """Return the fleet's budget of a group; ``limit`` is in calls per ``window`` seconds."""
@@ -51,7 +82,14 @@ class Fleet:
 
     def status(self) -> dict[str, object]:
         """Say how things are, for people."""
-        return {"member": self._name, "members": self.members(), "alone": self.alone()}
+        cache = self.cache
+        return {
+            "member": self._name,
+            "members": self.members(),
+            "alone": self.alone(),
+            "answers_shared": cache is not None and cache.connected,
+            "other_secrets": cache.other_secrets if cache is not None else 0,
+        }
 
     async def _ask(self, keys: Sequence[str], request: str) -> bytes:
         answer = await self._script(keys, [request])
@@ -61,6 +99,10 @@ class Fleet:
 
     async def close(self) -> None:
         """Take leave of the others."""
+        if self._sharing is not None:
+            self._sharing.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._sharing
         for budget in self._budgets.values():
             budget.stop()
         await asyncio.gather(*self._running)

@@ -125,6 +125,18 @@ async def test_redis_killed_and_come_back_empty(redis: RedisServer) -> None:
     assert everyone.busiest_second() <= LIMIT
 
 
+@pytest.mark.parametrize("evicted", [("window",), ("state",), KEYS])
+async def test_a_redis_that_evicts_keys(redis: RedisServer, evicted: tuple[str, ...]) -> None:
+    async with crowd(redis.url, 2) as everyone:
+        await everyone.until(LIMIT)
+        # In the middle of a window, so that what is forgotten still counts.
+        await everyone.until(LIMIT // 2)
+        [member, _] = everyone.members
+        await member.connection._client.delete(*(f"{{test}}:{key}" for key in evicted))
+        await everyone.until(2 * LIMIT)
+    assert everyone.busiest_second() <= LIMIT
+
+
 async def test_one_member_cut_off_from_redis_but_not_from_the_workspace(redis: RedisServer) -> None:
     async with crowd(redis.url, 4) as everyone:
         await everyone.until(2 * LIMIT)

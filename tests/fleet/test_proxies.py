@@ -1,17 +1,21 @@
 """Whole proxies that share a Redis, in front of a workspace that enforces its limit."""
 
 import asyncio
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 import aiohttp
+import pytest
+from pydantic import SecretStr
 
 from proxy.app import serving
+from proxy.demo.answers import Answer
 from proxy.demo.workspace import EmulatedWorkspace, WorkspaceOptions
-from proxy.settings import BudgetSettings, Settings
+from proxy.settings import BudgetSettings, FleetSettings, Settings
 from tests.fleet.redis_server import RedisServer
 from tests.integration.conftest import sample
-from tests.integration.support import MODEL, Api
+from tests.integration.support import COLLAPSED, HIT, LIST, MODEL, MUCH, SIGN, STORED, Api, first, settle
 
 
 async def test_three_proxies_keep_to_one_limit(redis: RedisServer) -> None:
@@ -63,3 +67,115 @@ async def test_a_proxy_serves_without_its_redis(tmp_path: Path) -> None:
         api = Api(session, url)
         assert (await api.get(MODEL, name="m")).status == 200
         assert await api.metric("mlflow_proxy_fleet_alone") == 1
+
+
+# -- one cache -------------------------------------------------------------------------------------
+
+SECRET = FleetSettings(secret=SecretStr("a secret of the whole fleet"))
+
+
+@asynccontextmanager
+async def fleet(redis: RedisServer, workspace: EmulatedWorkspace, count: int = 2) -> AsyncIterator[list[Api]]:
+    """Serve proxies that share answers; a client for each."""
+    async with AsyncExitStack() as stack:
+        session = await stack.enter_async_context(aiohttp.ClientSession())
+        proxies = []
+        for _ in range(count):
+            settings = Settings(
+                upstream=workspace.url, port=0, shutdown_grace=0.01, redis=redis.url, fleet=SECRET
+            )
+            proxies.append(Api(session, await stack.enter_async_context(serving(settings))))
+        for api in proxies:
+            await api.until_metric("mlflow_proxy_fleet_cache_shared", 1)
+        yield proxies
+
+
+@pytest.fixture
+async def workspace() -> AsyncIterator[EmulatedWorkspace]:
+    async with EmulatedWorkspace([sample()], WorkspaceOptions(limit=MUCH, latency=0)) as workspace:
+        yield workspace
+
+
+DOWNLOAD = "/api/2.0/mlflow-artifacts/artifacts/mlflow-proxy/m/1/MLmodel"
+FILE = {"name": "m", "version": "1", "path": "MLmodel"}
+
+
+async def test_all_proxies_together_ask_once(redis: RedisServer, workspace: EmulatedWorkspace) -> None:
+    async with fleet(redis, workspace, 3) as proxies:
+        questions = [(LIST, {"name": "m", "version": "1"}), (SIGN, FILE), (MODEL, {"name": "m"})]
+        replies = await asyncio.gather(
+            *(api.get(path, **asked) for _ in range(5) for api in proxies for path, asked in questions)
+        )
+        assert {reply.status for reply in replies} == {200}
+        assert len({reply.body for reply in replies}) == len(questions)
+        assert len(workspace.registry_arrivals) == workspace.registry_arrivals.distinct() == len(questions)
+
+
+async def test_each_answer_says_how_it_came(redis: RedisServer, workspace: EmulatedWorkspace) -> None:
+    async with fleet(redis, workspace, 3) as (one, two, three):
+        workspace.hold()
+        leading = asyncio.create_task(one.get(SIGN, **FILE))
+        await workspace.until(lambda arrivals: len(arrivals) == 1)
+        following = asyncio.create_task(two.get(SIGN, **FILE))
+        await two.until_metric("mlflow_proxy_flights", 1)
+        workspace.release()
+        assert ((await leading).outcome, (await following).outcome) == (STORED, COLLAPSED)
+        reply = await three.get(SIGN, **FILE)
+        assert (reply.outcome, reply.headers["Age"]) == (HIT, "0")
+        assert reply.body == (await leading).body
+        assert await three.metric("mlflow_proxy_fleet_answers_total", how="hit") == 1
+        assert await two.metric("mlflow_proxy_fleet_answers_total", how="joined") == 1
+
+
+async def test_no_answer_crosses_credentials(redis: RedisServer, workspace: EmulatedWorkspace) -> None:
+    async with fleet(redis, workspace) as (one, two):
+        await one.get(SIGN, token="a", **FILE)
+        assert (await two.get(SIGN, token="b", **FILE)).outcome == STORED
+        assert len(workspace.registry_arrivals) == 2
+
+
+async def test_a_write_through_one_proxy_is_seen_through_all(
+    redis: RedisServer, workspace: EmulatedWorkspace
+) -> None:
+    async with fleet(redis, workspace) as (one, two):
+        for number in range(5):
+            for api in (one, two):
+                await api.get(MODEL, name="m")
+            writer = (one, two)[number % 2]
+            tag = {"name": "m", "key": "k", "value": str(number)}
+            reply = await writer.call("POST", "registered-models/set-tag", tag)
+            assert reply.status == 200
+            # At once through the same proxy, and through another as soon as it has heard.
+            assert b'"%d"' % number in (await writer.get(MODEL, name="m")).body
+            other = (two, one)[number % 2]
+            while b'"%d"' % number not in (await other.get(MODEL, name="m")).body:
+                await settle()
+
+
+async def test_a_refusal_is_for_those_who_waited_and_for_nobody_later(
+    redis: RedisServer, workspace: EmulatedWorkspace
+) -> None:
+    async with fleet(redis, workspace) as (one, two):
+        workspace.hold()
+        workspace.fault = first(1, Answer(403, b'{"error_code": "PERMISSION_DENIED"}'))
+        leading = asyncio.create_task(one.get(SIGN, **FILE))
+        await workspace.until(lambda arrivals: len(arrivals) == 1)
+        following = asyncio.create_task(two.get(SIGN, **FILE))
+        await two.until_metric("mlflow_proxy_flights", 1)
+        workspace.release()
+        assert (await leading).status == 403
+        await following
+        assert (await two.get(SIGN, **FILE)).status == 200
+
+
+async def test_a_signed_url_that_storage_refuses_is_dropped_for_all(
+    redis: RedisServer, workspace: EmulatedWorkspace
+) -> None:
+    async with fleet(redis, workspace) as (one, two):
+        await one.get(SIGN, **FILE)
+        workspace.storage.fault = first(1, Answer(403, b"<Error/>"))
+        for api, calls in ((two, 2), (one, 2)):
+            assert (
+                await api.call("GET", "/api/2.0/mlflow-artifacts/artifacts/mlflow-proxy/m/1/MLmodel")
+            ).status == 200
+            assert len(workspace.registry_arrivals.to(SIGN)) == calls

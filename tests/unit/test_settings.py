@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from pydantic import SecretStr
 
 from proxy import app, cli, settings
 from proxy.errors import InvalidSettingsError
@@ -341,6 +342,8 @@ def shown_as_toml(value: object) -> str:
             return str(value).lower()
         case float() if value.is_integer():
             return str(int(value))
+        case SecretStr():
+            return f'"{value.get_secret_value()}"'
         case str():
             return f'"{value}"'
         case _:

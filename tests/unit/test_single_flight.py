@@ -61,7 +61,7 @@ Joining = asyncio.Task[tuple[StoredResponse, Flight, bool]]
 
 
 async def join(
-    flights: SingleFlight,
+    flights: SingleFlight[StoredResponse],
     call: Callable[[Flight], Awaitable[StoredResponse]],
     *,
     deadline: float = LATER,
@@ -76,7 +76,8 @@ async def join(
 
 def test_those_who_ask_together_share_one_call() -> None:
     async def main() -> None:
-        flights, call = SingleFlight(), Calls()
+        flights: SingleFlight[StoredResponse] = SingleFlight()
+        call = Calls()
         tasks = [await join(flights, call) for _ in range(5)]
         assert len(flights) == 1
         results = await asyncio.gather(*tasks)
@@ -90,7 +91,8 @@ def test_those_who_ask_together_share_one_call() -> None:
 
 def test_different_questions_do_not() -> None:
     async def main() -> None:
-        flights, call = SingleFlight(), Calls()
+        flights: SingleFlight[StoredResponse] = SingleFlight()
+        call = Calls()
         await asyncio.gather(await join(flights, call, model="a"), await join(flights, call, model="b"))
         assert call.started == 2
 
@@ -99,7 +101,8 @@ def test_different_questions_do_not() -> None:
 
 def test_a_flight_outlives_the_client_that_started_it() -> None:
     async def main() -> None:
-        flights, call = SingleFlight(), Calls()
+        flights: SingleFlight[StoredResponse] = SingleFlight()
+        call = Calls()
         starter, other = await join(flights, call), await join(flights, call)
         starter.cancel()
         assert (await other)[0] == response(b"1")
@@ -111,7 +114,8 @@ def test_a_flight_outlives_the_client_that_started_it() -> None:
 
 def test_the_last_to_leave_cancels_it() -> None:
     async def main() -> None:
-        flights, call = SingleFlight(), Calls()
+        flights: SingleFlight[StoredResponse] = SingleFlight()
+        call = Calls()
         tasks = [await join(flights, call) for _ in range(3)]
         for task in tasks:
             assert call.cancelled == 0
@@ -125,7 +129,8 @@ def test_the_last_to_leave_cancels_it() -> None:
 
 def test_one_cancelled_at_once_leaves_nothing_behind() -> None:
     async def main() -> None:
-        flights, call = SingleFlight(), Calls()
+        flights: SingleFlight[StoredResponse] = SingleFlight()
+        call = Calls()
         task = asyncio.ensure_future(flights.fetch(read(), LATER, call))
         await asyncio.sleep(0)
         task.cancel()
@@ -137,7 +142,8 @@ def test_one_cancelled_at_once_leaves_nothing_behind() -> None:
 
 def test_everyone_gets_the_error_and_nobody_can_join_it_any_more() -> None:
     async def main() -> None:
-        flights, call = SingleFlight(), Calls(error=UpstreamUnavailableError("gone"))
+        flights: SingleFlight[StoredResponse] = SingleFlight()
+        call = Calls(error=UpstreamUnavailableError("gone"))
         seen: list[tuple[int, int]] = []
 
         async def ask() -> None:
@@ -155,7 +161,8 @@ def test_everyone_gets_the_error_and_nobody_can_join_it_any_more() -> None:
 @pytest.mark.parametrize("error", [None, UpstreamUnavailableError("gone")])
 def test_it_is_out_of_the_table_before_anyone_wakes(error: Exception | None) -> None:
     async def main() -> None:
-        flights, call = SingleFlight(), Calls(error=error)
+        flights: SingleFlight[StoredResponse] = SingleFlight()
+        call = Calls(error=error)
         again: list[bool] = []
 
         async def ask_twice() -> None:
@@ -173,7 +180,7 @@ def test_it_is_out_of_the_table_before_anyone_wakes(error: Exception | None) -> 
 
 def test_whoever_asks_in_the_step_in_which_a_call_ends_starts_anew() -> None:
     async def main() -> None:
-        flights = SingleFlight()
+        flights: SingleFlight[StoredResponse] = SingleFlight()
         joinable: list[int] = []
 
         async def call(flight: Flight) -> StoredResponse:
@@ -190,7 +197,8 @@ def test_whoever_asks_in_the_step_in_which_a_call_ends_starts_anew() -> None:
 
 def test_a_write_closes_the_flights_it_concerns() -> None:
     async def main() -> None:
-        flights, call = SingleFlight(), Calls()
+        flights: SingleFlight[StoredResponse] = SingleFlight()
+        call = Calls()
         before, other = await join(flights, call, model="a"), await join(flights, call, model="b")
         flights.invalidate(lambda model: model == "a")
         after = await join(flights, call, model="a")
@@ -205,7 +213,8 @@ def test_a_write_closes_the_flights_it_concerns() -> None:
 
 def test_a_closed_flight_that_ends_does_not_take_its_successor_along() -> None:
     async def main() -> None:
-        flights, call = SingleFlight(), Calls()
+        flights: SingleFlight[StoredResponse] = SingleFlight()
+        call = Calls()
         first = await join(flights, call)
         flights.invalidate(lambda model: True)
         await asyncio.sleep(5.0)
@@ -220,7 +229,8 @@ def test_a_closed_flight_that_ends_does_not_take_its_successor_along() -> None:
 
 def test_an_early_deadline_is_kept_while_others_wait_on() -> None:
     async def main() -> None:
-        flights, call = SingleFlight(), Calls(seconds=30.0)
+        flights: SingleFlight[StoredResponse] = SingleFlight()
+        call = Calls(seconds=30.0)
         hasty = await join(flights, call, deadline=5.0)
         patient = await join(flights, call, deadline=45.0)
         with pytest.raises(OverBudgetError) as refusal:
@@ -239,7 +249,7 @@ def test_nobody_joins_a_flight_that_is_out_of_time() -> None:
             await asyncio.sleep(flight.deadline - now() + 1.0)
             raise UpstreamTimeoutError("too late")
 
-        flights = SingleFlight()
+        flights: SingleFlight[StoredResponse] = SingleFlight()
         first = await join(flights, ends_late, deadline=5.0)
         await asyncio.sleep(5.5)
         second = await join(flights, Calls(seconds=1.0), deadline=50.0)
@@ -254,7 +264,8 @@ def test_nobody_joins_a_flight_that_is_out_of_time() -> None:
 @pytest.mark.parametrize("steps", range(6))
 def test_an_error_that_nobody_waits_for_any_more_is_not_reported_as_lost(steps: int) -> None:
     async def main() -> None:
-        flights, call = SingleFlight(), Calls(seconds=1.0, error=UpstreamUnavailableError("gone"))
+        flights: SingleFlight[StoredResponse] = SingleFlight()
+        call = Calls(seconds=1.0, error=UpstreamUnavailableError("gone"))
         task = await join(flights, call)
         await asyncio.sleep(1.0)
         for _ in range(steps):
@@ -317,7 +328,7 @@ def test_at_most_one_joinable_flight_per_question(
     scenario: list[Client], written: list[tuple[float, str]]
 ) -> None:
     async def main() -> None:
-        flights = SingleFlight()
+        flights: SingleFlight[StoredResponse] = SingleFlight()
         joinable: dict[str, set[Flight]] = {"a": set(), "b": set()}
         waiting: dict[int, Client] = {}
 

@@ -1,0 +1,414 @@
+"""One cache for the whole fleet behind each member's own, and one flight for each question, kept in Redis.
+
+What belongs here: the member's side of ``cache.lua``. A member asks for an answer that it has not got; it
+gets it, or waits for the member that is fetching it, or fetches it for all. Redis is never needed: without it
+each member fetches for itself.
+"""
+
+import asyncio
+import itertools
+import json
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from importlib.resources import files
+from typing import Any, TypeVar
+
+import structlog
+
+from proxy.budget.queue import Deadline
+from proxy.cache.store import Entry, Invalidation
+from proxy.errors import FleetUnavailableError, OverBudgetError, UnreadableError
+from proxy.fleet.connection import Connection
+from proxy.fleet.record import Record, pack, pack_error, unpack
+from proxy.fleet.sealing import Sealing
+from proxy.mlflow_api.reads import Key, Read
+
+log = structlog.get_logger(__name__)
+T = TypeVar("T")
+
+SCRIPT = files("proxy.fleet").joinpath("cache.lua").read_text(encoding="utf-8")
+
+ATTEND = 1.0
+"""Seconds between two signs of life, which renew the leases of flights."""
+LEASE = 3.0
+"""Seconds after its last sign of life in which a member's flights are still waited for."""
+RETRY = 0.3
+"""Seconds between two attempts to reach Redis while it is gone."""
+BLOCK = 1.0
+"""Seconds for which the log is listened to at a time."""
+RESULT = 5.0
+"""Seconds for which an answer that cannot be kept lies there for those who waited for it."""
+MEMORY = 60.0
+"""Seconds for which members with another secret are remembered."""
+_MOST_UNTOLD = 1_000
+"""Writes kept to be told when Redis is back; more of them are told as one that concerns everything."""
+
+
+@dataclass(slots=True)
+class Turn:
+    """What came of asking the fleet: an answer, or that it has to be fetched."""
+
+    found: Entry | None = None
+    joined: bool = False
+    """Whether the answer is of a flight that was under way, rather than stored before."""
+    brought: Entry | None = None
+    """To be set by whoever fetched; an entry that has expired is for those who wait, and not kept."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Lead:
+    """The lead in fetching an answer: ``standing`` is the generation in which it began."""
+
+    name: str
+    flight: str
+    model: str
+    standing: str
+    server_time: float
+    began: float
+
+    def server_now(self, now: float) -> float:
+        return self.server_time + (now - self.began)
+
+
+class SharedCache:
+    """What the members of a fleet that know the same secret have in common beside the budget.
+
+    ``forget`` is told what members wrote, to drop it here; ``observe`` what became of each question (``hit``,
+    ``joined``, ``led``, ``alone``) and what was ``unreadable``. Nothing is shared before ``run`` runs and
+    while Redis cannot be reached.
+    """
+
+    def __init__(
+        self,
+        connection: Connection,
+        prefix: str,
+        sealing: Sealing,
+        member: str,
+        forget: Callable[[Invalidation], None],
+        observe: Callable[[str], None],
+    ) -> None:
+        self._connection = connection
+        self._script = connection.script(SCRIPT)
+        self._sealing = sealing
+        self._member = member
+        self._forget = forget
+        self._observe = observe
+        self._met_unreadable = False
+        self._prefix = f"{prefix}:{sealing.fingerprint}"
+        self._common = [self._key("generations"), self._key("log"), f"{prefix}:secrets"]
+        self.connected = False
+        """Whether answers are shared now."""
+        self.other_secrets = 0
+        """How many secrets other than this one are in use on this Redis for the same workspace."""
+        self._serials = itertools.count()
+        self._leads: dict[str, _Lead] = {}
+        self._waiting: dict[str, set[asyncio.Event]] = {}
+        self._untold: deque[Invalidation] = deque()
+        self._telling = asyncio.Lock()
+        self._background: set[asyncio.Task[Any]] = set()
+        self._arrived = asyncio.Event()
+        self._born = ""
+        self._number = 0
+        self._heard = "0-0"
+
+    # -- one question ------------------------------------------------------------------------------
+
+    @asynccontextmanager
+    async def turn(self, read: Read, deadline: Deadline) -> AsyncIterator[Turn]:
+        """Ask the fleet for an answer; whoever gets none has to fetch it and set ``brought``.
+
+        Raises OverBudgetError when ``deadline`` (event loop's time) passes while another member fetches it,
+        and the error that it met if that is everyone's.
+        """
+        found = await self._take(read, deadline)
+        if not isinstance(found, _Lead):
+            yield found
+            return
+        turn = Turn()
+        sealed, entry = b"", None
+        try:
+            yield turn
+            entry = turn.brought
+        except Exception as error:
+            failure = pack_error(error)
+            sealed = b"" if failure is None else self._sealing.seal(failure, found.name)
+            raise
+        finally:
+            self._in_background(self._land(found, entry, sealed))
+
+    async def _take(self, read: Read, deadline: Deadline) -> "Turn | _Lead":
+        name = self._sealing.name("read", *read.key)
+        flight = f"{self._member}:{next(self._serials)}"
+        model = self._model(read.model)
+        landed = asyncio.Event()
+        self._waiting.setdefault(name, set()).add(landed)
+        awaited = distrusted = ""
+        asking: asyncio.Task[list[Any]] | None = None
+        try:
+            while self.connected:
+                landed.clear()
+                try:
+                    await self._tell()
+                    # The answer has to be heard even if the one who asks leaves: it may be the lead.
+                    asking = self._in_background(
+                        self._ask(
+                            "take",
+                            self._places(name, awaited),
+                            *(model, flight, awaited, distrusted, _milliseconds(LEASE)),
+                        )
+                    )
+                    kind, content, server_time = await asyncio.shield(asking)
+                except FleetUnavailableError as error:
+                    self._cut_off(str(error))
+                    break
+                now = time.monotonic()
+                if kind == b"lead":
+                    self._observe("led")
+                    lead = _Lead(name, flight, model, content.decode(), server_time / 1e6, now)
+                    self._leads[flight] = lead
+                    return lead
+                if kind == b"busy":
+                    awaited = content.decode()
+                    await self._until(landed, deadline)
+                    continue
+                try:
+                    record = unpack(self._sealing.open(content, name))
+                except UnreadableError as error:
+                    self._note_unreadable(str(error))
+                    distrusted = "distrusted"
+                    continue
+                joined = bool(awaited)
+                self._observe("joined" if joined else "hit")
+                return Turn(record.entry(server_time / 1e6, now), joined)
+        except asyncio.CancelledError:
+            if asking is not None:
+                self._in_background(self._give_back(asking, _Lead(name, flight, model, "", 0.0, 0.0)))
+            raise
+        finally:
+            self._waiting[name].discard(landed)
+            if not self._waiting[name]:
+                del self._waiting[name]
+        self._observe("alone")
+        return Turn()
+
+    async def _until(self, landed: asyncio.Event, deadline: Deadline) -> None:
+        loop = asyncio.get_running_loop()
+        while not landed.is_set():
+            if loop.time() >= deadline():
+                raise OverBudgetError(
+                    "Another proxy of the fleet is asking the workspace for this and has not got it yet.",
+                    retry_after=1,
+                )
+            try:
+                async with asyncio.timeout_at(deadline()):
+                    await landed.wait()
+            except TimeoutError:
+                continue  # the deadline may have moved
+
+    async def _give_back(self, asking: asyncio.Task[list[Any]], lead: _Lead) -> None:
+        """Let go of the lead that may have been given to someone who is gone."""
+        with suppress(FleetUnavailableError):
+            kind, *_ = await asking
+            if kind == b"lead":
+                await self._land(lead, None, b"")
+
+    async def _land(self, lead: _Lead, entry: Entry | None, sealed: bytes) -> None:
+        """Tell what a flight brought, or that it brought nothing."""
+        self._leads.pop(lead.flight, None)
+        if not self.connected:
+            return
+        kind, lifetime = "metadata", 0.0
+        if entry is not None:
+            now = time.monotonic()
+            lifetime = entry.expires_at - now
+            kind = "files" if entry.survives_metadata_writes else "metadata"
+            record = Record.of(entry, lead.server_now(entry.stored_at))
+            sealed = self._sealing.seal(pack(record), lead.name)
+        await self._ask(
+            "land",
+            self._places(lead.name, lead.flight),
+            *(lead.model, lead.flight, lead.name, lead.standing, kind),
+            *(_milliseconds(lifetime), sealed, _milliseconds(RESULT)),
+        )
+
+    async def discard(self, key: Key) -> None:
+        """Drop an answer that proved wrong."""
+        if self.connected:
+            try:
+                await self._ask("discard", [self._key("entry", self._sealing.name("read", *key))])
+            except FleetUnavailableError as error:
+                self._cut_off(str(error))
+
+    # -- writes ------------------------------------------------------------------------------------
+
+    def tell(self, what: Invalidation) -> None:
+        """Note a write that all members have to hear of; ``told`` waits until they can."""
+        self._untold.append(what)
+        if len(self._untold) > _MOST_UNTOLD:
+            self._untold.clear()
+            self._untold.append(Invalidation(None, files=True))
+        self._in_background(self.told())
+
+    async def told(self) -> None:
+        """Wait until Redis knows of every write noted so far, or cannot be reached."""
+        if not self.connected:
+            return
+        try:
+            await self._tell()
+        except FleetUnavailableError as error:
+            self._cut_off(str(error))
+
+    async def _tell(self) -> None:
+        """Say what was written. Until then nothing may be taken that stood before."""
+        async with self._telling:
+            while self._untold:
+                what = self._untold[0]
+                message = {"by": self._member, "files": what.files}
+                if what.models is not None:
+                    message["models"] = sorted(what.models)
+                text = self._sealing.seal(json.dumps(message).encode(), "log")
+                models = ["all"] if what.models is None else map(self._model, what.models)
+                await self._ask("write", [], text, "files" if what.files else "", *models)
+                if self._untold and self._untold[0] is what:
+                    self._untold.popleft()
+
+    # -- the conversation with Redis ---------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Share answers until cancelled."""
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._attend())
+                tasks.create_task(self._listen())
+        finally:
+            self.connected = False
+            while self._background:
+                await asyncio.wait(self._background)
+
+    async def _attend(self) -> None:
+        """Give signs of life, renew the leases of own flights and look after those that are waited for."""
+        while True:
+            try:
+                await self._sign_of_life()
+                await self._tell()
+            except FleetUnavailableError as error:
+                self._cut_off(str(error))
+            await asyncio.sleep(ATTEND if self.connected else RETRY)
+
+    async def _sign_of_life(self) -> None:
+        leads, awaited = list(self._leads.values()), list(self._waiting)
+        leases = [self._key("lease", lead.name) for lead in leads]
+        leases += [self._key("lease", name) for name in awaited]
+        heard, number = self._heard, self._number
+        born, newest, newest_id, lost, free, others = await self._ask(
+            "attend",
+            leases,
+            *(self._sealing.fingerprint, heard, str(number), _milliseconds(LEASE), _milliseconds(MEMORY)),
+            *(lead.flight for lead in leads),
+            *("" for _ in awaited),
+        )
+        if born.decode() != self._born or (lost and number == self._number):
+            self._begin_anew(born.decode(), int(newest), newest_id.decode())
+        if others and not self.other_secrets:
+            log.warning("other proxies of this workspace have another fleet.secret; they share no answers")
+        self.other_secrets = others
+        if not self.connected:
+            log.info("sharing answers")
+            self.connected = True
+            self._arrived.set()
+        for index in free:
+            self._wake(awaited[index - 1 - len(leads)])
+
+    async def _listen(self) -> None:
+        """Follow what members bring and write."""
+        while True:
+            await self._arrived.wait()
+            try:
+                for identity, fields in await self._connection.read_stream(
+                    self._key("log"), self._heard, BLOCK
+                ):
+                    self._hear(identity, fields)
+            except FleetUnavailableError as error:
+                self._cut_off(str(error))
+
+    def _hear(self, identity: str, fields: dict[bytes, bytes]) -> None:
+        number = int(fields[b"number"])
+        if number <= self._number:
+            return
+        missed = number > self._number + 1
+        self._number, self._heard = number, identity
+        if missed:
+            self._begin_anew(self._born, number, identity)
+        elif fields[b"kind"] == b"landed":
+            self._wake(fields[b"text"].decode())
+        else:
+            self._hear_of_write(fields[b"text"])
+
+    def _hear_of_write(self, sealed: bytes) -> None:
+        try:
+            message = json.loads(self._sealing.open(sealed, "log"))
+        except UnreadableError as error:
+            self._note_unreadable(str(error))
+            message = {"files": True}
+        if message.get("by") != self._member:
+            models = message.get("models")
+            self._forget(Invalidation(None if models is None else frozenset(models), message["files"]))
+
+    def _begin_anew(self, born: str, number: int, identity: str) -> None:
+        """Drop all that is stored here: writes may have been missed."""
+        self._born, self._number, self._heard = born, number, identity
+        self._forget(Invalidation(None, files=True))
+        self._wake_all()
+
+    def _cut_off(self, reason: str) -> None:
+        if self.connected:
+            log.warning("answers no longer shared", reason=reason)
+        self.connected = False
+        self._arrived.clear()
+        self._wake_all()
+
+    def _wake(self, name: str) -> None:
+        for landed in self._waiting.get(name, ()):
+            landed.set()
+
+    def _wake_all(self) -> None:
+        for name in self._waiting:
+            self._wake(name)
+
+    def _note_unreadable(self, reason: str) -> None:
+        self._observe("unreadable")
+        if not self._met_unreadable:
+            log.warning("what lies in Redis cannot be read and is ignored", reason=reason)
+        self._met_unreadable = True
+
+    def _in_background(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        task = asyncio.create_task(work)
+        self._background.add(task)
+        task.add_done_callback(self._done)
+        return task
+
+    def _done(self, task: asyncio.Task[Any]) -> None:
+        self._background.discard(task)
+        if not task.cancelled() and isinstance(task.exception(), FleetUnavailableError):
+            self._cut_off(str(task.exception()))
+
+    async def _ask(self, operation: str, keys: list[str], *arguments: str | bytes) -> list[Any]:
+        reply = await self._script([*self._common, *keys], [operation, self._member, *arguments])
+        return reply if isinstance(reply, list) else []
+
+    def _places(self, name: str, flight: str) -> list[str]:
+        return [self._key("entry", name), self._key("lease", name), self._key("result", flight)]
+
+    def _key(self, *parts: str) -> str:
+        return ":".join((self._prefix, *parts))
+
+    def _model(self, model: str | None) -> str:
+        # Regardless of case, as the store does.
+        return "" if model is None else self._sealing.name("model", model.casefold())
+
+
+def _milliseconds(seconds: float) -> str:
+    return str(max(0, int(seconds * 1000)))
