@@ -94,7 +94,7 @@ class Proxy:
             )
         self._artifacts = ArtifactFacade(self.pipeline, storage, self.metrics)
         readiness = admin.Readiness(workspace, settings.upstream)
-        self._admin = admin.handlers(self.metrics.registry, readiness, self._status)
+        self._admin = admin.handlers(self.metrics.registry, readiness, self._status, self._detail)
         self._watch()
 
     async def close(self) -> None:
@@ -175,6 +175,9 @@ class Proxy:
         if isinstance(pacer, SharedPacer):
             pacer.attach(queue.__len__, queue.serve)
         return queue
+
+    def _detail(self) -> dict[str, object]:
+        return {"redis": self._fleet.condition()} if self._fleet is not None else {}
 
     def _status(self) -> dict[str, object]:
         return {

@@ -9,6 +9,7 @@ registry itself. Requests whose answers may be shared take ``_read``, all others
 
 import asyncio
 import random
+import secrets
 import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, nullcontext
@@ -38,12 +39,17 @@ from proxy.metrics import Metrics
 from proxy.mlflow_api import answers
 from proxy.mlflow_api.artifact_paths import rewrite_download_uri
 from proxy.mlflow_api.headers import (
+    CLIENT,
     NEUTRAL,
     NOT_STORED,
     UNSHARED,
     Fields,
+    age,
     asks_for_fresh,
     end_to_end,
+    field,
+    from_proxy,
+    unix_time,
     without,
 )
 from proxy.mlflow_api.messages import StoredResponse, UpstreamRequest
@@ -83,12 +89,11 @@ class Answer:
 class Call:
     """A call to the workspace, and what may be done for it.
 
-    ``client`` is whose share of the budget it takes. What is ``shared`` is read whole, on behalf of everyone
-    who waits for it; ``stream`` is a body too large to hold, which can be sent only once.
+    What is ``shared`` is read whole, on behalf of everyone who waits for it; ``stream`` is a body too large
+    to hold, which can be sent only once.
     """
 
     group: Group
-    client: str
     request: UpstreamRequest
     deadline: Deadline
     shared: bool
@@ -124,6 +129,8 @@ class Pipeline:
         self._partition_key = partition_key
         self._versions = VersionBook()
         self._fleet: SharedCache | None = None
+        self._name = secrets.token_hex(8)
+        self._behind_proxy = False
         self.flights: SingleFlight[Answer] = SingleFlight()
 
     def deadline(self) -> float:
@@ -135,18 +142,19 @@ class Pipeline:
         raw_query = request.raw_path.partition("?")[2]
         headers = end_to_end(request.headers.items())
         body = await self._held_body(request, route)
-        read = None
-        if body is not None:
-            read = shareable(route, request.method, self._partition(route, headers), raw_query, body)
+        partition = self._partition(route, headers)
+        client = f"{partition}:{field(headers, CLIENT)}"
+        read = shareable(route, request.method, partition, raw_query, body) if body is not None else None
         if read is not None and body is not None:
-            asked = UpstreamRequest(request.method, request.raw_path, self._shared(route, headers), body)
+            shared = self._shared(route, headers)
+            asked = UpstreamRequest(request.method, request.raw_path, shared, body, client)
             try:
                 answer = await self._read(read, asked, self.deadline(), fresh=asks_for_fresh(headers))
             except TooLargeToShareError:
                 log.info("answer too large to store", route=route.name, limit=self._largest_entry)
             else:
                 return await self._respond(request, read, answer)
-        return await self._forward(request, route, headers, body)
+        return await self._forward(request, route, headers, body, client)
 
     async def ask(
         self, headers: Fields, endpoint: str, parameters: Mapping[str, str], deadline: float
@@ -163,7 +171,8 @@ class Pipeline:
         if read is None:
             raise BadRequestError(f"{endpoint} cannot be asked with these parameters.")
         target = f"{API_PREFIXES[0]}{endpoint}?{raw_query}"
-        asked = UpstreamRequest("GET", target, self._shared(route, headers))
+        client = f"{read.partition}:{field(headers, CLIENT)}"
+        asked = UpstreamRequest("GET", target, self._shared(route, headers), client=client)
         return await self._read(read, asked, deadline, fresh=asks_for_fresh(headers))
 
     async def disown(self, answer: Answer) -> None:
@@ -254,7 +263,7 @@ class Pipeline:
         read = flight.read
         if read.route.freshness is Freshness.LISTING:
             await self._look_up_status(flight, request)
-        call = Call(read.route.group, read.partition, request, lambda: flight.deadline, shared=True)
+        call = Call(read.route.group, request, lambda: flight.deadline, shared=True)
         async with self._call(call) as got:
             try:
                 body = await read_whole(got, self._largest_entry)
@@ -265,7 +274,7 @@ class Pipeline:
             kept = tuple(without(fields(got), NOT_STORED))
             response = StoredResponse(got.status, got.reason or "", kept, body)
         self._learn(read, response)
-        return self._entry(read, response)
+        return self._entry(read, response, age(got.headers.get("Age")))
 
     async def _look_up_status(self, flight: Flight, request: UpstreamRequest) -> None:
         """Find out whether a version is READY, when that is worth a call: then its files stay as they are."""
@@ -306,7 +315,7 @@ class Pipeline:
                     if response.status == 429 and call.stream is None:
                         refusals += 1
                         delay = self._after_refusal(call, refusals, asked)
-                    elif response.status in UNAVAILABLE:
+                    elif response.status in UNAVAILABLE and not self._behind_proxy:
                         failures += 1
                         delay = self._after_failure(call, failures, asked)
                     else:
@@ -319,7 +328,7 @@ class Pipeline:
 
     def _after_refusal(self, call: Call, refusals: int, asked: float | None) -> float | None:
         """Return the seconds to wait after a 429, None if it is the client's."""
-        if call.group in self._queues:
+        if call.group in self._queues and not self._behind_proxy:
             return 0.0  # its queue knows how long, for everyone who waits in it
         return self._in_time(call, backoff(refusals, asked, random.random()))  # noqa: S311 - keeps no secret
 
@@ -340,7 +349,7 @@ class Pipeline:
         queue = self._queues.get(call.group)
         slot = None
         if queue is not None:
-            slot = await queue.acquire(call.deadline, client=call.client, returned=returned)
+            slot = await queue.acquire(call.deadline, client=call.request.client, returned=returned)
         # What is shared is read whole, so all of it counts; a stream may take as long as it flows.
         within = call.deadline() - asyncio.get_running_loop().time() if call.shared else None
         status = "error"
@@ -349,13 +358,14 @@ class Pipeline:
                 async with self._client.open(
                     call.request.method,
                     self._origin + call.request.target,
-                    call.request.headers,
+                    self._introduced(call.request),
                     call.stream or call.request.body or None,
                     on_sent=slot.sent if slot is not None else None,
                     within=within,
                     decode=call.shared,
                 ) as response:
                     status = str(response.status)
+                    self._note_who_answers(response)
                     if response.status == 429:
                         self._metrics.refusals.labels(call.group).inc()
                         if slot is not None:
@@ -363,6 +373,22 @@ class Pipeline:
                     yield response
             finally:
                 self._metrics.upstream_calls.labels(call.group, status).inc()
+
+    def _note_who_answers(self, response: aiohttp.ClientResponse) -> None:
+        """Leave the pacing to a proxy of this kind between here and the workspace."""
+        behind = from_proxy(response.headers.items())
+        if behind != self._behind_proxy:
+            log.info("the upstream is a proxy and paces" if behind else "the upstream is no proxy")
+            self._behind_proxy = behind
+            for queue in self._queues.values():
+                queue.stand_aside(behind)
+
+    def _introduced(self, request: UpstreamRequest) -> Fields:
+        """Return a request's fields, and for another proxy on whose behalf it is made."""
+        if not self._behind_proxy:
+            return request.headers
+        client = request.client.partition(":")[2] or self._name
+        return (*request.headers, (CLIENT, client))
 
     # -- cache store -------------------------------------------------------------------------------
 
@@ -377,8 +403,8 @@ class Pipeline:
                 self.invalidate(Invalidation(frozenset({seen.model}), files=True))
                 self._versions.observe(seen, now)
 
-    def _entry(self, read: Read, response: StoredResponse) -> Entry:
-        """Decide for how long an answer may be kept."""
+    def _entry(self, read: Read, response: StoredResponse, age: float) -> Entry:
+        """Decide for how long an answer may be kept that was ``age`` seconds old when it came."""
         now = time.monotonic()
         status = None
         if read.model is not None and read.version is not None:
@@ -388,10 +414,10 @@ class Pipeline:
             response.status,
             self._lifetimes,
             version_status=status,
-            url_expires_in=_url_expires_in(read, response),
+            url_expires_in=_url_expires_in(read, response, age),
         )
         survives = survives_metadata_writes(read.route.freshness, response.status, status)
-        return Entry(response, read.model, read.version, survives, now, now + seconds)
+        return Entry(response, read.model, read.version, survives, now - age, now - age + seconds)
 
     def _keep(self, flight: Flight, entry: Entry) -> bool:
         fresh = entry.expires_at > time.monotonic()
@@ -406,16 +432,15 @@ class Pipeline:
         return await send_stored(request, response, answer.outcome, answer.age)
 
     async def _forward(
-        self, request: web.Request, route: Route, headers: Fields, body: bytes | None
+        self, request: web.Request, route: Route, headers: Fields, body: bytes | None, client: str
     ) -> Reply:
         """Pass a request through as it is, and its answer back as it comes."""
         deadline = self.deadline()
         passed = UpstreamRequest(
-            request.method, request.raw_path, tuple(without(headers, _HOST)), body or b""
+            request.method, request.raw_path, tuple(without(headers, _OURS)), body or b"", client
         )
         call = Call(
             route.group,
-            self._partition(route, headers),
             passed,
             lambda: deadline,
             shared=False,
@@ -448,7 +473,7 @@ class Pipeline:
         self.invalidate(Invalidation(models, files=models is None or route.invalidates is Invalidates.MODEL))
 
 
-_HOST = frozenset({"host", "expect"})
+_OURS = frozenset({"host", "expect", CLIENT.lower()})
 """The client's ``Host`` names the proxy; ``Expect`` was answered by it."""
 
 
@@ -463,9 +488,12 @@ async def _drain(response: aiohttp.ClientResponse) -> None:
         response.close()
 
 
-def _url_expires_in(read: Read, response: StoredResponse) -> float | None:
+def _url_expires_in(read: Read, response: StoredResponse, age: float) -> float | None:
+    """Return the seconds from when the answer was made until its signed URL expires, None if unknown."""
     if read.route.freshness is not Freshness.SIGNED_URL or response.status != 200:
         return None
     signed = answers.signed_url(answers.json_object(response.body) or {})
     expiry = expires_at(signed.url) if signed is not None else None
-    return expiry - time.time() if expiry is not None else None
+    # By the workspace's clock, which signed it: this machine's may be minutes off.
+    made = unix_time(response.header("date") or "")
+    return expiry - (time.time() - age if made is None else made) if expiry is not None else None

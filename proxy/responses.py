@@ -9,6 +9,7 @@ from aiohttp import web
 from multidict import CIMultiDict
 
 from proxy.errors import AnswerableError, TruncatedError
+from proxy.mlflow_api.headers import CACHE_NAME
 from proxy.mlflow_api.messages import StoredResponse
 
 log = structlog.get_logger(__name__)
@@ -50,7 +51,7 @@ async def remove_defaults(request: web.Request, response: web.StreamResponse) ->
 
 def cache_status(outcome: Outcome) -> tuple[str, str]:
     """Return the Cache-Status field (RFC 9211)."""
-    return "Cache-Status", f"mlflow-proxy; {outcome}"
+    return "Cache-Status", f"{CACHE_NAME}; {outcome}"
 
 
 async def send_stored(

@@ -45,9 +45,12 @@ class Readiness:
 
 
 def handlers(
-    registry: CollectorRegistry, readiness: Readiness, status: Callable[[], Mapping[str, object]]
+    registry: CollectorRegistry,
+    readiness: Readiness,
+    status: Callable[[], Mapping[str, object]],
+    detail: Callable[[], Mapping[str, object]],
 ) -> dict[str, Handler]:
-    """Return the handlers of ``/-/NAME`` by name."""
+    """Return the handlers of ``/-/NAME`` by name; ``detail`` is what readiness does not hang on."""
 
     async def healthz(request: web.Request) -> web.StreamResponse:
         return web.json_response({"status": "ok"})
@@ -55,8 +58,8 @@ def handlers(
     async def readyz(request: web.Request) -> web.StreamResponse:
         problem = await readiness.problem()
         if problem is None:
-            return web.json_response({"status": "ready"})
-        return web.json_response({"status": "not ready", "reason": problem}, status=503)
+            return web.json_response({"status": "ready", **detail()})
+        return web.json_response({"status": "not ready", "reason": problem, **detail()}, status=503)
 
     async def metrics(request: web.Request) -> web.StreamResponse:
         encode, content_type = choose_encoder(request.headers.get("Accept", ""))

@@ -101,19 +101,24 @@ class Status:
 
 
 class Slot:
-    """A place in the budget, held by one call while it is on its way out (a context manager)."""
+    """A place in the budget, held by one call while it is on its way out (a context manager).
 
-    def __init__(self, queue: "Queue", grant: Grant) -> None:
+    Without a ``grant`` it is a call that another's budget is for.
+    """
+
+    def __init__(self, queue: "Queue", grant: Grant | None) -> None:
         self._queue = queue
         self._grant = grant
 
     def sent(self) -> None:
         """Note that the call's header left this machine: its second at the workspace begins."""
-        self._queue.sent(self._grant)
+        if self._grant is not None:
+            self._queue.sent(self._grant)
 
     def refused(self, retry_after: float | None = None) -> None:
         """Note that the workspace answered 429, and how many seconds it asked for."""
-        self._queue.refused(self._grant, retry_after)
+        if self._grant is not None:
+            self._queue.refused(self._grant, retry_after)
 
     def __enter__(self) -> Self:
         return self
@@ -121,14 +126,15 @@ class Slot:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._queue.give_up(self._grant)
+        if self._grant is not None:
+            self._queue.give_up(self._grant)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Place:
     """A call that waits."""
 
-    grant: asyncio.Future[Grant]
+    grant: asyncio.Future[Grant | None]
     deadline: Deadline
     client: str
 
@@ -154,6 +160,12 @@ class Queue:
         self._lines: dict[Priority, FairQueue[Place]] = {priority: FairQueue() for priority in Priority}
         self._background = SlidingWindow(max(1, int(limits.background * pacer.limit)), pacer.window)
         self._timer: asyncio.TimerHandle | None = None
+        self._aside = False
+
+    def stand_aside(self, aside: bool) -> None:
+        """Let every call leave at once, since somebody else paces them, or no longer do so."""
+        self._aside = aside
+        self.serve()
 
     def __len__(self) -> int:
         return sum(map(len, self._lines.values()))
@@ -198,7 +210,7 @@ class Queue:
         line = self._lines[priority]
         if not returned:
             self._check_room(line, client, began)
-        wait = self._wait(client, priority, began, returned=returned)
+        wait = 0.0 if self._aside else self._wait(client, priority, began, returned=returned)
         if began + wait > deadline():
             raise self._over_budget(wait, line.of_client(client), began)
         place = Place(loop.create_future(), deadline, client)
@@ -245,8 +257,8 @@ class Queue:
     def _leave(self, place: Place, line: FairQueue[Place]) -> None:
         if not place.grant.done():
             line.remove(place, place.client)
-        elif place.grant.exception() is None:
-            self.give_up(place.grant.result())
+        elif place.grant.exception() is None and (grant := place.grant.result()) is not None:
+            self.give_up(grant)
 
     def serve(self) -> None:
         """Grant all that the budget has room for, and come back when it next has."""
@@ -258,6 +270,9 @@ class Queue:
         interactive, background = (self._lines[priority] for priority in Priority)
         moment = None
         while interactive or background:
+            if self._aside:
+                (interactive or background).pop().grant.set_result(None)
+                continue
             if not interactive and self._background.in_window(now) >= self._background.limit:
                 moment = self._background.next_place()
                 break

@@ -80,6 +80,12 @@ class Fleet:
         """Whether any budget is cut off from the others."""
         return any(budget.alone for budget in self._budgets.values())
 
+    def condition(self) -> str:
+        """Say in a few words whether the others are heard."""
+        if self.alone() or (self.cache is not None and not self.cache.connected):
+            return "not reached: on its own share of the budget, answers not shared"
+        return "reached"
+
     def status(self) -> dict[str, object]:
         """Say how things are, for people."""
         cache = self.cache

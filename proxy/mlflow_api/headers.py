@@ -1,6 +1,8 @@
 """Which header fields cross the proxy, and which ones decide what a stored answer may be used for."""
 
 from collections.abc import Iterable
+from datetime import UTC
+from email.utils import parsedate_to_datetime
 
 HOP_BY_HOP = frozenset(
     {
@@ -42,8 +44,13 @@ Every *other* field, known or not, separates stored answers: a header this proxy
 be a credential, so it must not be shared across.
 """
 
+CLIENT = "Mlflow-Proxy-Client"
+"""Request field by which a proxy tells the one behind it on whose behalf it asks: for its share of the
+budget, and for nothing else."""
+
 UNSHARED = frozenset(
     {
+        CLIENT.lower(),
         "accept-encoding",
         "content-length",
         "expect",
@@ -58,6 +65,9 @@ UNSHARED = frozenset(
 )
 """Request fields left out of a call whose answer is shared: they ask for less than the whole answer, or
 in a coding that another reader may not accept."""
+
+CACHE_NAME = "mlflow-proxy"
+"""What this cache is called in Cache-Status (RFC 9211)."""
 
 NOT_STORED = frozenset({"age", "cache-status", "content-encoding", "content-length", "set-cookie"})
 """Response fields that are not part of a shared answer: its body is decoded, and its age is ours to tell."""
@@ -82,6 +92,38 @@ def end_to_end(fields: Fields) -> list[tuple[str, str]]:
 def without(fields: Fields, names: frozenset[str]) -> list[tuple[str, str]]:
     """Return the fields whose lower-case name is not in ``names``."""
     return [(name, value) for name, value in fields if name.lower() not in names]
+
+
+def field(fields: Fields, name: str) -> str:
+    """Return the first field of that name, empty if there is none."""
+    return next((value for each, value in fields if each.lower() == name.lower()), "")
+
+
+def from_proxy(fields: Fields) -> bool:
+    """Whether a response came through a proxy of this kind, by its Cache-Status (RFC 9211 section 2)."""
+    caches = (
+        member.partition(";")[0].strip()
+        for name, value in fields
+        if name.lower() == "cache-status"
+        for member in value.split(",")
+    )
+    return CACHE_NAME in caches
+
+
+def age(value: str | None) -> float:
+    """Read an ``Age`` field (RFC 9111 section 5.1): seconds since the answer was made, 0 if unreadable."""
+    text = (value or "").strip()
+    return float(min(int(text), 2**31)) if text.isascii() and text.isdigit() and len(text) <= 20 else 0.0
+
+
+def unix_time(date: str) -> float | None:
+    """Read an HTTP date (RFC 9110 section 5.6.7) as Unix time, None if it is none."""
+    try:
+        moment = parsedate_to_datetime(date)
+        # The two old forms of dates name no zone; all HTTP dates are in UTC.
+        return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+    except (ValueError, TypeError, OverflowError):
+        return None
 
 
 def asks_for_fresh(fields: Fields) -> bool:

@@ -9,13 +9,15 @@ class UpstreamRequest:
     """A request as the workspace will get it.
 
     ``target`` is the origin-form request target (RFC 9112 section 3.2.1), path and query as they came
-    over the wire. ``headers`` are end-to-end fields in order, without ``Host``.
+    over the wire. ``headers`` are end-to-end fields in order, without ``Host``. ``client`` is whose share of
+    the budget it takes.
     """
 
     method: str
     target: str
     headers: tuple[tuple[str, str], ...]
     body: bytes = b""
+    client: str = ""
 
 
 @dataclass(frozen=True, slots=True)

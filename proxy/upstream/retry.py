@@ -1,7 +1,6 @@
 """Whether and when to try again after a call failed. Pure; randomness comes in."""
 
-from datetime import UTC
-from email.utils import parsedate_to_datetime
+from proxy.mlflow_api.headers import unix_time
 
 FIRST_BACKOFF = 0.5
 """Seconds. The workspace counts by the second, so half of one is the least that can help."""
@@ -38,7 +37,7 @@ def retry_after_seconds(value: str | None, now: float, date: str | None = None) 
     text = value.strip()
     if text.isascii() and text.isdigit():
         return min(float(text), _ENDLESS)
-    moment, since = _unix_time(text), _unix_time(date or "")
+    moment, since = unix_time(text), unix_time(date or "")
     return None if moment is None else max(0.0, moment - (now if since is None else since))
 
 
@@ -53,12 +52,3 @@ def backoff(attempt: int, retry_after: float | None, jitter: float) -> float:
         return retry_after + jitter * FIRST_BACKOFF
     step = min(LONGEST_BACKOFF, FIRST_BACKOFF * 2.0 ** min(attempt, 30))
     return step * (1 + jitter) / 2
-
-
-def _unix_time(date: str) -> float | None:
-    try:
-        moment = parsedate_to_datetime(date)
-        # The two old forms of dates name no zone; all HTTP dates are in UTC (RFC 9110 section 5.6.7).
-        return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
-    except (ValueError, TypeError, OverflowError):
-        return None
