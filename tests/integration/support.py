@@ -63,7 +63,7 @@ async def proxied(
         upstream=upstream,
         port=0,
         shutdown_grace=0.01,  # aiohttp takes 0 for ever, so that a test that fails would hang
-        cache=cache or CacheSettings(),
+        cache=cache or CacheSettings(mutable_ttl=3600, not_found_ttl=3600),  # nothing expires meanwhile
         budget=budget or BudgetSettings(registry_limit=MUCH),
         connections=connections or ConnectionSettings(),
         artifacts=artifacts or ArtifactSettings(),
