@@ -494,7 +494,8 @@ async def test_silence_is_504(upstream: Upstream, target: str) -> None:
     impatient = ConnectionSettings(read_timeout=0.1)
     if target == READ:  # what is shared has the patience of those who wait for it
         impatient = ConnectionSettings()
-    budget = BudgetSettings(registry_limit=MUCH, patience=0.1)
+    # Enough to leave in on a slow machine: who loses patience before that gets a 429.
+    budget = BudgetSettings(registry_limit=MUCH, patience=2 if target == READ else 0.1)
     async with proxied(upstream.url, connections=impatient, budget=budget) as url:
         reply = await raw(url, "GET", target)
     assert reply.status == 504
