@@ -1,16 +1,56 @@
-"""A redis-server of the test's own, that can be killed and come back empty."""
+"""Redis servers of the test's own, that can be killed and come back empty."""
 
 import asyncio
+import random
 import shutil
 import signal
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
+
+import redis.asyncio
+
+ATTEMPTS = 20
+"""How many ports are tried: a free one may be taken by another program before the server takes it."""
+
+
+async def until(condition: Callable[[], Awaitable[bool]]) -> None:
+    """Wait until something is true; the test's own time limit is the limit."""
+    while True:
+        if await condition():
+            return
+        await asyncio.sleep(0.01)
+
+
+class Certificate:
+    """One for 127.0.0.1, signed by nobody but itself: whoever trusts it trusts no other."""
+
+    def __init__(self, directory: Path, name: str) -> None:
+        self.file = directory / f"{name}.pem"
+        self.key = directory / f"{name}.key"
+
+    async def make(self) -> "Certificate":
+        """Write the files."""
+        program = shutil.which("openssl")
+        assert program is not None, "apt-get install openssl"
+        process = await asyncio.create_subprocess_exec(
+            *(program, "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"),
+            *("-keyout", str(self.key), "-out", str(self.file), "-days", "2", "-subj", "/CN=127.0.0.1"),
+            *("-addext", "subjectAltName=IP:127.0.0.1"),
+            *("-addext", "keyUsage=critical,digitalSignature,keyCertSign"),
+            stderr=asyncio.subprocess.DEVNULL,
+        )
+        assert await process.wait() == 0
+        return self
 
 
 class RedisServer:
     """Listens on a socket in `directory`; `options` are of redis-server."""
 
     def __init__(self, directory: Path, *options: str) -> None:
+        directory.mkdir(exist_ok=True)
+        self._directory = directory
         self._socket = directory / "redis.sock"
         self._options = options
         self._process: asyncio.subprocess.Process | None = None
@@ -22,20 +62,13 @@ class RedisServer:
 
     async def start(self) -> None:
         """Start it, empty; returns once it answers."""
-        program = shutil.which("redis-server")
-        assert program is not None, "apt-get install redis-server"
-        self._process = await asyncio.create_subprocess_exec(
-            *(program, "--port", "0", "--unixsocket", str(self._socket), "--save", "", *self._options),
-            stdout=asyncio.subprocess.DEVNULL,
-        )
-        while not await self._answers():
-            assert self._process.returncode is None, "redis-server ended"
-            await asyncio.sleep(0.01)
+        assert await self._start(), "redis-server ended"
 
     async def kill(self) -> None:
         """Kill it with SIGKILL."""
         if self._process is not None:
-            self._process.kill()
+            if self._process.returncode is None:
+                self._process.kill()
             await self._process.wait()
             self._process = None
         self._socket.unlink(missing_ok=True)
@@ -50,6 +83,27 @@ class RedisServer:
         assert self._process is not None
         self._process.send_signal(signal.SIGCONT)
 
+    async def ask(self, *command: str) -> Any:
+        """Run a command, by the way of nobody else."""
+        async with redis.asyncio.Redis(unix_socket_path=str(self._socket)) as client:
+            return await client.execute_command(*command)  # type: ignore[no-untyped-call]
+
+    async def _start(self) -> bool:
+        program = shutil.which("redis-server")
+        assert program is not None, "apt-get install redis-server"
+        self._process = await asyncio.create_subprocess_exec(
+            *(program, *self._arguments()), stdout=asyncio.subprocess.DEVNULL
+        )
+        while self._process.returncode is None:
+            if await self._answers():
+                return True
+            await asyncio.sleep(0.01)
+        return False
+
+    def _arguments(self) -> list[str]:
+        place = ["--port", "0", "--unixsocket", str(self._socket), "--dir", str(self._directory)]
+        return [*place, "--save", "", *self._options]
+
     async def _answers(self) -> bool:
         with suppress(OSError):
             reader, writer = await asyncio.open_unix_connection(self._socket)
@@ -59,3 +113,99 @@ class RedisServer:
             await writer.wait_closed()
             return answered
         return False
+
+
+class NetworkRedisServer(RedisServer):
+    """Listens on a port of 127.0.0.1 as well, with TLS if it has a certificate."""
+
+    def __init__(self, directory: Path, *options: str, certificate: Certificate | None = None) -> None:
+        super().__init__(directory, *options)
+        self._certificate = certificate
+        self.port = 0
+        """Known once it is started."""
+
+    async def come_back(self) -> None:
+        """Start it again where it was."""
+        assert await self._start(), "redis-server ended"
+
+    @property
+    def host(self) -> str:
+        """For URLs."""
+        return f"127.0.0.1:{self.port}"
+
+    @property
+    def url(self) -> str:
+        """For redis-py, without options of TLS."""
+        return f"{'rediss' if self._certificate else 'redis'}://{self.host}"
+
+    async def start(self) -> None:
+        """Start it on a port that is free."""
+        for _ in range(ATTEMPTS):
+            # Below those that Linux gives to clients.
+            self.port = random.randrange(10_000, 30_000)
+            if await self._start():
+                return
+            await self.kill()
+        raise AssertionError("redis-server finds no port")
+
+    def _arguments(self) -> list[str]:
+        return [*super()._arguments(), "--bind", "127.0.0.1", *self._listening()]
+
+    def _listening(self) -> list[str]:
+        if self._certificate is None:
+            return ["--port", str(self.port)]
+        own = self._certificate
+        return [
+            *("--tls-port", str(self.port), "--tls-auth-clients", "no"),
+            *("--tls-cert-file", str(own.file), "--tls-key-file", str(own.key)),
+            *("--tls-ca-cert-file", str(own.file), "--tls-replication", "yes"),
+        ]
+
+
+class ClusterServer(NetworkRedisServer):
+    """A whole Cluster, of one node."""
+
+    async def start(self) -> None:
+        """Start it; returns once it has all slots."""
+        await super().start()
+        await self.ask("CLUSTER", "ADDSLOTSRANGE", "0", "16383")
+        await until(self._is_whole)
+
+    async def _is_whole(self) -> bool:
+        return b"cluster_state:ok" in await self.ask("CLUSTER", "INFO")
+
+    def _arguments(self) -> list[str]:
+        bus = ["--cluster-port", str(random.randrange(30_000, 32_000))]
+        bus += ["--tls-cluster", "yes"] if self._certificate else []
+        return [*super()._arguments(), "--cluster-enabled", "yes", *bus]
+
+
+class SentinelServer(NetworkRedisServer):
+    """A Sentinel that watches a Redis as `main`, and needs nobody's consent to replace it."""
+
+    def __init__(
+        self,
+        directory: Path,
+        master: NetworkRedisServer,
+        *options: str,
+        certificate: Certificate | None = None,
+    ) -> None:
+        super().__init__(directory, certificate=certificate)
+        self._master = master
+        self._lines = options
+
+    def _arguments(self) -> list[str]:
+        options = self._listening()
+        lines = [f"{name[2:]} {value}" for name, value in zip(options[::2], options[1::2], strict=True)]
+        if self._certificate:
+            lines.append("port 0")
+        lines += [
+            *(f"dir {self._directory}", f"unixsocket {self._socket}", "bind 127.0.0.1"),
+            f"sentinel monitor main 127.0.0.1 {self._master.port} 1",
+            "sentinel down-after-milliseconds main 500",
+            "sentinel failover-timeout main 3000",
+            *self._lines,
+        ]
+        configuration = self._directory / "sentinel.conf"
+        configuration.write_text("\n".join(lines))
+        return [str(configuration), "--sentinel"]

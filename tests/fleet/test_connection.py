@@ -1,16 +1,31 @@
 """The way to Redis: what it carries, and what becomes of it when something goes wrong."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import TypeVar
 
 import pytest
 
-from proxy.errors import FleetUnavailableError
+from proxy.errors import FleetUnavailableError, InvalidSettingsError
+from proxy.fleet.address import parse
 from proxy.fleet.connection import PATIENCE, Connection
-from tests.fleet.redis_server import RedisServer
+from tests.fleet.redis_server import (
+    Certificate,
+    ClusterServer,
+    NetworkRedisServer,
+    RedisServer,
+    SentinelServer,
+    until,
+)
+
+Server = TypeVar("Server", bound=RedisServer)
+Result = TypeVar("Result")
 
 ADD = "return redis.call('XADD', KEYS[1], '*', 'bytes', ARGV[1])"
 ECHO = "return ARGV[1]"
+SECRET = "geheim"
 ANY_BYTES = bytes(range(256))
 
 
@@ -20,11 +35,54 @@ async def take_turns(count: int) -> None:
         await asyncio.sleep(0)
 
 
+@asynccontextmanager
+async def running(server: Server) -> AsyncIterator[Server]:
+    await server.start()
+    try:
+        yield server
+    finally:
+        await server.kill()
+
+
+@asynccontextmanager
+async def connected(url: str) -> AsyncIterator[Connection]:
+    connection = Connection(url)
+    try:
+        yield connection
+    finally:
+        await connection.close()
+
+
+async def until_it_works(call: Callable[[], Awaitable[Result]]) -> Result:
+    """Call again while that fails, as it may on a busy machine; each time it has to end soon."""
+    async with asyncio.timeout(50):
+        while True:
+            try:
+                async with asyncio.timeout(40):
+                    return await call()
+            except FleetUnavailableError:
+                await asyncio.sleep(0.05)
+
+
+async def fails(url: str, *reasons: str, script: str = ECHO) -> str:
+    """Return why a script cannot be run there; on a busy machine it may need several calls to become clear."""
+    async with connected(url) as connection:
+        run = connection.script(script)
+        while True:
+            async with asyncio.timeout(40):
+                with pytest.raises(FleetUnavailableError) as caught:
+                    await run(["key"], ["value"])
+            text = str(caught.value)
+            assert "\n" not in text
+            assert SECRET not in text
+            if all(each in text for each in reasons):
+                return text
+
+
 @pytest.fixture
 async def connection(redis: RedisServer) -> AsyncIterator[Connection]:
-    connection = Connection(redis.url)
-    yield connection
-    await connection.close()
+    async with connected(redis.url) as connection:
+        yield connection
 
 
 async def test_a_script_takes_and_gives_any_bytes(connection: Connection) -> None:
@@ -100,3 +158,268 @@ async def test_a_redis_that_does_not_answer_is_not_waited_for(
                 await call
     redis.resume()
     assert await connection.script(ECHO)([], ["2"]) == b"2"
+
+
+# -- where Redis may be ----------------------------------------------------------------------------
+
+
+PASSWORD = "p@ss/word"
+QUOTED = "p%40ss%2Fword"
+NOWHERE = "127.0.0.1:1"
+"""No server may listen there."""
+
+
+async def test_every_kind_of_redis_runs_scripts_and_has_streams(tmp_path: Path) -> None:
+    own = await Certificate(tmp_path, "own").make()
+    trust = f"?ssl_ca_certs={own.file}"
+    async with AsyncExitStack() as stack:
+
+        async def start(server: Server) -> Server:
+            return await stack.enter_async_context(running(server))
+
+        local, plain, tls, cluster, tls_cluster = await asyncio.gather(
+            start(RedisServer(tmp_path / "local", "--requirepass", PASSWORD)),
+            start(NetworkRedisServer(tmp_path / "plain", "--requirepass", PASSWORD)),
+            start(NetworkRedisServer(tmp_path / "tls", certificate=own)),
+            start(ClusterServer(tmp_path / "cluster")),
+            start(ClusterServer(tmp_path / "tls-cluster", certificate=own)),
+        )
+        sentinel, tls_sentinel = await asyncio.gather(
+            start(
+                SentinelServer(
+                    tmp_path / "sentinel", plain, f"sentinel auth-pass main {PASSWORD}", "requirepass other"
+                )
+            ),
+            start(SentinelServer(tmp_path / "tls-sentinel", tls, certificate=own)),
+        )
+        await asyncio.gather(
+            works(f"{local.url}?password={QUOTED}&db=1"),
+            works(f"redis://:{QUOTED}@{plain.host}/2"),
+            works(f"redis://default:{QUOTED}@{plain.host}?db=3"),
+            works(tls.url + trust),
+            works(f"redis+sentinel://:{QUOTED}@{NOWHERE},{sentinel.host}/main/4?sentinel_password=other"),
+            works(f"rediss+sentinel://{tls_sentinel.host}/main/5{trust}"),
+            works(f"redis+cluster://{NOWHERE},{cluster.host}"),
+            works(f"rediss+cluster://{tls_cluster.host}/0{trust}"),
+        )
+
+
+async def works(url: str) -> None:
+    async with connected(url) as connection:
+        reading = asyncio.create_task(
+            until_it_works(lambda: connection.read_stream("stream", "0", 30)), name=url
+        )
+        add = connection.script(ADD)
+        await until_it_works(lambda: add(["stream"], [ANY_BYTES]))
+        assert (await reading)[0][1] == {b"bytes": ANY_BYTES}
+
+
+async def test_after_a_failover_the_new_master_is_used(tmp_path: Path) -> None:
+    async with (
+        running(NetworkRedisServer(tmp_path / "master", "--repl-diskless-sync-delay", "0")) as master,
+        running(
+            NetworkRedisServer(tmp_path / "replica", "--replicaof", "127.0.0.1", str(master.port))
+        ) as replica,
+    ):
+
+        async def replicating() -> bool:
+            return bool((await replica.ask("INFO", "replication"))["master_link_status"] == "up")
+
+        await until(replicating)
+        async with (
+            running(SentinelServer(tmp_path / "sentinel", master)) as sentinel,
+            connected(f"redis+sentinel://{sentinel.host}/main") as connection,
+        ):
+
+            async def replaceable() -> bool:
+                return bool(await sentinel.ask("SENTINEL", "REPLICAS", "main"))
+
+            await until(replaceable)
+            add = connection.script(ADD)
+            await until_it_works(lambda: add(["stream"], ["before"]))
+            [(after, _), *_] = await until_it_works(lambda: connection.read_stream("stream", "0", 30))
+            reading = asyncio.create_task(connection.read_stream("stream", "9999999999999-0", 30))
+            await asyncio.sleep(0)
+            await master.kill()
+            with pytest.raises(FleetUnavailableError):
+                await reading
+            with pytest.raises(FleetUnavailableError):
+                await add(["stream"], ["lost"])
+            reread = asyncio.create_task(until_it_works(lambda: connection.read_stream("stream", after, 30)))
+            await until_it_works(lambda: add(["stream"], ["after"]))
+            assert (await reread)[0][1] == {b"bytes": b"after"}
+            assert (await replica.ask("ROLE"))[0] == b"master"
+
+
+async def test_a_cluster_whose_node_was_lost_and_came_back(tmp_path: Path) -> None:
+    async with (
+        running(ClusterServer(tmp_path / "cluster")) as cluster,
+        connected(f"redis+cluster://{cluster.host}") as connection,
+    ):
+        add = connection.script(ADD)
+        await until_it_works(lambda: add(["stream"], ["before"]))
+        await until_it_works(lambda: connection.read_stream("stream", "0", 30))
+        await cluster.kill()
+        for _ in range(3):
+            with pytest.raises(FleetUnavailableError):
+                await add(["stream"], ["lost"])
+            with pytest.raises(FleetUnavailableError):
+                await connection.read_stream("stream", "0", 30)
+        await cluster.come_back()
+        reading = asyncio.create_task(until_it_works(lambda: connection.read_stream("stream", "0", 30)))
+        await until_it_works(lambda: add(["stream"], ["after"]))
+        assert (await reading)[0][1] == {b"bytes": b"after"}
+
+
+# -- what may be wrong with it ---------------------------------------------------------------------
+
+
+async def test_tls_is_to_be_what_the_url_says(tmp_path: Path) -> None:
+    own, other = await asyncio.gather(
+        Certificate(tmp_path, "own").make(), Certificate(tmp_path, "other").make()
+    )
+    async with (
+        running(NetworkRedisServer(tmp_path / "tls", certificate=own)) as tls,
+        running(NetworkRedisServer(tmp_path / "plain")) as plain,
+    ):
+        await works(f"{tls.url}?ssl_ca_certs={own.file}")
+        await works(f"{tls.url}?ssl_cert_reqs=none")
+        await fails(tls.url, "CERTIFICATE_VERIFY_FAILED", "ssl_ca_certs")
+        await fails(f"{tls.url}?ssl_ca_certs={other.file}", "CERTIFICATE_VERIFY_FAILED", "ssl_ca_certs")
+        await fails(f"redis://{tls.host}", "begins with rediss instead of redis")
+        await fails(f"rediss://{plain.host}", "begins with redis instead of rediss")
+        for kind in ("rediss+cluster://{}", "rediss+sentinel://{}/main"):
+            await fails(kind.format(plain.host))
+            await fails(kind.format(tls.host))
+
+
+async def test_a_wrong_password_is_told_but_not_which(tmp_path: Path) -> None:
+    async with (
+        running(NetworkRedisServer(tmp_path / "redis", "--requirepass", PASSWORD)) as server,
+        running(SentinelServer(tmp_path / "sentinel", server, f"requirepass {PASSWORD}")) as sentinel,
+    ):
+        await fails(server.url, "refuses", "Authentication required")
+        await fails(f"redis://:{SECRET}@{server.host}", "refuses its password or user")
+        await fails(f"redis://somebody:{SECRET}@{server.host}", "refuses its password or user")
+        await fails(f"redis+cluster://:{SECRET}@{server.host}", "refuses its password or user")
+        await fails(f"redis+sentinel://{sentinel.host}/main?sentinel_password={SECRET}", "Authentication")
+
+
+async def test_a_server_that_repeats_the_password_is_not_quoted() -> None:
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readline()
+        writer.write(f"-ERR unknown command, with args beginning with: '{SECRET}'\r\n".encode())
+        await reader.read()
+        writer.close()
+
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
+        await fails(f"redis://:{SECRET}@127.0.0.1:{server.sockets[0].getsockname()[1]}", "unknown command")
+
+
+async def test_what_is_no_redis_at_all() -> None:
+    async def answer(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+        writer.close()
+
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
+        host = f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        for url in (f"redis://{host}", f"redis+sentinel://{host}/main", f"redis+cluster://{host}"):
+            await fails(url)
+
+
+async def test_a_redis_that_is_full_says_so(tmp_path: Path) -> None:
+    async with running(RedisServer(tmp_path, "--maxmemory", "100kb")) as server:
+        await fails(server.url, "OutOfMemory", script=ADD)
+
+
+async def test_a_replica_says_that_it_is_one(tmp_path: Path) -> None:
+    async with running(RedisServer(tmp_path, "--replicaof", *NOWHERE.split(":"))) as server:
+        await fails(server.url, "read only replica", script=ADD)
+
+
+async def test_a_redis_that_still_loads_says_so(tmp_path: Path) -> None:
+    server = RedisServer(
+        tmp_path, "--key-load-delay", "1000", "--loading-process-events-interval-bytes", "1024"
+    )
+    async with running(server):
+        await server.ask("EVAL", "for key = 1, 10000 do redis.call('SET', key, ('.'):rep(100)) end", "0")
+        await server.ask("SAVE")
+        await server.kill()
+        await server.start()
+        await fails(server.url, "Redis is loading the dataset in memory")
+
+
+async def test_a_service_that_sentinel_does_not_know(tmp_path: Path) -> None:
+    async with (
+        running(NetworkRedisServer(tmp_path / "redis")) as server,
+        running(SentinelServer(tmp_path / "sentinel", server)) as sentinel,
+    ):
+        url = f"redis+sentinel://{NOWHERE},{sentinel.host}/none"
+        assert "<" not in await fails(url, "Sentinel: No master found for 'none'; ")
+
+
+async def test_a_redis_is_no_cluster(tmp_path: Path) -> None:
+    async with running(NetworkRedisServer(tmp_path / "redis")) as server:
+        await fails(f"redis+cluster://{server.host}", "Cluster mode is not enabled")
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "",
+        "localhost:6379",
+        "http://geheim@localhost",
+        "redis+other://localhost",
+        "unix+sentinel://localhost/main",
+        "unix://",
+        "unix://localhost/redis.sock",
+        "redis://",
+        "redis://:geheim@",
+        "redis://localhost:0",
+        "redis://localhost:65536",
+        "redis://localhost:geheim",
+        "redis://:geheim/geheim@localhost",
+        "redis://:geheim?geheim@localhost",
+        "redis://:geheim#geheim@localhost",
+        "redis://::1",
+        "redis://localhost/geheim",
+        "redis://localhost?db=geheim",
+        "redis://localhost?geheim=1",
+        "redis://localhost?decode_responses=yes",
+        "redis://localhost?ssl_ca_certs=/geheim",
+        "redis://one,two",
+        "rediss://localhost?ssl_ca_certs=/geheim",
+        "rediss://localhost?ssl_check_hostname=yes&ssl_cert_reqs=some",
+        "redis+sentinel://localhost",
+        "redis+sentinel://localhost/",
+        "redis+sentinel:///main",
+        "redis+sentinel://one,,two/main",
+        "redis+sentinel://one:x/main",
+        "redis+sentinel://one/main/geheim",
+        "redis+cluster://",
+        "redis+cluster://localhost/1",
+        "redis+cluster://localhost?sentinel_password=geheim",
+        "rediss+cluster://localhost?ssl_password=geheim",
+    ],
+)
+def test_a_url_that_makes_no_sense(url: str) -> None:
+    with pytest.raises(
+        InvalidSettingsError, match=r"^redis: .+; give --redis a URL such as redis\S+$"
+    ) as caught:
+        Connection(url)
+    assert SECRET not in str(caught.value)
+    assert caught.value.__cause__ is None
+
+
+@pytest.mark.parametrize(
+    ("url", "hosts"),
+    [
+        ("redis://redis.example", [("redis.example", 6379)]),
+        ("REDISS://[::1]:7000/", [("::1", 7000)]),
+        ("redis+sentinel://a,[fe80::1]:1,c:2/main", [("a", 26379), ("fe80::1", 1), ("c", 2)]),
+        ("redis+cluster://a:1,b/", [("a", 1), ("b", 6379)]),
+        ("unix:///var/run/redis.sock", []),
+    ],
+)
+def test_hosts_and_ports(url: str, hosts: list[tuple[str, int]]) -> None:
+    assert parse(url).hosts == hosts
