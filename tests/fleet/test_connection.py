@@ -65,7 +65,7 @@ async def until_it_works(call: Callable[[], Awaitable[Result]]) -> Result:
 
 
 async def fails(url: str, *reasons: str, script: str = ECHO) -> str:
-    """Return why a script cannot be run there; on a busy machine it may need several calls to become clear."""
+    """Return why a script cannot be run there; on a busy machine that may take several calls."""
     async with connected(url) as connection:
         run = connection.script(script)
         while True:
