@@ -141,12 +141,15 @@ class NetworkRedisServer(RedisServer):
     async def start(self) -> None:
         """Start it on a port that is free."""
         for _ in range(ATTEMPTS):
-            # Below those that Linux gives to clients.
-            self.port = random.randrange(10_000, 30_000)
+            self._choose_ports()
             if await self._start():
                 return
             await self.kill()
         raise AssertionError("redis-server finds no port")
+
+    def _choose_ports(self) -> None:
+        # Below those that Linux gives to clients.
+        self.port = random.randrange(10_000, 30_000)
 
     def _arguments(self) -> list[str]:
         return [*super()._arguments(), "--bind", "127.0.0.1", *self._listening()]
@@ -163,21 +166,44 @@ class NetworkRedisServer(RedisServer):
 
 
 class ClusterServer(NetworkRedisServer):
-    """A whole Cluster, of one node."""
+    """A whole Cluster, of one node, unless it has some slots only."""
+
+    def __init__(
+        self,
+        directory: Path,
+        *options: str,
+        slots: tuple[int, int] = (0, 16383),
+        certificate: Certificate | None = None,
+    ) -> None:
+        super().__init__(directory, *options, certificate=certificate)
+        self._slots = slots
+        self._bus = 0
 
     async def start(self) -> None:
-        """Start it; returns once it has all slots."""
+        """Start it; whether it is whole is another matter."""
         await super().start()
-        await self.ask("CLUSTER", "ADDSLOTSRANGE", "0", "16383")
-        await until(self._is_whole)
+        await self.ask("CLUSTER", "ADDSLOTSRANGE", *map(str, self._slots))
 
-    async def _is_whole(self) -> bool:
-        return b"cluster_state:ok" in await self.ask("CLUSTER", "INFO")
+    async def meet(self, other: "ClusterServer") -> None:
+        """Make one Cluster of both."""
+        await self.ask("CLUSTER", "MEET", "127.0.0.1", str(other.port), str(other._bus))
+
+    async def whole(self) -> None:
+        """Wait until all slots are known to be served."""
+
+        async def condition() -> bool:
+            return b"cluster_state:ok" in await self.ask("CLUSTER", "INFO")
+
+        await until(condition)
+
+    def _choose_ports(self) -> None:
+        super()._choose_ports()
+        self._bus = random.randrange(30_000, 32_000)
 
     def _arguments(self) -> list[str]:
-        bus = ["--cluster-port", str(random.randrange(30_000, 32_000))]
-        bus += ["--tls-cluster", "yes"] if self._certificate else []
-        return [*super()._arguments(), "--cluster-enabled", "yes", *bus]
+        options = ["--cluster-enabled", "yes", "--cluster-port", str(self._bus)]
+        options += ["--tls-cluster", "yes"] if self._certificate else []
+        return [*super()._arguments(), *options]
 
 
 class SentinelServer(NetworkRedisServer):

@@ -15,7 +15,7 @@ from proxy.budget.congestion import Cubic
 from proxy.budget.queue import Queue
 from proxy.budget.shared import KEYS, SCRIPT, SharedPacer
 from proxy.demo.journal import most_within
-from proxy.errors import FleetUnavailableError, InvalidSettingsError
+from proxy.errors import FleetUnavailableError
 from proxy.fleet.connection import Connection
 from tests.fleet.redis_server import RedisServer
 
@@ -226,19 +226,3 @@ async def test_a_member_that_leaves_makes_room(redis: RedisServer) -> None:
             assert stays.members[0].pacer.members == 4
         await asyncio.sleep(2 * shared.HEARTBEAT)
         assert stays.members[0].pacer.members == 1
-
-
-async def test_a_wrong_password_is_told(tmp_path: Path) -> None:
-    server = RedisServer(tmp_path, "--requirepass", "right")
-    await server.start()
-    connection = Connection(server.url + "?password=wrong")
-    with pytest.raises(FleetUnavailableError, match="password"):
-        await connection.script("return '1'")([], [])
-    await connection.close()
-    await server.kill()
-
-
-@pytest.mark.parametrize("url", ["", "localhost:6379", "http://localhost"])
-def test_a_url_that_is_none(url: str) -> None:
-    with pytest.raises(InvalidSettingsError, match=r"redis: .*--redis"):
-        Connection(url)
