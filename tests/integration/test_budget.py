@@ -1,6 +1,7 @@
 """The workspace's limits on the wire: refusals stay inside, shares are fair, and each group is on its own."""
 
 import asyncio
+import itertools
 import time
 from collections.abc import Sequence
 from email.utils import formatdate
@@ -12,7 +13,7 @@ from aiohttp import web
 
 from proxy.budget.congestion import Cubic
 from proxy.demo.answers import Answer, Fault, Reset
-from proxy.demo.command import OUTSIDER, outside_traffic, refusals_by_proxy
+from proxy.demo.command import refusals_by_proxy
 from proxy.demo.journal import Arrivals
 from proxy.demo.models import storm_model
 from proxy.demo.storm import door_variables, real_clients
@@ -609,28 +610,26 @@ async def test_whatever_the_workspace_says_the_client_gets_a_number_in_time(
 # -- others who use the same limit -----------------------------------------------------------------
 
 
-async def test_real_clients_see_no_refusal_beside_others_who_take_half_of_the_limit() -> None:
-    """How few refusals it takes to find the rate is for the simulation to say, where time is exact."""
+async def test_real_clients_see_no_refusal_when_the_workspace_refuses_calls() -> None:
+    """How many it refuses beside others is for the simulation to say, where time is exact."""
     model = storm_model(files=60, directories=6)
-    refuse = first(1, Answer(429, _REFUSAL))
+    number = itertools.count(1)
 
-    def refuse_the_first_of_ours(request: web.Request) -> Fault | None:
-        return None if OUTSIDER in request.headers.get("Authorization", "") else refuse(request)
+    def refuse_two(request: web.Request) -> Fault | None:
+        refused = "/model-versions/" in request.path and next(number) in {1, 30}
+        return Answer(429, _REFUSAL) if refused else None
 
     async with (
-        EmulatedWorkspace([model], WorkspaceOptions()) as workspace,
+        EmulatedWorkspace([model], WorkspaceOptions(limit=MUCH)) as workspace,
         proxied(workspace.url, budget=BudgetSettings()) as url,
         real_clients(CLIENTS["3"], 3, "models:/storm/1", door_variables("b", url)) as clients,
     ):
-        # On a slow machine nobody calls fast enough to be refused: one is in any case.
-        workspace.fault = refuse_the_first_of_ours
-        async with outside_traffic(workspace.url, 20):
-            await asyncio.gather(*(client.download() for client in clients))
+        workspace.fault = refuse_two
+        await asyncio.gather(*(client.download() for client in clients))
         for client in clients:
             client.compare(model.versions["1"].files)
         assert [client.failure for client in clients] == [""] * 3
         assert await refusals_by_proxy(url) == 0
-    ours = Arrivals(arrival for arrival in workspace.registry_arrivals if arrival.token != OUTSIDER)
-    assert ours.distinct() == 66
-    assert ours.statuses()[429] > 0
-    assert len(ours) == ours.distinct() + ours.statuses()[429]
+    arrivals = workspace.registry_arrivals
+    assert arrivals.distinct() == 66
+    assert arrivals.statuses() == {200: 66, 429: 2}
