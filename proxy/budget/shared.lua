@@ -189,7 +189,7 @@ if #calls < wanted then
 end
 
 for _, key in ipairs(KEYS) do
-    redis.call('PEXPIRE', key, 600000)
+    redis.call('PEXPIRE', key, 86400000)
 end
 return cjson.encode({
     born = string.format('%.0f', born),
