@@ -38,8 +38,8 @@ async def take_turns(count: int) -> None:
 
 @asynccontextmanager
 async def running(server: Server) -> AsyncIterator[Server]:
-    await server.start()
     try:
+        await server.start()
         yield server
     finally:
         await server.kill()
