@@ -2,6 +2,7 @@
 
 import pytest
 
+from proxy.mlflow_api import headers
 from proxy.mlflow_api.headers import HOP_BY_HOP, asks_for_fresh, end_to_end, without
 
 
@@ -43,3 +44,43 @@ def test_names_are_lower_case() -> None:
 )
 def test_asking_for_fresh(name: str, value: str, fresh: bool) -> None:
     assert asks_for_fresh([("Accept", "a"), (name, value)]) is fresh
+
+
+@pytest.mark.parametrize(
+    ("value", "seconds"),
+    [
+        (None, 0),
+        ("", 0),
+        ("0", 0),
+        ("17", 17),
+        (" 17 ", 17),
+        ("-1", 0),
+        ("1.5", 0),
+        ("\u0661", 0),
+        ("9" * 20, 2**31),
+        ("9" * 5000, 0),
+    ],
+)
+def test_age(value: str | None, seconds: float) -> None:
+    assert headers.age(value) == seconds
+
+
+@pytest.mark.parametrize(
+    ("value", "ours"),
+    [
+        ("mlflow-proxy; hit", True),
+        ("mlflow-proxy", True),
+        ("other; hit, mlflow-proxy; fwd=miss; stored", True),
+        ("other; hit", False),
+        ("other; detail=mlflow-proxy", False),
+        ("mlflow-proxy-2; hit", False),
+        ("", False),
+    ],
+)
+def test_an_answer_by_a_proxy_of_this_kind(value: str, ours: bool) -> None:
+    assert headers.from_proxy([("X", "mlflow-proxy"), ("cache-status", value)]) is ours
+
+
+def test_the_first_field_of_a_name() -> None:
+    fields = [("A", "1"), ("b", "2"), ("B", "3")]
+    assert [headers.field(fields, name) for name in ("B", "b", "c")] == ["2", "2", ""]
