@@ -6,10 +6,11 @@ import errno
 import random
 import secrets
 import signal
+import socket
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from functools import partial
 from urllib.parse import urlsplit
 
@@ -17,6 +18,7 @@ import structlog
 from aiohttp import web
 
 from proxy import __version__
+from proxy.admin import crew
 from proxy.admin import handlers as admin
 from proxy.artifacts.facade import ArtifactFacade
 from proxy.budget.congestion import Cubic
@@ -44,10 +46,31 @@ _ARTIFACTS = Route((), "mlflow-artifacts/*", Group.NONE)
 """Labels requests that the façade answers."""
 
 
-class Proxy:
-    """One proxy, ready to be served. Must be made, used and closed in one event loop."""
+@dataclass(frozen=True)
+class Place:
+    """What a worker has from its parent, if the proxy is more than one process.
 
-    def __init__(self, settings: Settings) -> None:
+    Attributes:
+        number: which one it is, from 0.
+        shared: sockets that listen on the proxy's address, for all workers.
+        private: a socket that listens for questions to this worker alone.
+        crew: the URLs of all workers' private sockets, its own included, by their numbers.
+
+    """
+
+    number: int
+    shared: Sequence[socket.socket]
+    private: socket.socket
+    crew: Sequence[str]
+
+
+class Proxy:
+    """One proxy, ready to be served. Must be made, used and closed in one event loop.
+
+    ``workers`` are the URLs of the workers' private sockets, if it is one of several.
+    """
+
+    def __init__(self, settings: Settings, workers: Sequence[str] = ()) -> None:
         connections = settings.connections
         self._upstream = settings.upstream
         # First, since it is the one that can be refused, and what is open has to be closed.
@@ -95,6 +118,9 @@ class Proxy:
         self._artifacts = ArtifactFacade(self.pipeline, storage, self.metrics)
         readiness = admin.Readiness(workspace, settings.upstream)
         self._admin = admin.handlers(self.metrics.registry, readiness, self._status, self._detail)
+        self.apart = crew.apart(self.metrics.registry, self._status)
+        if workers:
+            self._admin |= crew.together(workers)
         self._watch()
 
     async def close(self) -> None:
@@ -220,10 +246,10 @@ def _reading(queue: Queue, name: str) -> float:
 
 
 @asynccontextmanager
-async def serving(settings: Settings) -> AsyncIterator[str]:
+async def serving(settings: Settings, place: Place | None = None) -> AsyncIterator[str]:
     """Serve until the context is left; yields the URL it listens on. Raises InvalidSettingsError."""
     _refuse_itself(settings)
-    proxy = Proxy(settings)
+    proxy = Proxy(settings, place.crew if place is not None else ())
 
     @web.middleware
     async def enter(request: web.Request, handler: object) -> web.StreamResponse:
@@ -234,6 +260,8 @@ async def serving(settings: Settings) -> AsyncIterator[str]:
     # What the router does not find costs it an exception: a fifth of the time of a cache hit (measured).
     application.router.add_route("*", "/{target:.*}", proxy.handle)
     application.on_response_prepare.append(remove_defaults)
+    if place is not None:
+        application.cleanup_ctx.append(partial(crew.answer_apart, proxy.apart, place.private))
     runner = web.AppRunner(
         application,
         access_log=None,
@@ -246,22 +274,24 @@ async def serving(settings: Settings) -> AsyncIterator[str]:
     )
     try:
         await runner.setup()
-        site = web.TCPSite(runner, settings.host, settings.port, backlog=1024)
         try:
-            await site.start()
+            for site in _sites(runner, settings, place):
+                await site.start()
         except OSError as error:
-            raise _cannot_listen(settings, error) from None
+            raise cannot_listen(settings, error) from None
         yield _url(runner)
     finally:
         await runner.cleanup()
         await proxy.close()
 
 
-async def run(settings: Settings, started: Callable[[str], None] = lambda url: None) -> None:
+async def run(
+    settings: Settings, started: Callable[[str], None] = lambda url: None, place: Place | None = None
+) -> None:
     """Serve until SIGINT or SIGTERM. Raises InvalidSettingsError."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
-    async with serving(settings) as url:
+    async with serving(settings, place) as url:
         for number in (signal.SIGINT, signal.SIGTERM):
             with contextlib.suppress(NotImplementedError):  # Windows has no signal handlers on the loop
                 loop.add_signal_handler(number, stop.set)
@@ -281,12 +311,20 @@ def _refuse_itself(settings: Settings) -> None:
         )
 
 
+def _sites(runner: web.AppRunner, settings: Settings, place: Place | None) -> list[web.BaseSite]:
+    if place is None:
+        return [web.TCPSite(runner, settings.host, settings.port, backlog=1024)]
+    # Of connections that come at once a worker takes one at a time, and leaves the next to whoever is idle.
+    return [web.SockSite(runner, each, backlog=1) for each in place.shared]
+
+
 def _url(runner: web.AppRunner) -> str:
     host, port, *_ = runner.addresses[0]
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
-def _cannot_listen(settings: Settings, error: OSError) -> InvalidSettingsError:
+def cannot_listen(settings: Settings, error: OSError) -> InvalidSettingsError:
+    """Say in one line why the address cannot be had."""
     if error.errno == errno.EADDRINUSE:
         return InvalidSettingsError(
             f"port: {settings.port} is already in use on {settings.host}; choose another --port"

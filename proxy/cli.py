@@ -4,7 +4,7 @@ import asyncio
 import sys
 from collections.abc import Callable, Sequence
 
-from proxy import __version__, app, logs, settings
+from proxy import __version__, app, logs, settings, workers
 from proxy.errors import InvalidSettingsError
 
 _USAGE = """\
@@ -42,6 +42,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _serve(arguments: Sequence[str]) -> int:
     chosen = settings.load(arguments)
     logs.configure(chosen.log_level, chosen.log_format)
+    if chosen.workers > 1:
+        return workers.run(chosen)
     asyncio.run(app.run(chosen))
     return 0
 

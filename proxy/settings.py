@@ -190,6 +190,11 @@ class Settings(BaseSettings):
     redis: str = Field(
         "", description="URL of the Redis or Valkey that all proxies of this workspace share, if there is one"
     )
+    workers: int = Field(
+        1,
+        ge=1,
+        description="processes that serve side by side; more than one need redis",
+    )
     config: Path | None = Field(None, description="TOML file to read settings from")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least level logged")
     log_format: Literal["auto", "console", "json"] = Field(
@@ -201,6 +206,13 @@ class Settings(BaseSettings):
     connections: ConnectionSettings = ConnectionSettings()
     artifacts: ArtifactSettings = ArtifactSettings()
     fleet: FleetSettings = FleetSettings()
+
+    @field_validator("workers")
+    @classmethod
+    def _one_budget(cls, workers: int, info: ValidationInfo) -> int:
+        if workers > 1 and not info.data.get("redis"):
+            raise ValueError(f"{workers} processes can share one budget only by Redis; give --redis too")
+        return workers
 
     @classmethod
     def settings_customise_sources(

@@ -1,5 +1,6 @@
 """Secrets do not reach the logs."""
 
+import io
 import json
 import logging
 import string
@@ -96,3 +97,20 @@ def test_the_level_is_a_threshold(capsys: pytest.CaptureFixture[str]) -> None:
     logging.getLogger("library").info("quiet")
     structlog.get_logger().warning("loud")
     assert [json.loads(line)["event"] for line in capsys.readouterr().err.splitlines()] == ["loud"]
+
+
+@pytest.mark.usefixtures("_restored")
+def test_a_line_is_written_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    written: list[str] = []
+
+    class Stream(io.StringIO):
+        def write(self, text: str) -> int:
+            written.append(text)
+            return len(text)
+
+    monkeypatch.setattr("sys.stderr", Stream())
+    logs.configure("info", "json")
+    structlog.get_logger().info("by itself")
+    logging.getLogger("library").info("by the library")
+    assert [text.count("\n") for text in written] == [1, 1], "else lines of several workers would mix"
+    assert all(text.endswith("\n") for text in written)

@@ -156,6 +156,8 @@ def test_wrong_arguments(
         ("--port", "abc"),
         ("--port", "-1"),
         ("--port", "65536"),
+        ("--workers", "0"),
+        ("--workers", "two"),
         ("--host", ""),
         ("--log-level", "loud"),
         ("--log-format", "xml"),
