@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import multiprocessing
 import os
+import secrets
 import signal
 import socket
 import time
@@ -19,10 +20,11 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 
 import structlog
+from pydantic import SecretStr
 
 from proxy import app
 from proxy.errors import InvalidSettingsError
-from proxy.settings import Settings
+from proxy.settings import FleetSettings, Settings
 
 log = structlog.get_logger(__name__)
 
@@ -56,6 +58,7 @@ def run(settings: Settings) -> int:
     """
     if "fork" not in multiprocessing.get_all_start_methods():
         raise InvalidSettingsError("workers: this system cannot fork; set --workers 1")
+    settings = _with_secret(settings)
     with contextlib.ExitStack() as stack:
         shared = [stack.enter_context(each) for each in asyncio.run(_listen(settings))]
         private = [
@@ -63,6 +66,13 @@ def run(settings: Settings) -> int:
         ]
         told = stack.enter_context(_told_to_stop())
         return _Supervisor(settings, shared, private, told).run()
+
+
+def _with_secret(settings: Settings) -> Settings:
+    """Let workers share answers at least with each other, if not with other proxies."""
+    if settings.fleet.secret.get_secret_value():
+        return settings
+    return settings.model_copy(update={"fleet": FleetSettings(secret=SecretStr(secrets.token_hex(32)))})
 
 
 class _Inherited(socket.socket):

@@ -196,6 +196,16 @@ async def test_connections_wait_for_workers_that_are_busy(running: Running) -> N
     assert set(await asyncio.gather(*reads(running, 10))) == {404}
 
 
+async def test_workers_ask_once_for_all(workspace: EmulatedWorkspace, redis: RedisServer) -> None:
+    """Also without a secret of the fleet's: they have one of their own."""
+    async with serving(workspace.url, redis.url, "--cache.not-found-ttl", "600") as running:
+        while not all(each["fleet"]["answers_shared"] for each in (await running.statuses()).values()):
+            pass
+        while min(answered(await running.metrics()).values()) == 0:
+            await asyncio.gather(*(running.api.get(MODEL, name="absent") for _ in range(10)))
+        assert len(workspace.arrivals) == 1
+
+
 # -- what they say of themselves -----------------------------------------------------------------------
 
 

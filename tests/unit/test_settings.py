@@ -330,7 +330,7 @@ def test_a_redis_that_is_no_url_is_told_in_one_line(capsys: pytest.CaptureFixtur
     gc.collect()  # what was left open complains when it goes
     told = capsys.readouterr().err
     assert told.count("\n") == 1
-    assert "give --redis a URL such as redis://host:6379/0" in told
+    assert "give --redis a URL such as redis://HOST:6379/0" in told
 
 
 # -- the example ---------------------------------------------------------------------------------------
