@@ -18,6 +18,7 @@ import structlog
 from aiohttp import web
 
 from proxy import __version__
+from proxy.access.proofs import Proofs
 from proxy.admin import crew
 from proxy.admin import handlers as admin
 from proxy.artifacts.facade import ArtifactFacade
@@ -107,6 +108,11 @@ class Proxy:
             patience=budget.patience,
             largest_entry=settings.cache.max_entry_bytes,
             rewrite_dbfs=settings.artifacts.rewrite_dbfs,
+            proofs=(
+                Proofs(settings.access.proof_ttl, settings.access.refusal_ttl)
+                if settings.access.sharing == "proven"
+                else None
+            ),
             partition_key=(self._fleet and self._fleet.partition_key) or secrets.token_bytes(32),
         )
         if self._fleet is not None:

@@ -20,7 +20,8 @@ import aiohttp
 import structlog
 from aiohttp import web
 
-from proxy.access.partition import PUBLIC, partition
+from proxy.access.partition import PUBLIC, common_partition, partition
+from proxy.access.proofs import PROOF, REFUSED, Proofs, needs_proof
 from proxy.budget.queue import Deadline, Queue
 from proxy.cache.freshness import Lifetimes, lifetime, survives_metadata_writes
 from proxy.cache.single_flight import Flight, SingleFlight
@@ -77,11 +78,15 @@ _LARGEST_REFUSAL = 64 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A complete response and how it came about; ``age`` in seconds if it was stored."""
+    """A complete response and how it came about; ``age`` in seconds if it was stored.
+
+    ``as_of`` is a moment (monotonic seconds) that is not after the workspace's decision.
+    """
 
     key: Key
     response: StoredResponse
     outcome: Outcome
+    as_of: float
     age: float | None = None
 
 
@@ -116,6 +121,7 @@ class Pipeline:
         largest_entry: int,
         rewrite_dbfs: bool,
         partition_key: bytes,
+        proofs: Proofs | None = None,
     ) -> None:
         self._origin = origin
         self._client = client
@@ -127,6 +133,7 @@ class Pipeline:
         self._largest_entry = largest_entry
         self._rewrite_dbfs = rewrite_dbfs
         self._partition_key = partition_key
+        self._proofs = proofs
         self._versions = VersionBook()
         self._fleet: SharedCache | None = None
         self._name = secrets.token_hex(8)
@@ -149,7 +156,7 @@ class Pipeline:
             shared = self._shared(route, headers)
             asked = UpstreamRequest(request.method, request.raw_path, shared, body, client)
             try:
-                answer = await self._read(read, asked, self.deadline(), fresh=asks_for_fresh(headers))
+                answer = await self._admitted(read, asked, self.deadline(), fresh=asks_for_fresh(headers))
             except TooLargeToShareError:
                 log.info("answer too large to store", route=route.name, limit=self._largest_entry)
             else:
@@ -173,7 +180,7 @@ class Pipeline:
         target = f"{API_PREFIXES[0]}{endpoint}?{raw_query}"
         client = f"{read.partition}:{field(headers, CLIENT)}"
         asked = UpstreamRequest("GET", target, self._shared(route, headers), client=client)
-        return await self._read(read, asked, deadline, fresh=asks_for_fresh(headers))
+        return await self._admitted(read, asked, deadline, fresh=asks_for_fresh(headers))
 
     async def disown(self, answer: Answer) -> None:
         """Forget an answer that proved wrong, so that it is asked for anew."""
@@ -195,6 +202,8 @@ class Pipeline:
         """Let no read that begins here now see what was true before: stored answers go, flights are shut."""
         self._store.invalidate(what)
         self.flights.invalidate(what.concerns)
+        if self._proofs is not None:
+            self._proofs.forget(what.models, granted=what.files)
         if what.files:
             self._versions.forget(what.models)
 
@@ -221,6 +230,49 @@ class Pipeline:
             shared = [(name, value) for name, value in shared if name.lower() in NEUTRAL]
         return (*shared, ("Accept-Encoding", "gzip, deflate"))
 
+    async def _admitted(
+        self, read: Read, request: UpstreamRequest, deadline: float, *, fresh: bool
+    ) -> Answer:
+        """Answer a read from what those share who may read the model, once this credential has proven so.
+
+        Without proofs every credential has its own.
+        """
+        proofs, model = self._proofs, read.model
+        if proofs is None or model is None or not needs_proof(read):
+            epoch = proofs.epoch if proofs is not None else 0
+            answer = await self._read(read, request, deadline, fresh=fresh)
+            if proofs is not None and model is not None and read.route.path == PROOF:
+                proofs.note(read.partition, model, answer.response, answer.as_of, epoch)
+            return answer
+        refusal = await self._refusal(proofs, read, model, request, deadline)
+        if refusal is not None:
+            return refusal
+        common = read.within(common_partition(request.headers, self._partition_key))
+        answer = await self._read(common, request, deadline, fresh=fresh)
+        if answer.response.status in REFUSED - {404}:
+            if answer.outcome is Outcome.COLLAPSED:
+                # Said to somebody else, who may have lost what this one has.
+                return await self._read(read, request, deadline)
+            proofs.withdraw(read.partition, model)
+        return answer
+
+    async def _refusal(
+        self, proofs: Proofs, read: Read, model: str, request: UpstreamRequest, deadline: float
+    ) -> Answer | None:
+        """Return what the workspace says to who may not read the model, None to who may."""
+        now = time.monotonic()
+        known = proofs.get(read.partition, model, now)
+        if known is not None:
+            if known.refusal is None:
+                return None
+            return Answer(read.key, known.refusal, Outcome.HIT, now, age=0)
+        answer = await self.ask(request.headers, PROOF, {"name": model}, deadline)
+        if answer.response.status == 200 and proofs.get(read.partition, model, now) is None:
+            # It was stored too long ago, or asked before permissions were written, to prove anything.
+            await self.disown(answer)
+            answer = await self.ask(request.headers, PROOF, {"name": model}, deadline)
+        return None if answer.response.status == 200 else answer
+
     # -- cache lookup and coalescing ---------------------------------------------------------------
 
     async def _read(
@@ -228,11 +280,12 @@ class Pipeline:
     ) -> Answer:
         if fresh:
             alone = Flight(read, deadline, storable=False)
-            return Answer(read.key, (await self._fetch(alone, request)).response, Outcome.REQUEST)
+            now = time.monotonic()
+            return Answer(read.key, (await self._fetch(alone, request)).response, Outcome.REQUEST, now)
         now = time.monotonic()
         entry = self._store.get(read.key, now)
         if entry is not None:
-            return Answer(read.key, entry.response, Outcome.HIT, now - entry.stored_at)
+            return Answer(read.key, entry.response, Outcome.HIT, entry.stored_at, now - entry.stored_at)
         answer, _, joined = await self.flights.fetch(
             read, deadline, lambda flight: self._fly(flight, request)
         )
@@ -240,23 +293,24 @@ class Pipeline:
 
     async def _fly(self, flight: Flight, request: UpstreamRequest) -> Answer:
         """Bring an answer: from the fleet if it has it or is fetching it, else from the workspace."""
-        key = flight.read.key
+        key, began = flight.read.key, time.monotonic()
         if self._fleet is None:
-            return self._fetched(flight, await self._fetch(flight, request))
+            return self._fetched(flight, await self._fetch(flight, request), began)
         async with self._fleet.turn(flight.read, lambda: flight.deadline) as turn:
             if turn.found is None:
                 turn.brought = await self._fetch(flight, request)
-                return self._fetched(flight, turn.brought)
+                return self._fetched(flight, turn.brought, began)
             entry = turn.found
         self._learn(flight.read, entry.response)
         self._keep(flight, entry)
         if turn.joined:
-            return Answer(key, entry.response, Outcome.COLLAPSED)
-        return Answer(key, entry.response, Outcome.HIT, time.monotonic() - entry.stored_at)
+            return Answer(key, entry.response, Outcome.COLLAPSED, entry.stored_at)
+        age = time.monotonic() - entry.stored_at
+        return Answer(key, entry.response, Outcome.HIT, entry.stored_at, age)
 
-    def _fetched(self, flight: Flight, entry: Entry) -> Answer:
-        kept = self._keep(flight, entry)
-        return Answer(flight.read.key, entry.response, Outcome.STORED if kept else Outcome.MISS)
+    def _fetched(self, flight: Flight, entry: Entry, began: float) -> Answer:
+        outcome = Outcome.STORED if self._keep(flight, entry) else Outcome.MISS
+        return Answer(flight.read.key, entry.response, outcome, min(began, entry.stored_at))
 
     async def _fetch(self, flight: Flight, request: UpstreamRequest) -> Entry:
         """Ask the workspace; the entry has expired already if its answer may not be kept."""

@@ -160,6 +160,18 @@ def _secret(value: SecretStr) -> SecretStr:
 _SHORTEST_SECRET = 16
 
 
+class AccessSettings(_Section):
+    """Who may be served what."""
+
+    sharing: Literal["credential", "proven"] = Field(
+        "credential",
+        description="whose answers a client gets: those fetched with its own credential, or with any once it "
+        "has proven that it may read the model",
+    )
+    proof_ttl: PositiveSeconds = Field(300, description="how long such a proof counts")
+    refusal_ttl: Seconds = Field(5, description="how long a refusal counts")
+
+
 class FleetSettings(_Section):
     """What proxies that share a Redis have in common beside their budgets."""
 
@@ -205,6 +217,7 @@ class Settings(BaseSettings):
     budget: BudgetSettings = BudgetSettings()
     connections: ConnectionSettings = ConnectionSettings()
     artifacts: ArtifactSettings = ArtifactSettings()
+    access: AccessSettings = AccessSettings()
     fleet: FleetSettings = FleetSettings()
 
     @field_validator("workers")

@@ -1,23 +1,32 @@
-"""Which stored answers a request may be served from: those fetched with its own credential.
+"""Which stored answers a request may be served from: those fetched with its own credential, or shared ones.
 
-Credentials themselves are never kept: a partition is a keyed hash, and the key dies with the process.
+Credentials themselves are never kept: a partition is a keyed hash.
 """
 
 import hashlib
 from collections.abc import Iterable
 
-from proxy.mlflow_api.headers import HOP_BY_HOP, NEUTRAL, UNSHARED
+from proxy.mlflow_api.headers import HOP_BY_HOP, NEUTRAL, UNSHARED, without
 
 PUBLIC = "public"
 """The partition of documents that the workspace gives to anyone."""
 
 
+def common_partition(headers: Iterable[tuple[str, str]], key: bytes) -> str:
+    """Name what is left of a request's credential without its Authorization.
+
+    Those who have proven that they may read a model share its answers under this name. Whatever else the
+    request carries still counts, since it may choose what is asked about.
+    """
+    return "common-" + partition(without(headers, frozenset({"authorization"})), key)
+
+
 def partition(headers: Iterable[tuple[str, str]], key: bytes) -> str:
     """Name the credential behind a request.
 
-    ``headers`` are the request's fields, ``key`` up to 64 random bytes of this process. Every field that
-    is not known to be neutral counts, since a field nobody told us about may carry a credential; order
-    and repetition count as well. Returns 32 hexadecimal digits.
+    ``headers`` are the request's fields, ``key`` up to 64 random bytes, of this process or of its fleet.
+    Every field that is not known to be neutral counts, since one nobody told us about may carry a credential;
+    order and repetition count as well. Returns 32 hexadecimal digits.
     """
     digest = hashlib.blake2b(key=key, digest_size=16)
     for name, value in headers:

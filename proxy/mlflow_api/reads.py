@@ -8,7 +8,8 @@ through unshared.
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Self
 from urllib.parse import parse_qsl
 
 from proxy.mlflow_api.routes import Freshness, Route
@@ -33,6 +34,10 @@ class Read:
     def partition(self) -> str:
         """The credential that asks."""
         return self.key[0]
+
+    def within(self, partition: str) -> Self:
+        """Return the same question in another partition."""
+        return replace(self, key=(partition, *self.key[1:]))
 
 
 def parameters(raw_query: str) -> dict[str, str] | None:

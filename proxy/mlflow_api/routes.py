@@ -108,6 +108,8 @@ ROUTES: tuple[Route, ...] = (
     Route(_READ, "model-versions/*", Group.REGISTRY),
     Route(_WRITE, "registered-models/*", Group.REGISTRY, invalidates=Invalidates.REGISTRY),
     Route(_WRITE, "model-versions/*", Group.REGISTRY, invalidates=Invalidates.REGISTRY),
+    # Who may do what. Rare, and after it nobody may be served what was fetched before.
+    Route(_WRITE, "/api/2.0/permissions/*", Group.NONE, invalidates=Invalidates.REGISTRY),
     # Databricks' own additions, which change stages and permissions without a limit of their own on record
     Route(_WRITE, "databricks/*", Group.NONE, invalidates=Invalidates.REGISTRY),
     Route(_WRITE, "transition-requests/*", Group.NONE, invalidates=Invalidates.REGISTRY),

@@ -1,0 +1,93 @@
+"""What is known of who may read which model: proofs that the workspace gave, for as long as they count.
+
+Pure; ``now`` in monotonic seconds comes in. Credentials are known by their partitions only, never in clear.
+"""
+
+from dataclasses import dataclass
+
+from cachetools import LRUCache
+
+from proxy.mlflow_api.messages import StoredResponse
+from proxy.mlflow_api.reads import Read
+from proxy.mlflow_api.routes import Freshness
+
+PROOF = "registered-models/get"
+"""The call that proves Can Read on a registered model, which its versions and their files inherit. Clients
+make it anyway, before they ask for anything else about the model (facts.md 2)."""
+REFUSED = frozenset({401, 403, 404})
+"""Answers by which the workspace says that this credential has nothing to read there."""
+
+_MOST_PROOFS = 100_000
+"""About 40 MB at the very most; a proof forgotten is one call. Rotated tokens leave no more behind."""
+
+
+@dataclass(frozen=True, slots=True)
+class Proof:
+    """What the workspace said to one credential about one model; ``refusal`` is its answer if it said no."""
+
+    until: float
+    refusal: StoredResponse | None
+
+
+class Proofs:
+    """Proofs by credential and model.
+
+    ``granted`` and ``refused`` are the seconds for which a yes and a no count.
+    """
+
+    def __init__(self, granted: float, refused: float) -> None:
+        self._granted = granted
+        self._refused = refused
+        self.epoch = 0
+        """Changes whenever proofs are forgotten: what was asked before may not count any more."""
+        self._known: LRUCache[tuple[str, str], Proof] = LRUCache(_MOST_PROOFS)
+
+    def __len__(self) -> int:
+        return len(self._known)
+
+    def get(self, credential: str, model: str, now: float) -> Proof | None:
+        """Return what the workspace said, None if it has to be asked (again)."""
+        known = self._known.get((credential, model))
+        if known is not None and now >= known.until:
+            del self._known[credential, model]
+            return None
+        return known
+
+    def note(self, credential: str, model: str, response: StoredResponse, as_of: float, epoch: int) -> None:
+        """Learn from an answer to ``PROOF``.
+
+        ``as_of`` is a moment before the workspace decided it, ``epoch`` the one in which it was asked.
+        """
+        if epoch != self.epoch:
+            return
+        if response.status == 200:
+            self._known[credential, model] = Proof(as_of + self._granted, None)
+        elif response.status in REFUSED:
+            self._known[credential, model] = Proof(as_of + self._refused, response)
+        else:
+            self.withdraw(credential, model)
+
+    def withdraw(self, credential: str, model: str) -> None:
+        """Forget what is known of one credential: it was refused something about the model."""
+        self._known.pop((credential, model), None)
+
+    def forget(self, models: frozenset[str] | None, *, granted: bool) -> None:
+        """Forget the refusals about these models, None for all, and what was ``granted`` too if told so."""
+        self.epoch += 1
+        folded = None if models is None else {model.casefold() for model in models}
+        for (credential, model), proof in list(self._known.items()):
+            concerned = folded is None or model.casefold() in folded
+            if concerned and (granted or proof.refusal is not None):
+                del self._known[credential, model]
+
+
+def needs_proof(read: Read) -> bool:
+    """Whether an answer may be shared by all who can read the model that it is about.
+
+    What is about no model in particular, or is itself the proof, stays each credential's own.
+    """
+    return (
+        read.model is not None
+        and read.route.path != PROOF
+        and read.route.freshness is not Freshness.DISCOVERY
+    )

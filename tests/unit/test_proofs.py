@@ -1,0 +1,131 @@
+"""Who has proven what, and for how long it counts."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from proxy.access.partition import common_partition, partition
+from proxy.access.proofs import PROOF, Proofs, needs_proof
+from proxy.mlflow_api.messages import StoredResponse
+from proxy.mlflow_api.reads import shareable
+from proxy.mlflow_api.routes import match
+
+YES, NO = StoredResponse(200, "OK", (), b"{}"), StoredResponse(403, "Forbidden", (), b"no")
+
+
+def test_a_yes_counts_from_when_it_was_decided() -> None:
+    proofs = Proofs(granted=300, refused=5)
+    proofs.note("a", "m", YES, as_of=100.0, epoch=0)
+    known = proofs.get("a", "m", 399.9)
+    assert known is not None
+    assert known.refusal is None
+    assert proofs.get("a", "m", 400.0) is None
+
+
+def test_a_no_counts_for_seconds() -> None:
+    proofs = Proofs(granted=300, refused=5)
+    proofs.note("a", "m", NO, as_of=100.0, epoch=0)
+    known = proofs.get("a", "m", 104.9)
+    assert known is not None
+    assert known.refusal is NO
+    assert proofs.get("a", "m", 105.0) is None
+
+
+def test_a_no_ends_a_yes_and_what_is_neither_ends_both() -> None:
+    proofs = Proofs(300, 5)
+    proofs.note("a", "m", YES, 0.0, 0)
+    proofs.note("a", "m", NO, 1.0, 0)
+    known = proofs.get("a", "m", 2.0)
+    assert known is not None
+    assert known.refusal is NO
+    proofs.note("a", "m", StoredResponse(500, "", (), b""), 2.0, 0)
+    assert proofs.get("a", "m", 2.0) is None
+
+
+def test_proofs_are_of_one_credential_and_one_model() -> None:
+    proofs = Proofs(300, 5)
+    proofs.note("a", "m", YES, 0.0, 0)
+    assert proofs.get("b", "m", 0.0) is None
+    assert proofs.get("a", "M", 0.0) is None
+
+
+def test_what_was_asked_before_something_was_forgotten_does_not_count() -> None:
+    proofs = Proofs(300, 5)
+    asked_in = proofs.epoch
+    proofs.forget(None, granted=True)
+    proofs.note("a", "m", YES, 0.0, asked_in)
+    assert proofs.get("a", "m", 0.0) is None
+
+
+@pytest.mark.parametrize(("models", "concerned"), [(None, True), ({"M"}, True), ({"other"}, False)])
+@pytest.mark.parametrize("granted", [True, False])
+def test_forgetting(models: set[str] | None, concerned: bool, granted: bool) -> None:
+    proofs = Proofs(300, 5)
+    proofs.note("a", "m", YES, 0.0, 0)
+    proofs.note("b", "m", NO, 0.0, 0)
+    proofs.forget(None if models is None else frozenset(models), granted=granted)
+    assert (proofs.get("a", "m", 0.0) is None) == (concerned and granted)
+    assert (proofs.get("b", "m", 0.0) is None) == concerned
+
+
+def test_rotated_credentials_leave_a_bounded_number_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("proxy.access.proofs._MOST_PROOFS", 10)
+    proofs = Proofs(300, 5)
+    for number in range(100):
+        proofs.note(f"credential-{number}", "m", YES, 0.0, 0)
+    assert len(proofs) == 10
+    assert proofs.get("credential-99", "m", 0.0) is not None
+
+
+@given(
+    st.lists(
+        st.tuples(st.sampled_from("ab"), st.sampled_from("mn"), st.booleans(), st.floats(0, 1000)),
+        max_size=30,
+    ),
+    st.floats(0, 2000),
+)
+def test_nothing_is_granted_longer_than_it_was_proven(
+    said: list[tuple[str, str, bool, float]], now: float
+) -> None:
+    """Whatever was noted in whatever order."""
+    proofs = Proofs(300, 5)
+    for credential, model, granted, as_of in said:
+        proofs.note(credential, model, YES if granted else NO, as_of, 0)
+    for credential in "ab":
+        for model in "mn":
+            known = proofs.get(credential, model, now)
+            if known is not None and known.refusal is None:
+                moments = [
+                    as_of for one, other, yes, as_of in said if (one, other, yes) == (credential, model, True)
+                ]
+                assert now < max(moments) + 300
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "query", "needed"),
+    [
+        ("model-versions/list-artifacts", "name=m&version=1", True),
+        ("model-versions/get-signed-download-uri", "name=m&version=1&path=f", True),
+        ("registered-models/alias", "name=m&alias=a", True),
+        (PROOF, "name=m", False),
+        ("registered-models/search", "name=m", False),
+        ("model-versions/search", "filter=name%3D%27m%27", False),
+        ("model-versions/list-artifacts", "version=1", False),
+    ],
+)
+def test_what_needs_a_proof_is_what_is_about_one_model(endpoint: str, query: str, needed: bool) -> None:
+    read = shareable(match("GET", f"/api/2.0/mlflow/{endpoint}"), "GET", "p", query, b"")
+    assert read is not None
+    assert needs_proof(read) is needed
+
+
+KEY = b"key"
+
+
+def test_the_common_partition_knows_no_credential_and_everything_else() -> None:
+    one, other = ("Authorization", "Bearer a"), ("authorization", "Bearer b")
+    org = ("X-Databricks-Org-Id", "1")
+    assert common_partition([one, org], KEY) == common_partition([other, org], KEY)
+    assert common_partition([one, org], KEY) != common_partition([one], KEY)
+    assert common_partition([one], KEY) != partition([], KEY)
+    assert common_partition([one, ("Cookie", "c")], KEY) != common_partition([one], KEY)
