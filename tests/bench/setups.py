@@ -6,11 +6,12 @@ What belongs here: starting, addressing and ending them.
 import asyncio
 import contextlib
 import json
+import os
 import shutil
 import socket
 import sys
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -66,11 +67,22 @@ http {{
 @asynccontextmanager
 async def proxy(upstream: str, *options: str) -> AsyncIterator[str]:
     """Run `mlflow-proxy serve`; yields its URL."""
+    async with proxy_process(upstream, *options) as (url, _):
+        yield url
+
+
+@asynccontextmanager
+async def proxy_process(
+    upstream: str, *options: str, before: Sequence[str] = (), secret: str = ""
+) -> AsyncIterator[tuple[str, asyncio.subprocess.Process]]:
+    """Run `mlflow-proxy serve` with `before` in front of the command; yields its URL and the process."""
     process = await asyncio.create_subprocess_exec(
+        *before,
         *_POLITELY,
         sys.executable,
         *("-m", "proxy", "serve", "--upstream", upstream, "--port", "0"),
         *("--log-format", "json", "--shutdown-grace", "0", *options),
+        env={**os.environ, "MLFLOW_PROXY_FLEET__SECRET": secret} if secret else None,
         stderr=asyncio.subprocess.PIPE,
     )
     assert process.stderr is not None
@@ -84,7 +96,7 @@ async def proxy(upstream: str, *options: str) -> AsyncIterator[str]:
             url = json.loads(line).get("url", "")
         drain = asyncio.create_task(_drain(log))  # a full pipe would stop the proxy
         try:
-            yield url
+            yield url, process
         finally:
             await _end(process)
             await drain

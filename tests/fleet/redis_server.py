@@ -60,6 +60,12 @@ class RedisServer:
         """For redis-py."""
         return f"unix://{self._socket}"
 
+    @property
+    def pid(self) -> int:
+        """Of the process that runs now."""
+        assert self._process is not None
+        return self._process.pid
+
     async def start(self) -> None:
         """Start it, empty; returns once it answers."""
         assert await self._start(), "redis-server ended"
@@ -67,7 +73,7 @@ class RedisServer:
     async def kill(self) -> None:
         """Kill it with SIGKILL."""
         if self._process is not None:
-            if self._process.returncode is None:
+            with suppress(ProcessLookupError):  # a Ctrl-C reaches it too
                 self._process.kill()
             await self._process.wait()
             self._process = None
