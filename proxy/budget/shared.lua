@@ -24,6 +24,13 @@ local function set_state(name, value)
     redis.call('HSET', STATE, name, string.format('%.17g', value))
 end
 
+-- What a member makes alone when so many share the limit: see SharedPacer. In whole calls, since rounded up all shares
+-- together would be more than the limit, and reserving them would leave nothing for those who are here.
+local function share_among(members)
+    local share = ask.limit / members
+    return share >= 1 and math.floor(share) or share
+end
+
 local function forget_member(member)
     redis.call('ZREM', MEMBERS, member)
     redis.call('HDEL', SHARES, member)
@@ -112,10 +119,10 @@ end
 local members = redis.call('ZCARD', MEMBERS)
 if now < born + ask.grace then
     local expected = math.max(state('expected') or 1, members)
-    reserved = reserved + (expected - members) * math.ceil(ask.limit / expected)
+    reserved = reserved + (expected - members) * share_among(expected)
     members = expected
 end
-redis.call('HSET', SHARES, ask.member, math.ceil(ask.limit / members))
+redis.call('HSET', SHARES, ask.member, string.format('%.17g', share_among(members)))
 
 if ask.leaving then
     forget_member(ask.member)
@@ -128,7 +135,7 @@ local refusal = state('refusal')
 local spaced = refusal and now < math.max(refusal, state('pause') or 0) + ask.calm
     or now < (state('declined') or 0) + ask.window
 local not_before = math.max(state('pause') or 0, state('blind') or 0, spaced and state('evenly') or 0)
-local limit = math.min(ask.limit, math.ceil(rate)) - reserved
+local limit = math.min(ask.limit, math.ceil(rate)) - math.ceil(reserved)
 local taken = redis.call('ZCARD', WINDOW)
 local virtual = state('virtual') or 0
 local turn = math.max(virtual, tonumber(redis.call('HGET', TURNS, ask.member) or 0))

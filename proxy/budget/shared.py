@@ -216,7 +216,6 @@ class SharedPacer:
     async def run(self) -> None:
         """Talk to Redis until told to stop, then take leave."""
         loop = asyncio.get_running_loop()
-        await self._stirred.wait()  # a group that nobody calls needs no budget
         while not self._stopping:
             await self._until_there_is_something()
             began = loop.time()
@@ -325,9 +324,11 @@ class SharedPacer:
         self._apart = True
         if self.alone or now - self._contact < ALONE:
             return
-        log.warning("budget no longer shared", reason=reason, share=self.limit / self._answer.members)
+        share = self.limit / self._answer.members
+        # Whole calls, or all members' shares rounded up would be more than the limit.
+        self._own.share = math.floor(share) if share >= 1 else share
+        log.warning("budget no longer shared", reason=reason, share=self._own.share)
         self.alone = True
-        self._own.share = self.limit / self._answer.members
         self._news.unused += [call for call, _ in self._ready]
         self._ready.clear()
         self._wake()

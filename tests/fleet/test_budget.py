@@ -126,6 +126,37 @@ async def test_redis_killed_and_come_back_empty(redis: RedisServer) -> None:
     assert everyone.busiest_second() <= LIMIT
 
 
+@pytest.mark.parametrize("busy", [0, 3, 6])
+async def test_members_that_never_called_count_when_redis_is_killed(redis: RedisServer, busy: int) -> None:
+    # Seven, so that the limit cannot be shared without a remainder.
+    async with crowd(redis.url, 7, busy=False) as everyone:
+        calls = [asyncio.create_task(each.saturate()) for each in everyone.members[:busy] for _ in range(20)]
+        await asyncio.sleep(3 * shared.HEARTBEAT)
+        await redis.kill()
+        await asyncio.sleep(2 * shared.ALONE)
+        calls += [asyncio.create_task(each.saturate()) for each in everyone.members[busy:] for _ in range(20)]
+        await everyone.until(2 * LIMIT)
+        for call in calls:
+            call.cancel()
+        await asyncio.gather(*calls, return_exceptions=True)
+    assert everyone.busiest_second() <= LIMIT
+
+
+async def test_many_members_killed_at_once_leave_places_for_the_others(redis: RedisServer) -> None:
+    async with crowd(redis.url, 30, busy=False) as everyone:
+        await asyncio.gather(*(each.call() for each in everyone.members))
+        await asyncio.sleep(2 * shared.HEARTBEAT)
+        for each in everyone.members[10:]:
+            each.cut_off = True
+        await asyncio.sleep(shared.MISSING + WINDOW)
+        calls = [asyncio.create_task(each.saturate()) for each in everyone.members[:10]]
+        await everyone.until(LIMIT)
+        for call in calls:
+            call.cancel()
+        await asyncio.gather(*calls, return_exceptions=True)
+    assert everyone.busiest_second() <= LIMIT
+
+
 @pytest.mark.parametrize("evicted", [("window",), ("state",), KEYS])
 async def test_a_redis_that_evicts_keys(redis: RedisServer, evicted: tuple[str, ...]) -> None:
     async with crowd(redis.url, 2) as everyone:
@@ -220,7 +251,8 @@ async def test_a_member_that_leaves_makes_room(redis: RedisServer) -> None:
         await stays.members[0].call()
         async with crowd(redis.url, 3, busy=False) as others:
             for number, member in enumerate(others.members):
-                member.pacer._member = f"other-{number}"
+                member.pacer._member = f"other-{number}"  # before it says so to Redis
+            for member in others.members:
                 await member.call()
             await asyncio.sleep(2 * shared.HEARTBEAT)
             assert stays.members[0].pacer.members == 4
