@@ -192,7 +192,9 @@ if #calls < wanted then
     local index = math.max(0, taken - limit + before)
     local place = redis.call('ZRANGE', WINDOW, index, index, 'WITHSCORES')
     wait = place[2] and tonumber(place[2]) + ask.window - now or ask.window
-    wait = math.max(wait, not_before - now + (spaced and before * interval or 0))
+    -- Of those whose turns come at the same time one asks first, or all would ask again for every place.
+    local ahead_of_it = math.max(before, redis.call('ZRANK', WAITING, ask.member))
+    wait = math.max(wait, not_before - now + (spaced and ahead_of_it * interval or 0))
 end
 
 for _, key in ipairs(KEYS) do
