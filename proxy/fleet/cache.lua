@@ -4,21 +4,27 @@
 -- Nothing here can be read without the fleet's secret: names are keyed hashes, answers are sealed. A write makes stored
 -- answers wrong and flights in the air unjoinable by counting generations up; what was stored or begun under another
 -- generation does not count any more. Losing any of these keys costs calls and never makes an answer wrong: the
--- generations carry a mark of when they began, and with them everything goes.
+-- generations carry a mark of when they began, and with them everything goes. So it does when a member has heard more
+-- than was ever said here: a Redis that came back with an older state has forgotten writes.
 --
 -- KEYS: generations (hash), log (stream: what was brought and what was written), secrets (sorted set: fingerprint of a
 --       secret -> when seen last), then what the operation names.
--- ARGV[1] names the operation; see shared_cache.py. Times are in microseconds, durations in milliseconds.
+-- ARGV: operation, member, mark of the generations and number of the last message that it knows, then what the operation
+--       takes; lists are read from ARGV itself, since Lua cannot unpack long ones.
+-- Times are in microseconds, durations in milliseconds. See shared_cache.py.
 
 local GENERATIONS, LOG, SECRETS = KEYS[1], KEYS[2], KEYS[3]
 local DAY, LONGEST_LOG, MOST_GENERATIONS = 86400000, 10000, 100000
 local clock = redis.call('TIME')
 local now = tonumber(clock[1]) * 1000000 + tonumber(clock[2])
 
-if redis.call('HLEN', GENERATIONS) > MOST_GENERATIONS then
+local born, said = unpack(redis.call('HMGET', GENERATIONS, 'born', 'log'))
+local count = tonumber(said or '0')
+local went_back = not count or (born == ARGV[3] and count < tonumber(ARGV[4]))
+if went_back or redis.call('HLEN', GENERATIONS) > MOST_GENERATIONS then
     redis.call('DEL', GENERATIONS)
+    born = false
 end
-local born = redis.call('HGET', GENERATIONS, 'born')
 if not born then
     born = string.format('%.0f', now) .. '-' .. ARGV[2]
     redis.call('HSET', GENERATIONS, 'born', born)
@@ -49,7 +55,7 @@ end
 local operations = {}
 
 -- An answer, or the lead in fetching it, or the name of the flight that is under way.
-function operations.take(_, model, flight, awaited, distrusted, lease_ms)
+function operations.take(model, flight, awaited, distrusted, lease_ms)
     local ENTRY, LEASE, RESULT = KEYS[4], KEYS[5], KEYS[6]
     local entry = redis.call('HMGET', ENTRY, 'sealed', 'kind', 'standing')
     if entry[1] then
@@ -77,7 +83,7 @@ function operations.take(_, model, flight, awaited, distrusted, lease_ms)
 end
 
 -- The end of a flight. What cannot be kept is for those who waited for it; an empty text is a flight given up.
-function operations.land(_, model, flight, name, began, kind, ttl_ms, sealed, result_ms)
+function operations.land(model, flight, name, began, kind, ttl_ms, sealed, result_ms)
     local ENTRY, LEASE, RESULT = KEYS[4], KEYS[5], KEYS[6]
     local kept = tonumber(ttl_ms) > 0 and began == standing('metadata', model)
     if kept then
@@ -98,44 +104,52 @@ function operations.land(_, model, flight, name, began, kind, ttl_ms, sealed, re
     end
 end
 
--- A write. Models are keyed hashes, or 'all'.
-function operations.write(_, sealed, files, ...)
-    redis.call('HINCRBY', GENERATIONS, 'every', 1)
-    for _, model in ipairs({...}) do
-        redis.call('HINCRBY', GENERATIONS, model .. ':metadata', 1)
-        if files == 'files' then
-            redis.call('HINCRBY', GENERATIONS, model .. ':files', 1)
+-- Writes: of each what to tell, 'files' or nothing, how many models, and these: keyed hashes, or 'all'.
+function operations.write()
+    local position = 5
+    while ARGV[position] do
+        local sealed, files, models = ARGV[position], ARGV[position + 1], tonumber(ARGV[position + 2])
+        redis.call('HINCRBY', GENERATIONS, 'every', 1)
+        for index = position + 3, position + 2 + models do
+            redis.call('HINCRBY', GENERATIONS, ARGV[index] .. ':metadata', 1)
+            if files == 'files' then
+                redis.call('HINCRBY', GENERATIONS, ARGV[index] .. ':files', 1)
+            end
         end
+        log('write', sealed, '')
+        position = position + 3 + models
     end
-    log('write', sealed, '')
+    return {born, generation('log')}
 end
 
 function operations.discard()
     redis.call('DEL', KEYS[4])
 end
 
--- A sign of life: leases are renewed (the flights named), those of others looked at (no flight named).
-function operations.attend(_, fingerprint, after, number, lease_ms, memory_ms, ...)
+-- A sign of life: the leases of this many own flights, which come first, are renewed; of others is said which are not
+-- what is waited for any more.
+function operations.attend(fingerprint, after, number, lease_ms, memory_ms, leads)
     redis.call('ZADD', SECRETS, now, fingerprint)
     redis.call('ZREMRANGEBYSCORE', SECRETS, '-inf', now - memory_ms * 1000)
     redis.call('PEXPIRE', SECRETS, DAY)
     local free = {}
-    for index, flight in ipairs({...}) do
+    for index = 1, #ARGV - 10 do
         local lease = KEYS[3 + index]
-        if flight == '' then
-            if redis.call('EXISTS', lease) == 0 then
+        local held = redis.call('HGET', lease, 'flight') == ARGV[10 + index]
+        if index > tonumber(leads) then
+            if not held then
                 free[#free + 1] = index
             end
-        elseif redis.call('HGET', lease, 'flight') == flight then
+        elseif held then
             redis.call('PEXPIRE', lease, lease_ms)
         end
     end
     local newest = redis.call('XREVRANGE', LOG, '+', '-', 'COUNT', 1)
     local newest_id = newest[1] and newest[1][1] or '0-0'
     local current = generation('log')
-    -- More was said than this member heard, and none of it is there to be read any more.
-    local lost = current ~= number and (newest_id == after or newest_id == '0-0')
+    -- More was said than this member heard, and nothing that it would read comes after what it heard.
+    local lost = current ~= number and not redis.call('XREAD', 'COUNT', 1, 'STREAMS', LOG, after)
     return {born, current, newest_id, lost and 1 or 0, free, redis.call('ZCARD', SECRETS) - 1}
 end
 
-return operations[ARGV[1]](unpack(ARGV, 2))
+return operations[ARGV[1]](unpack(ARGV, 5, 13))
