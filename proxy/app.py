@@ -12,13 +12,21 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import structlog
 from aiohttp import web
+from structlog.contextvars import bind_contextvars, unbind_contextvars
 
 from proxy import __version__
+from proxy.access import clients as access_clients
+from proxy.access import databricks
+from proxy.access.credential import Credentials, Fetched, TokenFile
+from proxy.access.files import WatchedFile
 from proxy.access.proofs import Proofs
+from proxy.access.service import ServiceAccess, is_loopback
+from proxy.access.sharing import Access
 from proxy.admin import crew
 from proxy.admin import handlers as admin
 from proxy.artifacts.facade import ArtifactFacade
@@ -76,6 +84,9 @@ class Proxy:
         self._upstream = settings.upstream
         # First, since it is the one that can be refused, and what is open has to be closed.
         self._fleet = self._join(settings)
+        self._access = _access(
+            settings, (self._fleet and self._fleet.partition_key) or secrets.token_bytes(32)
+        )
         self._clients = workspace, storage = [
             HttpClient(
                 peer,
@@ -108,12 +119,12 @@ class Proxy:
             patience=budget.patience,
             largest_entry=settings.cache.max_entry_bytes,
             rewrite_dbfs=settings.artifacts.rewrite_dbfs,
+            access=self._access,
             proofs=(
                 Proofs(settings.access.proof_ttl, settings.access.refusal_ttl)
                 if settings.access.sharing == "proven"
                 else None
             ),
-            partition_key=(self._fleet and self._fleet.partition_key) or secrets.token_bytes(32),
         )
         if self._fleet is not None:
             self.pipeline.join(
@@ -133,12 +144,14 @@ class Proxy:
         """Close all connections to the workspace, its storage and the fleet."""
         if self._fleet is not None:
             await self._fleet.close()
+        await self._access.close()
         for client in self._clients:
             await client.close()
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         """Answer any request: the one entrance."""
         began = time.monotonic()
+        unbind_contextvars("client")
         route = UNKNOWN
         try:
             target = request.raw_path
@@ -149,11 +162,14 @@ class Proxy:
                 )
             if target.startswith(admin.PREFIX):
                 return await self._administer(request)
-            if self._artifacts.handles(target):
-                route = _ARTIFACTS
+            facade = self._artifacts.handles(target)
+            route = _ARTIFACTS if facade else match(request.method, target.partition("?")[0])
+            client = await self._access.admit(route, target, request.headers.items())
+            if client:
+                bind_contextvars(client=client)
+            if facade:
                 reply = await self._artifacts.handle(request)
             else:
-                route = match(request.method, target.partition("?")[0])
                 reply = await self.pipeline.handle(request, route)
         except AnswerableError as error:
             log.info("request failed", route=route.name, status=error.status, reason=str(error))
@@ -209,7 +225,8 @@ class Proxy:
         return queue
 
     def _detail(self) -> dict[str, object]:
-        return {"redis": self._fleet.condition()} if self._fleet is not None else {}
+        redis = {"redis": self._fleet.condition()} if self._fleet is not None else {}
+        return {**redis, **self._access.condition()}
 
     def _status(self) -> dict[str, object]:
         return {
@@ -255,6 +272,7 @@ def _reading(queue: Queue, name: str) -> float:
 async def serving(settings: Settings, place: Place | None = None) -> AsyncIterator[str]:
     """Serve until the context is left; yields the URL it listens on. Raises InvalidSettingsError."""
     _refuse_itself(settings)
+    _refuse_strangers(settings)
     proxy = Proxy(settings, place.crew if place is not None else ())
 
     @web.middleware
@@ -315,6 +333,34 @@ def _refuse_itself(settings: Settings) -> None:
         raise InvalidSettingsError(
             f"upstream: {settings.upstream} is this proxy itself; give --upstream the URL of the workspace"
         )
+
+
+def _refuse_strangers(settings: Settings) -> None:
+    access = settings.access
+    if access.sharing == "service" and not access.clients_file and not is_loopback(settings.host):
+        raise InvalidSettingsError(
+            f"access.clients_file: not set, but {settings.host} is not loopback: all who reach it could use "
+            "the workspace's credential; set --access.clients-file, or --host 127.0.0.1"
+        )
+
+
+def _access(settings: Settings, key: bytes) -> Access:
+    access = settings.access
+    if access.sharing != "service":
+        return Access(key)
+    clients = None
+    if access.clients_file:
+        clients = WatchedFile(Path(access.clients_file), access_clients.parse, "access.clients_file")
+    credentials: Credentials
+    if access.token_file:
+        credentials = TokenFile(Path(access.token_file))
+    else:
+        source = f"profile {access.profile}" if access.profile else "the proxy's environment"
+        credentials = Fetched(
+            databricks.fetcher(settings.upstream, access.profile),
+            f"look at the Databricks credentials in {source}, and at the proxy's log",
+        )
+    return ServiceAccess(key, credentials, clients, everything=access.reach == "everything")
 
 
 def _sites(runner: web.AppRunner, settings: Settings, place: Place | None) -> list[web.BaseSite]:

@@ -43,6 +43,39 @@ class BadRequestError(AnswerableError):
     error_code = "INVALID_PARAMETER_VALUE"
 
 
+class UnauthenticatedError(AnswerableError):
+    """A client that the proxy itself has to know is not known to it."""
+
+    status = 401
+    error_code = "UNAUTHENTICATED"
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """Name the scheme, as a 401 must (RFC 9110 section 15.5.2, RFC 6750 section 3)."""
+        return {"WWW-Authenticate": 'Bearer realm="mlflow-proxy"'}
+
+
+class NotAllowedError(AnswerableError):
+    """A known client asks for what the proxy's credential is not there for."""
+
+    status = 403
+    error_code = "PERMISSION_DENIED"
+
+
+class CredentialUnavailableError(AnswerableError):
+    """The proxy has no credential for the workspace at the moment. Nothing was asked of it."""
+
+    status = 503
+    error_code = "TEMPORARILY_UNAVAILABLE"
+
+
+class CredentialRefusedError(AnswerableError):
+    """The workspace refuses the proxy's own credential; the client's is fine, so it is not told 401."""
+
+    status = 502
+    error_code = "TEMPORARILY_UNAVAILABLE"
+
+
 class ReadOnlyError(AnswerableError):
     """A write to the files that the proxy serves from the model registry."""
 
@@ -98,7 +131,7 @@ class FleetUnavailableError(MlflowProxyError):
 
 
 class UnreadableError(MlflowProxyError):
-    """What lies in Redis was not put there by a member of this fleet and version."""
+    """What was read is not what should be there: in Redis, of a member of this fleet; in a file, its form."""
 
 
 class TruncatedError(MlflowProxyError):

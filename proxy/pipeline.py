@@ -20,8 +20,8 @@ import aiohttp
 import structlog
 from aiohttp import web
 
-from proxy.access.partition import PUBLIC, common_partition, partition
 from proxy.access.proofs import PROOF, REFUSED, Proofs, needs_proof
+from proxy.access.sharing import Access
 from proxy.budget.queue import Deadline, Queue
 from proxy.cache.freshness import Lifetimes, lifetime, survives_metadata_writes
 from proxy.cache.single_flight import Flight, SingleFlight
@@ -48,7 +48,6 @@ from proxy.mlflow_api.headers import (
     age,
     asks_for_fresh,
     end_to_end,
-    field,
     from_proxy,
     unix_time,
     without,
@@ -120,7 +119,7 @@ class Pipeline:
         patience: float,
         largest_entry: int,
         rewrite_dbfs: bool,
-        partition_key: bytes,
+        access: Access,
         proofs: Proofs | None = None,
     ) -> None:
         self._origin = origin
@@ -132,7 +131,7 @@ class Pipeline:
         self._patience = patience
         self._largest_entry = largest_entry
         self._rewrite_dbfs = rewrite_dbfs
-        self._partition_key = partition_key
+        self._access = access
         self._proofs = proofs
         self._versions = VersionBook()
         self._fleet: SharedCache | None = None
@@ -149,12 +148,12 @@ class Pipeline:
         raw_query = request.raw_path.partition("?")[2]
         headers = end_to_end(request.headers.items())
         body = await self._held_body(request, route)
-        partition = self._partition(route, headers)
-        client = f"{partition}:{field(headers, CLIENT)}"
+        partition, client = self._access.partition(route, headers), self._access.client(route, headers)
+        public = route.freshness is Freshness.DISCOVERY
         read = shareable(route, request.method, partition, raw_query, body) if body is not None else None
         if read is not None and body is not None:
             shared = self._shared(route, headers)
-            asked = UpstreamRequest(request.method, request.raw_path, shared, body, client)
+            asked = UpstreamRequest(request.method, request.raw_path, shared, body, client, public)
             try:
                 answer = await self._admitted(read, asked, self.deadline(), fresh=asks_for_fresh(headers))
             except TooLargeToShareError:
@@ -174,11 +173,11 @@ class Pipeline:
         """
         raw_query = urlencode(parameters, quote_via=quote)
         route = match("GET", API_PREFIXES[0] + endpoint)
-        read = shareable(route, "GET", self._partition(route, headers), raw_query, b"")
+        read = shareable(route, "GET", self._access.partition(route, headers), raw_query, b"")
         if read is None:
             raise BadRequestError(f"{endpoint} cannot be asked with these parameters.")
         target = f"{API_PREFIXES[0]}{endpoint}?{raw_query}"
-        client = f"{read.partition}:{field(headers, CLIENT)}"
+        client = self._access.client(route, headers)
         asked = UpstreamRequest("GET", target, self._shared(route, headers), client=client)
         return await self._admitted(read, asked, deadline, fresh=asks_for_fresh(headers))
 
@@ -219,9 +218,6 @@ class Pipeline:
             return await request.read()
         return None
 
-    def _partition(self, route: Route, headers: Fields) -> str:
-        return PUBLIC if route.freshness is Freshness.DISCOVERY else partition(headers, self._partition_key)
-
     def _shared(self, route: Route, headers: Fields) -> tuple[tuple[str, str], ...]:
         """Return the fields to send for an answer that others may get as well."""
         shared = without(headers, UNSHARED)
@@ -247,7 +243,7 @@ class Pipeline:
         refusal = await self._refusal(proofs, read, model, request, deadline)
         if refusal is not None:
             return refusal
-        common = read.within(common_partition(request.headers, self._partition_key))
+        common = read.within(self._access.common(request.headers))
         answer = await self._read(common, request, deadline, fresh=fresh)
         if answer.response.status in REFUSED - {404}:
             if answer.outcome is Outcome.COLLAPSED:
@@ -354,11 +350,14 @@ class Pipeline:
         A refused call was not executed, so any method may be repeated (facts: 429s come before the work).
         What failed otherwise may have been: only reads are repeated then, and not often.
         """
-        refusals = failures = 0
+        refusals = failures = renewals = 0
         while True:
+            sent = await self._access.upstream_headers(call.request)
             async with AsyncExitStack() as attempt:
                 try:
-                    response = await attempt.enter_async_context(self._attempt(call, returned=refusals > 0))
+                    response = await attempt.enter_async_context(
+                        self._attempt(call, sent, returned=refusals > 0)
+                    )
                 except (UpstreamUnavailableError, UpstreamTimeoutError):
                     failures += 1
                     delay = self._after_failure(call, failures, None)
@@ -372,6 +371,11 @@ class Pipeline:
                     elif response.status in UNAVAILABLE and not self._behind_proxy:
                         failures += 1
                         delay = self._after_failure(call, failures, asked)
+                    elif response.status == 401 and await self._access.renewed(
+                        call.request, sent, repeatable=renewals == 0 and call.stream is None
+                    ):
+                        renewals += 1
+                        delay = 0.0
                     else:
                         delay = None
                     if delay is None:
@@ -399,7 +403,9 @@ class Pipeline:
         return delay if asyncio.get_running_loop().time() + delay < call.deadline() else None
 
     @asynccontextmanager
-    async def _attempt(self, call: Call, *, returned: bool) -> AsyncIterator[aiohttp.ClientResponse]:
+    async def _attempt(
+        self, call: Call, headers: Fields, *, returned: bool
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
         queue = self._queues.get(call.group)
         slot = None
         if queue is not None:
@@ -412,7 +418,7 @@ class Pipeline:
                 async with self._client.open(
                     call.request.method,
                     self._origin + call.request.target,
-                    self._introduced(call.request),
+                    self._introduced(call.request, headers),
                     call.stream or call.request.body or None,
                     on_sent=slot.sent if slot is not None else None,
                     within=within,
@@ -437,12 +443,12 @@ class Pipeline:
             for queue in self._queues.values():
                 queue.stand_aside(behind)
 
-    def _introduced(self, request: UpstreamRequest) -> Fields:
+    def _introduced(self, request: UpstreamRequest, headers: Fields) -> Fields:
         """Return a request's fields, and for another proxy on whose behalf it is made."""
         if not self._behind_proxy:
-            return request.headers
+            return headers
         client = request.client.partition(":")[2] or self._name
-        return (*request.headers, (CLIENT, client))
+        return (*headers, (CLIENT, client))
 
     # -- cache store -------------------------------------------------------------------------------
 
@@ -491,7 +497,12 @@ class Pipeline:
         """Pass a request through as it is, and its answer back as it comes."""
         deadline = self.deadline()
         passed = UpstreamRequest(
-            request.method, request.raw_path, tuple(without(headers, _OURS)), body or b"", client
+            request.method,
+            request.raw_path,
+            tuple(without(headers, _OURS)),
+            body or b"",
+            client,
+            public=route.freshness is Freshness.DISCOVERY,
         )
         call = Call(
             route.group,
@@ -510,7 +521,7 @@ class Pipeline:
                     request,
                     response.status,
                     response.reason,
-                    [*fields(response), cache_status(Outcome.BYPASS)],
+                    [*self._access.returned(fields(response)), cache_status(Outcome.BYPASS)],
                     chunks(response),
                 )
         except BaseException:

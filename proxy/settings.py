@@ -133,6 +133,44 @@ class BudgetSettings(_Section):
         return floor
 
 
+class AccessSettings(_Section):
+    """Whose credentials the workspace sees, and who may be served what."""
+
+    sharing: Literal["credential", "proven", "service"] = Field(
+        "credential",
+        description="whose answers a client gets: those fetched with its own credential, or with any once it "
+        "has proven that it may read the model, or with the one that the proxy holds as a service",
+    )
+    proof_ttl: PositiveSeconds = Field(300, description="proven: how long such a proof counts")
+    refusal_ttl: Seconds = Field(5, description="proven: how long a refusal counts")
+    token_file: str = Field(
+        "", description="service: file with the workspace's token, read again when it changes"
+    )
+    profile: str = Field(
+        "", description="service: Databricks profile, when the environment does not say it all"
+    )
+    clients_file: str = Field(
+        "", description="service: TOML file of the clients and the digests of their tokens"
+    )
+    reach: Literal["mlflow", "everything"] = Field(
+        "mlflow", description="service: which APIs clients may call with the proxy's credential"
+    )
+
+    @field_validator("token_file", "profile", "clients_file", "reach")
+    @classmethod
+    def _of_service(cls, value: str, info: ValidationInfo) -> str:
+        if value in {"", "mlflow"}:
+            return value
+        if info.data.get("sharing") != "service":
+            raise ValueError(
+                "is for access.sharing service, where the proxy holds the credential and knows its clients; "
+                "otherwise the workspace does. Give --access.sharing service too, or do not"
+            )
+        if info.field_name == "profile" and info.data.get("token_file"):
+            raise ValueError("access.token_file is set as well, and one credential is enough; do not")
+        return value
+
+
 class ConnectionSettings(_Section):
     """The connections to the workspace and its storage."""
 
@@ -158,18 +196,6 @@ def _secret(value: SecretStr) -> SecretStr:
 
 
 _SHORTEST_SECRET = 16
-
-
-class AccessSettings(_Section):
-    """Who may be served what."""
-
-    sharing: Literal["credential", "proven"] = Field(
-        "credential",
-        description="whose answers a client gets: those fetched with its own credential, or with any once it "
-        "has proven that it may read the model",
-    )
-    proof_ttl: PositiveSeconds = Field(300, description="how long such a proof counts")
-    refusal_ttl: Seconds = Field(5, description="how long a refusal counts")
 
 
 class FleetSettings(_Section):

@@ -10,7 +10,7 @@ class UpstreamRequest:
 
     ``target`` is the origin-form request target (RFC 9112 section 3.2.1), path and query as they came
     over the wire. ``headers`` are end-to-end fields in order, without ``Host``. ``client`` is whose share of
-    the budget it takes.
+    the budget it takes. What is ``public`` is asked in nobody's name.
     """
 
     method: str
@@ -18,6 +18,7 @@ class UpstreamRequest:
     headers: tuple[tuple[str, str], ...]
     body: bytes = b""
     client: str = ""
+    public: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,6 +21,7 @@ from proxy.app import serving
 from proxy.demo.answers import Fault
 from proxy.demo.journal import Arrivals
 from proxy.settings import (
+    AccessSettings,
     ArtifactSettings,
     BudgetSettings,
     CacheSettings,
@@ -57,6 +58,7 @@ async def proxied(
     budget: BudgetSettings | None = None,
     connections: ConnectionSettings | None = None,
     artifacts: ArtifactSettings | None = None,
+    access: AccessSettings | None = None,
 ) -> AsyncIterator[str]:
     """Serve a proxy in this process; yields its URL."""
     settings = Settings(
@@ -67,6 +69,7 @@ async def proxied(
         budget=budget or BudgetSettings(registry_limit=MUCH),
         connections=connections or ConnectionSettings(),
         artifacts=artifacts or ArtifactSettings(),
+        access=access or AccessSettings(),
     )
     async with serving(settings) as url:
         yield url

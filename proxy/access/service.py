@@ -1,0 +1,160 @@
+"""``access.sharing = "service"``: the proxy holds the workspace's credential, and clients are known to it.
+
+What belongs here: what passes in either direction. The credential goes to the workspace and nowhere else;
+of a client's fields only those go there that cannot be a credential.
+"""
+
+import asyncio
+from collections.abc import Mapping
+from ipaddress import ip_address
+from urllib.parse import urlsplit
+
+from proxy.access.clients import UNNAMED, Clients
+from proxy.access.credential import Credentials
+from proxy.access.files import WatchedFile
+from proxy.access.partition import PUBLIC, partition
+from proxy.access.reach import is_mlflow
+from proxy.access.sharing import Access
+from proxy.errors import (
+    AnswerableError,
+    CredentialRefusedError,
+    NotAllowedError,
+    UnauthenticatedError,
+)
+from proxy.mlflow_api.headers import NEUTRAL, Fields, field, without
+from proxy.mlflow_api.messages import UpstreamRequest
+from proxy.mlflow_api.routes import Freshness, Route
+
+_PASSED = (NEUTRAL - {"host", "origin", "referer"}) | {
+    "content-encoding",
+    "if-match",
+    "if-modified-since",
+    "if-none-match",
+    "if-range",
+    "if-unmodified-since",
+    "range",
+}
+"""Request fields that reach the workspace: about content and caching, none of them about who asks."""
+_KEPT = frozenset({"set-cookie", "set-cookie2", "authentication-info", "www-authenticate"})
+"""Response fields that are for whoever holds the credential: a session of it, or news of it."""
+
+
+class ServiceAccess(Access):
+    """One credential for all, one set of stored answers for all.
+
+    ``clients`` of None lets everyone in who reaches this machine, for a proxy that listens on loopback;
+    ``everything`` lets clients use the credential for other APIs than MLflow's.
+    """
+
+    def __init__(
+        self,
+        key: bytes,
+        credentials: Credentials,
+        clients: WatchedFile[Clients] | None,
+        *,
+        everything: bool,
+    ) -> None:
+        super().__init__(key)
+        self._credentials = credentials
+        self._clients = clients
+        self._known: Clients | None = None
+        self._everything = everything
+        self._identity = ""
+        self._problem = ""
+
+    async def admit(self, route: Route, target: str, headers: Fields) -> str:
+        """Let a known client in. Raises AnswerableError."""
+        if route.freshness is Freshness.DISCOVERY and "?" not in target:
+            return ""  # clients ask for these before they show a credential
+        if self._clients is not None:
+            self._known = await self._clients.current()
+        elif not is_loopback(_host(field(headers, "Host"))):
+            # A page in a browser of this machine can be made to ask, under a name of its own site.
+            raise UnauthenticatedError(
+                "Without access.clients_file this proxy answers to localhost only, not to other names."
+            )
+        name = self._name(headers)
+        try:
+            credential = await self._credentials.current()
+        except AnswerableError as error:
+            self._problem = str(error)
+            raise
+        self._problem, self._identity = "", credential.identity
+        return name
+
+    def partition(self, route: Route, headers: Fields) -> str:
+        """Name the one partition, which is another when the credential is another principal's."""
+        if route.freshness is Freshness.DISCOVERY:
+            return PUBLIC
+        return partition((("service", self._identity),), self._key)
+
+    def client(self, route: Route, headers: Fields) -> str:
+        """Name the client: what it says of others it asks for would only get it more than its share."""
+        return f"{PUBLIC if route.freshness is Freshness.DISCOVERY else self._name(headers)}:"
+
+    async def upstream_headers(self, request: UpstreamRequest) -> tuple[tuple[str, str], ...]:
+        """Return what passes of the client's fields, and the credential. Raises AnswerableError."""
+        passed = tuple((name, value) for name, value in request.headers if name.lower() in _PASSED)
+        if request.public:
+            return passed
+        if not (self._everything or is_mlflow(request.target)):
+            raise NotAllowedError(
+                "This proxy lends its credential to calls of the MLflow API only (access.reach)."
+            )
+        return (*passed, *(await self._credentials.current()).headers)
+
+    async def renewed(self, request: UpstreamRequest, sent: Fields, *, repeatable: bool) -> bool:
+        """Get another credential in place of a refused one. Raises CredentialRefusedError without one."""
+        if request.public:
+            return False
+        current = await self._credentials.current()
+        refused = set(current.headers) <= set(sent)
+        found = await self._credentials.renewed(current) if refused else current
+        if found is not None and repeatable:
+            return True
+        self._problem = (
+            f"The workspace refuses this proxy's own credential (401): {self._credentials.remedy}."
+        )
+        raise CredentialRefusedError(self._problem)
+
+    def returned(self, fields: Fields) -> Fields:
+        """Drop the fields that concern whoever holds the credential."""
+        return without(fields, _KEPT)
+
+    def condition(self) -> Mapping[str, object]:
+        """Say what was wrong with the credential last, if anything was."""
+        return {"credential": self._problem or "ok"}
+
+    async def close(self) -> None:
+        """Stop looking at files and fetching."""
+        await asyncio.gather(
+            self._credentials.close(), *([self._clients.close()] if self._clients is not None else [])
+        )
+
+    def _name(self, headers: Fields) -> str:
+        if self._clients is None:
+            return UNNAMED
+        name = self._known.identify(headers) if self._known is not None else None
+        if name is None:
+            raise UnauthenticatedError(
+                "This proxy does not know the token that came with this request, or none came: use one that "
+                "its operator gave out, as MLFLOW_TRACKING_TOKEN or DATABRICKS_TOKEN."
+            )
+        return name
+
+
+def is_loopback(host: str) -> bool:
+    """Whether an address or name to listen on is reached from this machine only."""
+    if host.lower() == "localhost":
+        return True
+    try:
+        return ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
+def _host(value: str) -> str:
+    try:
+        return urlsplit(f"//{value}").hostname or ""
+    except ValueError:
+        return ""
