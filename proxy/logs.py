@@ -22,13 +22,14 @@ _SECRET = re.compile(
     """,
     re.IGNORECASE | re.VERBOSE,
 )
+_USER = re.compile(r"(?<=://)[^\s/?#\"'@]+@")
 _TOKEN = re.compile(r"\b(?:dapi|dose|dkea)[0-9a-f]{16,}\b")
 _SECRET_FIELDS = frozenset({"authorization", "cookie", "password", "secret", "token"})
 
 
 def redact(text: str) -> str:
-    """Blank out bearer tokens, Databricks tokens and the signatures of storage URLs."""
-    return _TOKEN.sub("[redacted]", _SECRET.sub(r"\g<label>[redacted]", text))
+    """Blank out bearer tokens, Databricks tokens, the signatures of storage URLs and the users of others."""
+    return _TOKEN.sub("[redacted]", _USER.sub("[redacted]@", _SECRET.sub(r"\g<label>[redacted]", text)))
 
 
 def _redact_event(logger: WrappedLogger, method: str, event: EventDict) -> EventDict:

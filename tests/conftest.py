@@ -10,10 +10,11 @@ settings.register_profile("any-machine", deadline=None, suppress_health_check=[H
 settings.load_profile("any-machine")
 
 _SPEAK_TO_PROXY_OR_CLIENTS = ("MLFLOW_", "DATABRICKS_")
+_LEAD_ELSEWHERE = {"http_proxy", "https_proxy", "no_proxy"}
 
 
 @pytest.fixture(autouse=True)
 def no_inherited_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in os.environ:
-        if name.startswith(_SPEAK_TO_PROXY_OR_CLIENTS):
+        if name.startswith(_SPEAK_TO_PROXY_OR_CLIENTS) or name.lower() in _LEAD_ELSEWHERE:
             monkeypatch.delenv(name)

@@ -1,10 +1,14 @@
 """The HTTP client: how requests leave, and the edge where aiohttp's exceptions become ours."""
 
+import asyncio
+import ssl
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from types import SimpleNamespace
 
 import aiohttp
+from aiohttp.client_proto import ResponseHandler
+from aiohttp.tracing import Trace
 from multidict import CIMultiDict
 from yarl import URL
 
@@ -15,6 +19,7 @@ from proxy.errors import (
     UpstreamUnavailableError,
 )
 from proxy.mlflow_api.headers import end_to_end
+from proxy.upstream.forward_proxy import ForwardProxies, without_credentials
 
 _LARGEST_FIELD = 64 * 1024
 """Bytes. Signed URLs in Location fields outgrow aiohttp's default of 8 KiB."""
@@ -23,6 +28,20 @@ _CHUNK = 128 * 1024
 
 Body = bytes | aiohttp.StreamReader | None
 Sent = Callable[[], None]
+Tls = Callable[[], ssl.SSLContext | bool]
+
+
+class _Connector(aiohttp.TCPConnector):
+    """aiohttp's, for which a forward proxy may take for ever to answer CONNECT."""
+
+    async def _create_proxy_connection(
+        self,
+        req: aiohttp.ClientRequest,
+        traces: list[Trace],
+        timeout: aiohttp.ClientTimeout,  # noqa: ASYNC109 - aiohttp's
+    ) -> tuple[asyncio.BaseTransport, ResponseHandler]:
+        async with asyncio.timeout(timeout.sock_connect):
+            return await super()._create_proxy_connection(req, traces, timeout)
 
 
 class HttpClient:
@@ -30,18 +49,30 @@ class HttpClient:
 
     ``peer`` names it in error messages, which never show a URL, since storage URLs carry signatures.
     Redirects are not followed, cookies not kept, bodies not decoded: a proxy does none of that.
+    ``tls`` gives the context for the next connection, True for the system's own.
     """
 
-    def __init__(self, peer: str, *, connect_timeout: float, read_timeout: float, connections: int) -> None:
+    def __init__(
+        self,
+        peer: str,
+        *,
+        connect_timeout: float,
+        read_timeout: float,
+        connections: int,
+        tls: Tls = lambda: True,
+        forward_proxies: ForwardProxies | None = None,
+    ) -> None:
         trace = aiohttp.TraceConfig()
         trace.on_connection_create_end.append(_note_connection)
         trace.on_request_headers_sent.append(_report_sent)
         self._peer = peer
+        self._tls = tls
+        self._forward_proxies = forward_proxies or ForwardProxies()
         self._timeout = aiohttp.ClientTimeout(
             total=None, sock_connect=connect_timeout, sock_read=read_timeout
         )
         self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=connections),
+            connector=_Connector(limit=connections),
             cookie_jar=aiohttp.DummyCookieJar(),
             auto_decompress=False,
             skip_auto_headers=("Accept", "Accept-Encoding", "Content-Type", "User-Agent"),
@@ -83,16 +114,20 @@ class HttpClient:
                 total=max(within, 0.001), sock_connect=timeout.sock_connect, sock_read=timeout.sock_read
             )
         context = SimpleNamespace(on_sent=on_sent, connected=False, unreported=False)
-        with self._mapped_errors(), _reported(context):
+        target = URL(url, encoded=True)
+        proxy = self._forward_proxies.towards(target)
+        with self._mapped_errors(proxy), _reported(context):
             response = await self._session.request(
                 method,
-                URL(url, encoded=True),
+                target,
                 headers=_spelled_alike(headers),
                 data=body,
                 allow_redirects=False,
                 timeout=timeout,
                 auto_decompress=decode,
                 trace_request_ctx=context,
+                ssl=self._tls(),
+                proxy=proxy,
             )
         try:
             yield response
@@ -100,16 +135,13 @@ class HttpClient:
             response.release()
 
     @contextmanager
-    def _mapped_errors(self) -> Iterator[None]:
+    def _mapped_errors(self, proxy: URL | None) -> Iterator[None]:
         try:
             yield
+        except (aiohttp.ClientOSError, aiohttp.ClientHttpProxyError) as error:
+            raise UpstreamUnavailableError(_no_connection(self._peer, proxy, error)) from error
         except TimeoutError as error:
             raise UpstreamTimeoutError(f"{self._peer} did not answer in time.") from error
-        except aiohttp.ClientConnectorDNSError as error:
-            raise UpstreamUnavailableError(f"The host name of {self._peer} could not be resolved.") from error
-        except aiohttp.ClientConnectorError as error:
-            reason = error.os_error.strerror or "connection failed"
-            raise UpstreamUnavailableError(f"{self._peer} could not be reached: {reason}.") from error
         except aiohttp.ServerDisconnectedError as error:
             raise UpstreamUnavailableError(f"{self._peer} hung up before it answered.") from error
         except aiohttp.ClientResponseError as error:
@@ -120,6 +152,59 @@ class HttpClient:
             raise UpstreamUnavailableError(
                 f"The connection to {self._peer} broke: {type(error).__name__}."
             ) from error
+
+
+def _no_connection(
+    peer: str, proxy: URL | None, error: aiohttp.ClientOSError | aiohttp.ClientHttpProxyError
+) -> str:
+    """Say why there is no connection and what can be done about it."""
+    if isinstance(error, aiohttp.ClientHttpProxyError):
+        return f"{peer} is behind {_shown(proxy)}, which refused the connection: {error.status}."
+    if isinstance(error, aiohttp.ClientConnectorCertificateError):
+        return _no_trust(peer, error.certificate_error)
+    # The alert that a certificate is missing comes after the handshake, from TLS 1.3 on.
+    if isinstance(error.__cause__, ssl.SSLError):
+        return _no_handshake(peer, error.__cause__.reason or "handshake failed")
+    if not isinstance(error, aiohttp.ClientConnectorError):
+        return f"The connection to {peer} broke: {type(error).__name__}."
+    reason = error.os_error.strerror or "connection failed"
+    if proxy is not None and error.host == proxy.host:
+        variables = "HTTPS_PROXY, HTTP_PROXY and NO_PROXY say which"
+        return f"{peer} is behind {_shown(proxy)}, which could not be reached: {reason}; {variables}."
+    if isinstance(error, aiohttp.ClientConnectorDNSError):
+        return f"The host name of {peer} could not be resolved."
+    return f"{peer} could not be reached: {reason}."
+
+
+def _shown(proxy: URL | None) -> str:
+    return "a proxy" if proxy is None else f"the proxy {without_credentials(proxy)}"
+
+
+_HOST_MISMATCH = frozenset({62, 63, 64})
+"""X509_V_ERR_HOSTNAME_MISMATCH, _EMAIL_MISMATCH and _IP_ADDRESS_MISMATCH (OpenSSL's x509_vfy.h)."""
+_EXPIRED = 10
+"""X509_V_ERR_CERT_HAS_EXPIRED."""
+
+
+def _no_trust(peer: str, error: Exception) -> str:
+    code = getattr(error, "verify_code", None)
+    reason = getattr(error, "verify_message", None) or "verification failed"
+    if code in _HOST_MISMATCH:
+        remedy = "the URL must name the host that the certificate is for"
+    elif code == _EXPIRED:
+        remedy = "it has to be renewed there, unless this machine's clock is wrong"
+    else:
+        remedy = "set connections.ca_file to a PEM file with the certificate of its CA"
+    return f"{peer}'s certificate is not trusted: {reason}; {remedy}."
+
+
+def _no_handshake(peer: str, reason: str) -> str:
+    if "ALERT" in reason and ("CERTIFICATE" in reason or "UNKNOWN_CA" in reason or "HANDSHAKE" in reason):
+        return (
+            f"{peer} refused this proxy's TLS certificate, or wants one ({reason}); "
+            "set connections.client_certificate and connections.client_key."
+        )
+    return f"{peer} could not be spoken to by TLS: {reason}; check the scheme and port of its URL."
 
 
 async def chunks(response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
