@@ -3,10 +3,12 @@
 import asyncio
 import contextlib
 import errno
+import os
 import random
 import secrets
 import signal
 import socket
+import ssl
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -18,8 +20,9 @@ from urllib.parse import urlsplit
 import structlog
 from aiohttp import web
 from structlog.contextvars import bind_contextvars, unbind_contextvars
+from yarl import URL
 
-from proxy import __version__
+from proxy import __version__, tls
 from proxy.access import clients as access_clients
 from proxy.access import databricks
 from proxy.access.credential import Credentials, Fetched, TokenFile
@@ -27,7 +30,7 @@ from proxy.access.files import WatchedFile
 from proxy.access.proofs import Proofs
 from proxy.access.service import ServiceAccess, is_loopback
 from proxy.access.sharing import Access
-from proxy.admin import crew
+from proxy.admin import crew, entrance, purge
 from proxy.admin import handlers as admin
 from proxy.artifacts.facade import ArtifactFacade
 from proxy.budget.congestion import Cubic
@@ -45,6 +48,7 @@ from proxy.pipeline import LARGEST_HELD_BODY, Pipeline
 from proxy.responses import Outcome, Reply, remove_defaults, send_error
 from proxy.settings import BudgetSettings, Settings
 from proxy.upstream.client import HttpClient
+from proxy.upstream.forward_proxy import ForwardProxies, without_credentials
 
 log = structlog.get_logger(__name__)
 
@@ -62,6 +66,7 @@ class Place:
     Attributes:
         number: which one it is, from 0.
         shared: sockets that listen on the proxy's address, for all workers.
+        admin: sockets that listen for the own endpoints, for all workers; none if ``shared`` do.
         private: a socket that listens for questions to this worker alone.
         crew: the URLs of all workers' private sockets, its own included, by their numbers.
 
@@ -69,6 +74,7 @@ class Place:
 
     number: int
     shared: Sequence[socket.socket]
+    admin: Sequence[socket.socket]
     private: socket.socket
     crew: Sequence[str]
 
@@ -82,7 +88,14 @@ class Proxy:
     def __init__(self, settings: Settings, workers: Sequence[str] = ()) -> None:
         connections = settings.connections
         self._upstream = settings.upstream
-        # First, since it is the one that can be refused, and what is open has to be closed.
+        # First what can be refused: what is open has to be closed.
+        forward_proxies = ForwardProxies.named_in(os.environ)
+        # The client certificate is for the workspace alone: storage is somebody else's.
+        of_workspace = tls.for_upstream(
+            connections.ca_file, connections.client_certificate, connections.client_key
+        )
+        of_storage = tls.for_upstream(connections.ca_file)
+        self.reloaded = [each for each in (of_workspace, of_storage) if each is not None]
         self._fleet = self._join(settings)
         self._access = _access(
             settings, (self._fleet and self._fleet.partition_key) or secrets.token_bytes(32)
@@ -93,9 +106,13 @@ class Proxy:
                 connect_timeout=connections.connect_timeout,
                 read_timeout=connections.read_timeout,
                 connections=connections.max_connections,
+                tls=partial(_current, context),
+                forward_proxies=forward_proxies,
             )
-            for peer in ("The workspace", "The workspace's storage")
+            for peer, context in (("The workspace", of_workspace), ("The workspace's storage", of_storage))
         ]
+        if (forward := forward_proxies.towards(URL(settings.upstream))) is not None:
+            log.info("the workspace is called through a proxy", proxy=without_credentials(forward))
         self.metrics = Metrics()
         self._store = MemoryStore(settings.cache.max_bytes)
         budget = settings.budget
@@ -134,10 +151,16 @@ class Proxy:
             )
         self._artifacts = ArtifactFacade(self.pipeline, storage, self.metrics)
         readiness = admin.Readiness(workspace, settings.upstream)
-        self._admin = admin.handlers(self.metrics.registry, readiness, self._status, self._detail)
+        questions = admin.handlers(self.metrics.registry, readiness, self._status, self._detail)
         self.apart = crew.apart(self.metrics.registry, self._status)
         if workers:
-            self._admin |= crew.together(workers)
+            questions |= crew.together(workers)
+        self.admin = entrance.Entrance(
+            questions,
+            {"purge": purge.handler(self.pipeline.purge)},
+            settings.admin.token.get_secret_value(),
+        )
+        self._administer = entrance.elsewhere if settings.admin.host else self.admin.handle
         self._watch()
 
     async def close(self) -> None:
@@ -185,15 +208,6 @@ class Proxy:
             )
         self._count(route, reply, began)
         return reply
-
-    async def _administer(self, request: web.Request) -> web.StreamResponse:
-        handler = self._admin.get(request.raw_path.removeprefix(admin.PREFIX).partition("?")[0])
-        if handler is None or request.method not in {"GET", "HEAD"}:
-            return web.json_response(
-                {"error_code": "ENDPOINT_NOT_FOUND", "message": "Known here: " + ", ".join(self._admin)},
-                status=404,
-            )
-        return await handler(request)
 
     def _count(self, route: Route, reply: Reply, began: float) -> None:
         outcome = reply.headers.getall("Cache-Status")[-1].removeprefix("mlflow-proxy; ")
@@ -269,10 +283,22 @@ def _reading(queue: Queue, name: str) -> float:
 
 
 @asynccontextmanager
-async def serving(settings: Settings, place: Place | None = None) -> AsyncIterator[str]:
-    """Serve until the context is left; yields the URL it listens on. Raises InvalidSettingsError."""
+async def serving(
+    settings: Settings,
+    place: Place | None = None,
+    *,
+    administered: Callable[[str], None] = lambda url: None,
+) -> AsyncIterator[str]:
+    """Serve until the context is left; yields the URL it listens on. Raises InvalidSettingsError.
+
+    ``administered`` is told the URL of the own endpoints' listener, if they have one.
+    """
     _refuse_itself(settings)
     _refuse_strangers(settings)
+    context, certificate = None, []
+    if settings.tls.certificate:
+        context, pair = tls.for_clients(settings.tls.certificate, settings.tls.key)
+        certificate = [pair]
     proxy = Proxy(settings, place.crew if place is not None else ())
 
     @web.middleware
@@ -286,6 +312,17 @@ async def serving(settings: Settings, place: Place | None = None) -> AsyncIterat
     application.on_response_prepare.append(remove_defaults)
     if place is not None:
         application.cleanup_ctx.append(partial(crew.answer_apart, proxy.apart, place.private))
+    if settings.admin.host:
+
+        def listen(own: web.AppRunner) -> list[web.BaseSite]:
+            listening = place.admin if place is not None else None
+            return _sites(own, settings.admin.host, settings.admin.port, listening, context)
+
+        application.cleanup_ctx.append(
+            partial(
+                entrance.answer_on_its_own, proxy.admin, listen, lambda own: administered(_url(own, context))
+            )
+        )
     runner = web.AppRunner(
         application,
         access_log=None,
@@ -297,13 +334,18 @@ async def serving(settings: Settings, place: Place | None = None) -> AsyncIterat
         shutdown_timeout=max(settings.shutdown_grace, 0.01),
     )
     try:
-        await runner.setup()
         try:
-            for site in _sites(runner, settings, place):
+            await runner.setup()
+        except OSError as error:
+            raise cannot_listen(settings.admin.host, settings.admin.port, error, "admin.") from None
+        try:
+            listening = place.shared if place is not None else None
+            for site in _sites(runner, settings.host, settings.port, listening, context):
                 await site.start()
         except OSError as error:
-            raise cannot_listen(settings, error) from None
-        yield _url(runner)
+            raise cannot_listen(settings.host, settings.port, error) from None
+        async with tls.watching([*certificate, *proxy.reloaded]):
+            yield _url(runner, context)
     finally:
         await runner.cleanup()
         await proxy.close()
@@ -315,11 +357,12 @@ async def run(
     """Serve until SIGINT or SIGTERM. Raises InvalidSettingsError."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
-    async with serving(settings, place) as url:
+    own: dict[str, str] = {}
+    async with serving(settings, place, administered=lambda url: own.update(admin=url)) as url:
         for number in (signal.SIGINT, signal.SIGTERM):
             with contextlib.suppress(NotImplementedError):  # Windows has no signal handlers on the loop
                 loop.add_signal_handler(number, stop.set)
-        log.info("serving", url=url, upstream=settings.upstream, version=__version__)
+        log.info("serving", url=url, **own, upstream=settings.upstream, version=__version__)
         started(url)
         await stop.wait()
         log.info("stopping", grace=settings.shutdown_grace)
@@ -363,28 +406,39 @@ def _access(settings: Settings, key: bytes) -> Access:
     return ServiceAccess(key, credentials, clients, everything=access.reach == "everything")
 
 
-def _sites(runner: web.AppRunner, settings: Settings, place: Place | None) -> list[web.BaseSite]:
-    if place is None:
-        return [web.TCPSite(runner, settings.host, settings.port, backlog=1024)]
+def _sites(
+    runner: web.AppRunner,
+    host: str,
+    port: int,
+    listening: Sequence[socket.socket] | None,
+    context: ssl.SSLContext | None,
+) -> list[web.BaseSite]:
+    if listening is None:
+        return [web.TCPSite(runner, host, port, backlog=1024, ssl_context=context)]
     # Of connections that come at once a worker takes one at a time, and leaves the next to whoever is idle.
-    return [web.SockSite(runner, each, backlog=1) for each in place.shared]
+    return [web.SockSite(runner, each, backlog=1, ssl_context=context) for each in listening]
 
 
-def _url(runner: web.AppRunner) -> str:
+def _current(context: tls.Reloaded | None) -> ssl.SSLContext | bool:
+    return True if context is None else context.current
+
+
+def _url(runner: web.AppRunner, context: ssl.SSLContext | None) -> str:
     host, port, *_ = runner.addresses[0]
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    scheme = "http" if context is None else "https"
+    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
 
 
-def cannot_listen(settings: Settings, error: OSError) -> InvalidSettingsError:
-    """Say in one line why the address cannot be had."""
+def cannot_listen(host: str, port: int, error: OSError, section: str = "") -> InvalidSettingsError:
+    """Say in one line why the address cannot be had that ``host`` and ``port`` of a section name."""
     if error.errno == errno.EADDRINUSE:
         return InvalidSettingsError(
-            f"port: {settings.port} is already in use on {settings.host}; choose another --port"
+            f"{section}port: {port} is already in use on {host}; choose another --{section}port"
         )
     if error.errno == errno.EACCES:
         return InvalidSettingsError(
-            f"port: not allowed to listen on {settings.port}; choose a --port from 1024 up"
+            f"{section}port: not allowed to listen on {port}; choose a --{section}port from 1024 up"
         )
     return InvalidSettingsError(
-        f"host: cannot listen on {settings.host}: {error.strerror}; choose another --host"
+        f"{section}host: cannot listen on {host}: {error.strerror}; choose another --{section}host"
     )

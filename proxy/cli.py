@@ -4,7 +4,7 @@ import asyncio
 import sys
 from collections.abc import Callable, Sequence
 
-from proxy import __version__, app, logs, settings, workers
+from proxy import __version__, app, logs, purge, settings, workers
 from proxy.errors import InvalidSettingsError
 
 _USAGE = """\
@@ -12,6 +12,7 @@ usage: mlflow-proxy COMMAND [OPTION ...]
 
 commands:
   serve --upstream URL    serve MLflow clients on behalf of a workspace
+  purge NAME[/VERSION]    let a running proxy drop what it has stored of a model
   demo                    emulated workspace + proxy + real MLflow clients, with and without the proxy
 
 mlflow-proxy COMMAND --help lists a command's options; mlflow-proxy --version prints the version.
@@ -55,7 +56,7 @@ def _demo(arguments: Sequence[str]) -> int:
     return command.run(arguments)
 
 
-_COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {"serve": _serve, "demo": _demo}
+_COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {"serve": _serve, "purge": purge.run, "demo": _demo}
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -88,6 +88,44 @@ class ReadOnlyError(AnswerableError):
         return {"Allow": "GET, HEAD"}
 
 
+class UnauthenticatedError(AnswerableError):
+    """The credential is missing or wrong."""
+
+    status = 401
+    error_code = "UNAUTHENTICATED"
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """Name the scheme, as a 401 must (RFC 9110 section 15.5.2)."""
+        return {"WWW-Authenticate": "Bearer"}
+
+
+class PermissionDeniedError(AnswerableError):
+    """The request is understood and refused, whatever credential it brings."""
+
+    status = 403
+    error_code = "PERMISSION_DENIED"
+
+
+class NoSuchEndpointError(AnswerableError):
+    """There is nothing at this path."""
+
+    status = 404
+    error_code = "ENDPOINT_NOT_FOUND"
+
+
+class PostOnlyError(AnswerableError):
+    """A command that was not sent as one."""
+
+    status = 405
+    error_code = "INVALID_PARAMETER_VALUE"
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """Name what is allowed, as a 405 must (RFC 9110 section 15.5.6)."""
+        return {"Allow": "POST"}
+
+
 class NotOfferedError(AnswerableError):
     """An optional part of the API that clients do without when told so."""
 

@@ -104,6 +104,14 @@ class Call:
     stream: aiohttp.StreamReader | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Purged:
+    """What a purge did: answers dropped here, and whether the fleet knows; None if there is none."""
+
+    dropped: int
+    told: bool | None
+
+
 class Pipeline:
     """One workspace, one budget, one cache."""
 
@@ -191,20 +199,36 @@ class Pipeline:
         """Share answers with other proxies from now on, None for not."""
         self._fleet = fleet
 
-    def invalidate(self, what: Invalidation) -> None:
-        """Let no read that begins now see what was true before, here or at another proxy of the fleet."""
-        self.forget(what)
+    def invalidate(self, what: Invalidation) -> int:
+        """Let no read that begins now see what was true before, here or at another proxy of the fleet.
+
+        Returns how many answers were dropped here.
+        """
+        dropped = self.forget(what)
         if self._fleet is not None:
             self._fleet.tell(what)
+        return dropped
 
-    def forget(self, what: Invalidation) -> None:
-        """Let no read that begins here now see what was true before: stored answers go, flights are shut."""
-        self._store.invalidate(what)
+    def forget(self, what: Invalidation) -> int:
+        """Let no read that begins here now see what was true before: stored answers go, flights are shut.
+
+        Returns how many answers were dropped.
+        """
+        dropped = self._store.invalidate(what)
         self.flights.invalidate(what.concerns)
         if self._proofs is not None:
             self._proofs.forget(what.models, granted=what.files)
         if what.files:
             self._versions.forget(what.models)
+        return dropped
+
+    async def purge(self, what: Invalidation) -> Purged:
+        """Do what a write would, without one; returns once the fleet can know of it."""
+        dropped = self.invalidate(what)
+        if self._fleet is None:
+            return Purged(dropped, told=None)
+        await self._fleet.told()
+        return Purged(dropped, told=self._fleet.connected)
 
     # -- route and access --------------------------------------------------------------------------
 

@@ -9,7 +9,7 @@ import difflib
 import os
 import re
 import tomllib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 from urllib.parse import urlsplit
@@ -60,6 +60,20 @@ def _origin(value: str) -> str:
 
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+def _key_of(certificate: str) -> Callable[[str, ValidationInfo], str]:
+    """Return a validator for the setting of a private key, which belongs to that of a certificate."""
+
+    def validate(key: str, info: ValidationInfo) -> str:
+        given = info.data.get(certificate)
+        if given and not key:
+            raise ValueError(f"{certificate} needs its private key, a PEM file")
+        if key and given == "":
+            raise ValueError(f"a key is of no use without {certificate}, a PEM file")
+        return key
+
+    return validate
 
 
 class CacheSettings(_Section):
@@ -177,6 +191,20 @@ class ConnectionSettings(_Section):
     connect_timeout: PositiveSeconds = Field(10, description="to open a connection")
     read_timeout: PositiveSeconds = Field(300, description="between two reads of an answer that is streamed")
     max_connections: int = Field(256, ge=1, description="to the workspace, and as many to its storage")
+    ca_file: str = Field("", description="PEM file of CAs to trust beside the system's")
+    client_certificate: str = Field("", description="PEM file, for a workspace that wants one")
+    client_key: Annotated[str, AfterValidator(_key_of("client_certificate"))] = Field(
+        "", validate_default=True, description="PEM file of its private key"
+    )
+
+
+class TlsSettings(_Section):
+    """https for clients, on the same port. The files are read again when they change."""
+
+    certificate: str = Field("", description="PEM file: the certificate and those between it and its CA")
+    key: Annotated[str, AfterValidator(_key_of("certificate"))] = Field(
+        "", validate_default=True, description="PEM file of its private key"
+    )
 
 
 class ArtifactSettings(_Section):
@@ -204,6 +232,26 @@ class FleetSettings(_Section):
     secret: Annotated[SecretStr, AfterValidator(_secret)] = Field(
         SecretStr(""), description="the same on all proxies, so that they share answers as well"
     )
+
+
+_ADMIN_PORT = 8081
+
+
+class AdminSettings(_Section):
+    """The proxy's own endpoints, under /-/."""
+
+    host: str = Field("", description="address of a listener for them alone; empty: with everything else")
+    port: int = Field(_ADMIN_PORT, ge=0, le=65535, description="its port, 0 for any free one")
+    token: Annotated[SecretStr, AfterValidator(_secret)] = Field(
+        SecretStr(""), description="who may purge; without one, whoever is on this machine"
+    )
+
+    @field_validator("port")
+    @classmethod
+    def _of_the_host(cls, port: int, info: ValidationInfo) -> int:
+        if port != _ADMIN_PORT and info.data.get("host") == "":
+            raise ValueError("a port is of no use without admin.host, such as 127.0.0.1")
+        return port
 
 
 class Settings(BaseSettings):
@@ -245,6 +293,8 @@ class Settings(BaseSettings):
     artifacts: ArtifactSettings = ArtifactSettings()
     access: AccessSettings = AccessSettings()
     fleet: FleetSettings = FleetSettings()
+    tls: TlsSettings = TlsSettings()
+    admin: AdminSettings = AdminSettings()
 
     @field_validator("workers")
     @classmethod

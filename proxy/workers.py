@@ -60,12 +60,16 @@ def run(settings: Settings) -> int:
         raise InvalidSettingsError("workers: this system cannot fork; set --workers 1")
     settings = _with_secret(settings)
     with contextlib.ExitStack() as stack:
-        shared = [stack.enter_context(each) for each in asyncio.run(_listen(settings))]
+        shared = [stack.enter_context(each) for each in asyncio.run(_listen(settings.host, settings.port))]
+        admin: list[socket.socket] = []
+        if settings.admin.host:
+            bound = asyncio.run(_listen(settings.admin.host, settings.admin.port, "admin."))
+            admin = [stack.enter_context(each) for each in bound]
         private = [
             stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(settings.workers)
         ]
         told = stack.enter_context(_told_to_stop())
-        return _Supervisor(settings, shared, private, told).run()
+        return _Supervisor(settings, shared, admin, private, told).run()
 
 
 def _with_secret(settings: Settings) -> Settings:
@@ -101,11 +105,13 @@ class _Supervisor:
         self,
         settings: Settings,
         shared: Sequence[socket.socket],
+        admin: Sequence[socket.socket],
         private: Sequence[socket.socket],
         told: socket.socket,
     ) -> None:
         self._settings = settings
         self._shared = shared
+        self._admin = admin
         self._private = private
         self._told = told
         self._slots = [_Slot(number) for number in range(len(private))]
@@ -156,7 +162,7 @@ class _Supervisor:
 
     def _start(self, slot: _Slot, saying: Connection | None = None) -> None:
         crew = [f"http://127.0.0.1:{each.getsockname()[1]}" for each in self._private]
-        place = app.Place(slot.number, self._shared, self._private[slot.number], crew)
+        place = app.Place(slot.number, self._shared, self._admin, self._private[slot.number], crew)
         slot.process = multiprocessing.get_context("fork").Process(
             target=self._work, args=(place, saying), name=f"worker-{slot.number}"
         )
@@ -183,7 +189,7 @@ class _Supervisor:
 
     def _end(self) -> bool:
         """Stop the workers and wait for them; returns whether all ended as they should."""
-        for listening in self._shared:
+        for listening in (*self._shared, *self._admin):
             listening.close()  # so that new connections are refused as soon as no worker takes any
         processes = self._processes()
         for process in processes:
@@ -239,18 +245,18 @@ def _to_nobody(problem: InvalidSettingsError | None) -> None:
     """Later workers have nobody waiting for them."""
 
 
-async def _listen(settings: Settings) -> list[socket.socket]:
-    """Bind the address like asyncio does for one process. Raises InvalidSettingsError."""
+async def _listen(host: str, port: int, section: str = "") -> list[socket.socket]:
+    """Bind an address like asyncio does for one process. Raises InvalidSettingsError."""
     loop = asyncio.get_running_loop()
     sockets: list[socket.socket] = []
     try:
-        server = await loop.create_server(asyncio.Protocol, settings.host, settings.port, start_serving=False)
+        server = await loop.create_server(asyncio.Protocol, host, port, start_serving=False)
         for each in server.sockets:
             listening = each.dup()
             sockets.append(_Inherited(fileno=listening.detach()))
             socket.socket.listen(sockets[-1], _BACKLOG)
     except OSError as error:
-        raise app.cannot_listen(settings, error) from None
+        raise app.cannot_listen(host, port, error, section) from None
     server.close()
     return sockets
 

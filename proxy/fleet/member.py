@@ -53,7 +53,7 @@ class Fleet:
         return self._sealing.partition_key if self._sealing is not None else None
 
     def share_answers(
-        self, forget: Callable[[Invalidation], None], observe: Callable[[str], None]
+        self, forget: Callable[[Invalidation], object], observe: Callable[[str], None]
     ) -> SharedCache | None:
         """Take part in the shared cache, if there is a secret: see SharedCache."""
         if self._sealing is not None:

@@ -89,7 +89,7 @@ class SharedCache:
         prefix: str,
         sealing: Sealing,
         member: str,
-        forget: Callable[[Invalidation], None],
+        forget: Callable[[Invalidation], object],
         observe: Callable[[str], None],
     ) -> None:
         self._connection = connection

@@ -179,3 +179,32 @@ async def test_a_signed_url_that_storage_refuses_is_dropped_for_all(
                 await api.call("GET", "/api/2.0/mlflow-artifacts/artifacts/mlflow-proxy/m/1/MLmodel")
             ).status == 200
             assert len(workspace.registry_arrivals.to(SIGN)) == calls
+
+
+async def test_a_purge_is_heard_by_all(redis: RedisServer, workspace: EmulatedWorkspace) -> None:
+    async with fleet(redis, workspace) as (one, two):
+        for api in (one, two):
+            await api.get(SIGN, **FILE)
+        assert len(workspace.registry_arrivals) == 1
+        reply = await one.call("POST", "/-/purge", {"name": "m"})
+        assert reply.json() == {"name": "m", "dropped": 1, "fleet_told": True}
+        while await two.metric("mlflow_proxy_cache_entries"):
+            await settle()
+        # Nor is it left in Redis.
+        assert (await two.get(SIGN, **FILE)).outcome == STORED
+        assert (await one.get(SIGN, **FILE)).outcome == HIT
+        assert len(workspace.registry_arrivals) == 2
+
+
+async def test_a_purge_without_redis_is_told_when_it_is_back(
+    redis: RedisServer, workspace: EmulatedWorkspace
+) -> None:
+    async with fleet(redis, workspace) as (one, two):
+        for api in (one, two):
+            await api.get(SIGN, **FILE)
+        redis.stop()
+        reply = await one.call("POST", "/-/purge", {"name": "m"})
+        assert reply.json() == {"name": "m", "dropped": 1, "fleet_told": False}
+        redis.resume()
+        while await two.metric("mlflow_proxy_cache_entries"):
+            await settle()

@@ -20,6 +20,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
 from proxy.demo.workspace import EmulatedWorkspace, WorkspaceOptions
+from tests.certificates import Authority
 from tests.fleet.redis_server import RedisServer
 from tests.integration.support import MODEL, MUCH, Api, count
 
@@ -250,6 +251,51 @@ async def test_a_worker_that_hangs_is_left_out(running: Running) -> None:
     await running.statuses()
 
 
+# -- https and a listener for their own endpoints ------------------------------------------------------
+
+
+async def test_workers_speak_tls_and_follow_their_certificate(
+    workspace: EmulatedWorkspace, redis: RedisServer, tmp_path: Path
+) -> None:
+    authority = Authority(tmp_path)
+    pair = authority.issue("first")
+    options = ("--tls.certificate", str(pair.certificate), "--tls.key", str(pair.key))
+    async with serving(workspace.url, redis.url, *options) as running:
+        assert running.api.url.startswith("https://")
+        connector = aiohttp.TCPConnector(force_close=True, ssl=authority.client())
+        async with aiohttp.ClientSession(connector=connector) as session:
+            running.api = Api(session, running.api.url)
+            assert set(await asyncio.gather(*reads(running, 10))) == {404}
+            assert len(await running.pids()) == WORKERS
+            authority.issue("second").copy_to(pair)
+            taken = await running.log.until("changed TLS files taken over", WORKERS)
+            assert {line["worker"] for line in taken} == set(range(WORKERS))
+            assert set(await asyncio.gather(*reads(running, 10))) == {404}
+        assert await running.end() == 0
+
+
+async def test_workers_have_one_listener_for_their_own_endpoints(
+    workspace: EmulatedWorkspace, redis: RedisServer
+) -> None:
+    options = ("--admin.host", "127.0.0.1", "--admin.port", "0", "--cache.not-found-ttl", "600")
+    async with serving(workspace.url, redis.url, *options) as running:
+        clients = running.api
+        own = {line["admin"] for line in await running.log.until("serving", WORKERS)}
+        assert len(own) == 1
+        assert (await clients.call("GET", "/-/healthz")).status == 404
+        running.api = Api(clients.session, own.pop())
+        while not all(each["fleet"]["answers_shared"] for each in (await running.statuses()).values()):
+            pass
+        while min(answered(await running.metrics()).values()) == 0:
+            await asyncio.gather(*(clients.get(MODEL, name="absent") for _ in range(10)))
+        purged = (await running.api.call("POST", "/-/purge", {"name": "absent"})).json()
+        assert purged["fleet_told"] is True
+        while any(each["cache"]["entries"] for each in (await running.statuses()).values()):
+            pass
+        assert await running.end() == 0
+        assert await refuses(running.api.url)
+
+
 # -- the end -------------------------------------------------------------------------------------------
 
 
@@ -330,6 +376,20 @@ def test_a_port_that_is_taken() -> None:
         port = str(taken.getsockname()[1])
         line = refused("--redis", "redis://127.0.0.1", "--port", port)
     assert line == f"mlflow-proxy: port: {port} is already in use on 127.0.0.1; choose another --port\n"
+
+
+def test_a_port_for_their_own_endpoints_that_is_taken() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        line = refused("--redis", "redis://127.0.0.1", "--admin.host", "127.0.0.1", "--admin.port", port)
+    assert line.startswith(f"mlflow-proxy: admin.port: {port} is already in use on 127.0.0.1")
+
+
+def test_files_for_tls_that_are_wrong_are_told_once() -> None:
+    line = refused("--redis", "redis://127.0.0.1", "--tls.certificate", "/absent", "--tls.key", "/absent")
+    assert line.startswith(
+        "mlflow-proxy: tls.certificate: /absent cannot be read (No such file or directory)"
+    )
 
 
 def test_workers_without_a_redis() -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import socket
+import ssl
 import struct
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
@@ -22,11 +23,13 @@ from proxy.demo.answers import Fault
 from proxy.demo.journal import Arrivals
 from proxy.settings import (
     AccessSettings,
+    AdminSettings,
     ArtifactSettings,
     BudgetSettings,
     CacheSettings,
     ConnectionSettings,
     Settings,
+    TlsSettings,
 )
 
 API = "/api/2.0/mlflow/"
@@ -59,6 +62,9 @@ async def proxied(
     connections: ConnectionSettings | None = None,
     artifacts: ArtifactSettings | None = None,
     access: AccessSettings | None = None,
+    tls: TlsSettings | None = None,
+    admin: AdminSettings | None = None,
+    administered: Callable[[str], None] = lambda url: None,
 ) -> AsyncIterator[str]:
     """Serve a proxy in this process; yields its URL."""
     settings = Settings(
@@ -70,8 +76,10 @@ async def proxied(
         connections=connections or ConnectionSettings(),
         artifacts=artifacts or ArtifactSettings(),
         access=access or AccessSettings(),
+        tls=tls or TlsSettings(),
+        admin=admin or AdminSettings(),
     )
-    async with serving(settings) as url:
+    async with serving(settings, administered=administered) as url:
         yield url
 
 
@@ -255,14 +263,20 @@ class Upstream:
     respond: Respond = field(default_factory=lambda: answering(OK))
     seen: list[Inbound] = field(default_factory=list)
     url: str = ""
+    tls: ssl.SSLContext | None = None
 
     def __post_init__(self) -> None:
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def __aenter__(self) -> Self:
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0, limit=1 << 20)
-        self.url = f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0, limit=1 << 20, ssl=self.tls)
+        self.url = f"{'https' if self.tls else 'http'}://127.0.0.1:{self.port}"
         return self
+
+    @property
+    def port(self) -> int:
+        port: int = self._server.sockets[0].getsockname()[1]
+        return port
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

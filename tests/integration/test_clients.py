@@ -103,12 +103,14 @@ def environment(door: Door, url: str, home: Path) -> dict[str, str]:
 
 
 @asynccontextmanager
-async def job(version: str, door: Door, url: str, home: Path) -> AsyncIterator[Process]:
-    """Start a job that waits for what to download."""
+async def job(
+    version: str, door: Door, url: str, home: Path, more: dict[str, str] | None = None
+) -> AsyncIterator[Process]:
+    """Start a job that waits for what to download; ``more`` is for its environment."""
     script = Path(__file__).with_name("download.py")
     process = await asyncio.create_subprocess_exec(
-        CLIENTS[version], script, env=environment(door, url, home), cwd=home, stdin=PIPE, stdout=PIPE,
-        limit=1 << 20,
+        CLIENTS[version], script, env=environment(door, url, home) | (more or {}), cwd=home,
+        stdin=PIPE, stdout=PIPE, limit=1 << 20,
     )  # fmt: skip
     try:
         yield process

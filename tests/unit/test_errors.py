@@ -9,9 +9,13 @@ from hypothesis import strategies as st
 from proxy.errors import (
     AnswerableError,
     BadRequestError,
+    NoSuchEndpointError,
     NotOfferedError,
     OverBudgetError,
+    PermissionDeniedError,
+    PostOnlyError,
     ReadOnlyError,
+    UnauthenticatedError,
     UpstreamTimeoutError,
     UpstreamUnavailableError,
 )
@@ -23,6 +27,10 @@ from proxy.errors import (
         (AnswerableError("x"), 500, "INTERNAL_ERROR"),
         (BadRequestError("x"), 400, "INVALID_PARAMETER_VALUE"),
         (ReadOnlyError("x"), 405, "INVALID_PARAMETER_VALUE"),
+        (UnauthenticatedError("x"), 401, "UNAUTHENTICATED"),
+        (PermissionDeniedError("x"), 403, "PERMISSION_DENIED"),
+        (NoSuchEndpointError("x"), 404, "ENDPOINT_NOT_FOUND"),
+        (PostOnlyError("x"), 405, "INVALID_PARAMETER_VALUE"),
         (NotOfferedError("x"), 501, "NOT_IMPLEMENTED"),
         (OverBudgetError("x", 1.0), 429, "REQUEST_LIMIT_EXCEEDED"),
         (UpstreamUnavailableError("x"), 502, "TEMPORARILY_UNAVAILABLE"),
@@ -50,4 +58,6 @@ def test_retry_after_is_an_integer_of_at_least_1_and_not_too_early(seconds: floa
 
 def test_other_headers() -> None:
     assert ReadOnlyError("x").headers == {"Allow": "GET, HEAD"}
+    assert PostOnlyError("x").headers == {"Allow": "POST"}
+    assert UnauthenticatedError("x").headers == {"WWW-Authenticate": "Bearer"}
     assert BadRequestError("x").headers == {}

@@ -123,6 +123,16 @@ def complaint(arguments: Sequence[str], capsys: pytest.CaptureFixture[str]) -> s
         ),
         (["--upstream", "ftp://h"], "upstream: 'ftp://h' is not a URL", "set --upstream"),
         (["--upstream", "https://"], "upstream: 'https://' is not a URL", "set --upstream"),
+        (
+            ["--upstream", URL, "--admin.port", "1"],
+            "admin.port: a port is of no use without admin.host",
+            "set --admin.port",
+        ),
+        (
+            ["--upstream", URL, "--admin.token", "short"],
+            "admin.token: 5 characters are too few",
+            "set --admin.token",
+        ),
         (["--upstream", ""], "upstream: '' is not a URL", "set --upstream"),
         (["--upstream", "http://[::1"], "upstream: 'http://[::1' is not a URL", "set --upstream"),
         (["--upstream", "http://h:99999"], "upstream: 'http://h:99999' is not a URL", "set --upstream"),

@@ -1,0 +1,84 @@
+"""The entrance to everything under ``/-/``: which handler answers, and whom.
+
+Own endpoints either share the clients' listener or have one for themselves.
+"""
+
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+
+from aiohttp import web
+
+from proxy.admin import permission
+from proxy.admin.handlers import PREFIX, Handler
+from proxy.errors import AnswerableError, NoSuchEndpointError, PostOnlyError
+
+
+class Entrance:
+    """``questions`` are for everyone (GET), ``commands`` for whom ``permission`` lets (POST)."""
+
+    def __init__(self, questions: Mapping[str, Handler], commands: Mapping[str, Handler], token: str) -> None:
+        self._questions = questions
+        self._commands = commands
+        self._token = token
+
+    async def handle(self, request: web.Request) -> web.StreamResponse:
+        """Answer a request, with an error if need be."""
+        try:
+            return await self._answer(request)
+        except AnswerableError as error:
+            return _said(error)
+
+    async def _answer(self, request: web.Request) -> web.StreamResponse:
+        path = request.raw_path.partition("?")[0]
+        name = path.removeprefix(PREFIX) if path.startswith(PREFIX) else None
+        question, command = self._questions.get(name or ""), self._commands.get(name or "")
+        if command is not None:
+            if request.method != "POST":
+                raise PostOnlyError(f"{path} changes something: send it as POST.")
+            permission.check(request.headers, _peer(request), self._token)
+            return await command(request)
+        if question is None or request.method not in {"GET", "HEAD"}:
+            raise NoSuchEndpointError("Known here: " + ", ".join([*self._questions, *self._commands]))
+        return await question(request)
+
+
+async def elsewhere(request: web.Request) -> web.StreamResponse:
+    """Answer where the endpoints are not, because they have a listener of their own."""
+    return _said(NoSuchEndpointError("The proxy's own endpoints are served elsewhere (admin.host)."))
+
+
+Listen = Callable[[web.AppRunner], Sequence[web.BaseSite]]
+
+
+async def answer_on_its_own(
+    entrance: Entrance, listen: Listen, started: Callable[[web.AppRunner], None], application: web.Application
+) -> AsyncIterator[None]:
+    """Listen for own endpoints alone for as long as the application lives (a context of ``cleanup_ctx``).
+
+    So they are there before clients are let in, and until the last of them is served.
+    """
+
+    @web.middleware
+    async def enter(request: web.Request, handler: object) -> web.StreamResponse:
+        return await entrance.handle(request)
+
+    runner = web.AppRunner(web.Application(middlewares=[enter]), access_log=None, shutdown_timeout=1.0)
+    await runner.setup()
+    try:
+        for site in listen(runner):
+            await site.start()
+        started(runner)
+        yield
+    finally:
+        await runner.cleanup()
+
+
+def _said(error: AnswerableError) -> web.Response:
+    return web.Response(
+        status=error.status, headers={**error.headers, "Content-Type": "application/json"}, body=error.body()
+    )
+
+
+def _peer(request: web.Request) -> str | None:
+    """Return the address at the other end, never what the request says of it."""
+    name = request.transport.get_extra_info("peername") if request.transport is not None else None
+    return name[0] if isinstance(name, tuple) else None
