@@ -55,13 +55,6 @@ class UnauthenticatedError(AnswerableError):
         return {"WWW-Authenticate": 'Bearer realm="mlflow-proxy"'}
 
 
-class NotAllowedError(AnswerableError):
-    """A known client asks for what the proxy's credential is not there for."""
-
-    status = 403
-    error_code = "PERMISSION_DENIED"
-
-
 class CredentialUnavailableError(AnswerableError):
     """The proxy has no credential for the workspace at the moment. Nothing was asked of it."""
 
@@ -86,18 +79,6 @@ class ReadOnlyError(AnswerableError):
     def headers(self) -> dict[str, str]:
         """Name what is allowed, as a 405 must (RFC 9110 section 15.5.6)."""
         return {"Allow": "GET, HEAD"}
-
-
-class UnauthenticatedError(AnswerableError):
-    """The credential is missing or wrong."""
-
-    status = 401
-    error_code = "UNAUTHENTICATED"
-
-    @property
-    def headers(self) -> dict[str, str]:
-        """Name the scheme, as a 401 must (RFC 9110 section 15.5.2)."""
-        return {"WWW-Authenticate": "Bearer"}
 
 
 class PermissionDeniedError(AnswerableError):

@@ -18,7 +18,7 @@ from proxy.access.sharing import Access
 from proxy.errors import (
     AnswerableError,
     CredentialRefusedError,
-    NotAllowedError,
+    PermissionDeniedError,
     UnauthenticatedError,
 )
 from proxy.mlflow_api.headers import NEUTRAL, Fields, field, without
@@ -98,7 +98,7 @@ class ServiceAccess(Access):
         if request.public:
             return passed
         if not (self._everything or is_mlflow(request.target)):
-            raise NotAllowedError(
+            raise PermissionDeniedError(
                 "This proxy lends its credential to calls of the MLflow API only (access.reach)."
             )
         return (*passed, *(await self._credentials.current()).headers)
