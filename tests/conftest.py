@@ -1,6 +1,7 @@
 """What holds for every test: the machine's own settings have no say."""
 
 import os
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -18,3 +19,9 @@ def no_inherited_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in os.environ:
         if name.startswith(_SPEAK_TO_PROXY_OR_CLIENTS) or name.lower() in _LEAD_ELSEWHERE:
             monkeypatch.delenv(name)
+
+
+@pytest.fixture(autouse=True)
+def logs_go_where_they_went(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep a command that is run in this process from sending all later logs to one test's standard error."""
+    monkeypatch.setattr("proxy.cli.logs", SimpleNamespace(configure=lambda level, form: None))

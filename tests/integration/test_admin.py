@@ -164,7 +164,7 @@ async def test_without_it_not_even_from_this_machine(guarded: Api, credential: s
     headers = [("Authorization", credential)] if credential is not None else []
     reply = await purge(guarded.url, None, *headers)
     assert (reply.status, reply.json()["error_code"]) == (401, "UNAUTHENTICATED")
-    assert reply.all("WWW-Authenticate") == ["Bearer"]
+    assert reply.all("WWW-Authenticate") == ['Bearer realm="mlflow-proxy"']
     assert "admin.token" in reply.json()["message"]
     assert await stored(guarded, name="m")
 

@@ -335,11 +335,7 @@ def test_a_floor_above_a_limit_names_both() -> None:
         settings.load(["--upstream", URL, "--budget.floor", "8"])
 
 
-def test_a_redis_that_is_no_url_is_told_in_one_line(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    # It would send the logs of all later tests to this one's standard error.
-    monkeypatch.setattr("proxy.logs.configure", lambda level, form: None)
+def test_a_redis_that_is_no_url_is_told_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["serve", "--upstream", URL, "--port", "0", "--redis", "http://h"]) == 2
     gc.collect()  # what was left open complains when it goes
     told = capsys.readouterr().err
