@@ -316,14 +316,14 @@ async def test_a_flight_that_its_member_gave_up_is_taken_over(redis: RedisServer
 async def test_a_dead_members_flight_is_taken_over(
     redis: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(shared_cache, "LEASE", 0.5)
+    monkeypatch.setattr(shared_cache, "LEASE", 1.5)
     monkeypatch.setattr(shared_cache, "ATTEND", 0.1)
     async with fleet(redis.url) as (first, second):
         leading = asyncio.create_task(first.get(hold=asyncio.Event()))
         await until(lambda: first.calls)
         following = asyncio.create_task(second.get())
         await waits(second)
-        await asyncio.sleep(1.0)
+        await asyncio.sleep(2.0)
         assert not following.done(), "the leader lives, and renews its lease"
         first.running.cancel()
         assert (await following)[1] == "fetched"

@@ -271,6 +271,7 @@ async def test_an_answer_on_a_slow_way_gets_no_older_than_it_may(redis: RedisSer
 # -- a Redis that is slow, or says nothing ---------------------------------------------------------
 
 
+@pytest.mark.impatient
 async def test_writes_do_not_wait_for_a_silent_redis_one_after_the_other(redis: RedisServer) -> None:
     async with fleet(redis.url) as (first, _):
         said = spy(first)

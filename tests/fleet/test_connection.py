@@ -21,6 +21,8 @@ from tests.fleet.redis_server import (
     until,
 )
 
+pytestmark = pytest.mark.impatient
+
 Server = TypeVar("Server", bound=RedisServer)
 Result = TypeVar("Result")
 

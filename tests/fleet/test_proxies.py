@@ -196,6 +196,7 @@ async def test_a_purge_is_heard_by_all(redis: RedisServer, workspace: EmulatedWo
         assert len(workspace.registry_arrivals) == 2
 
 
+@pytest.mark.impatient
 async def test_a_purge_without_redis_is_told_when_it_is_back(
     redis: RedisServer, workspace: EmulatedWorkspace
 ) -> None:

@@ -23,6 +23,8 @@ SEARCH = "registered-models/search"
 NAMES = ("one", "two", "TWO")
 SEEDS = [int(seed) for seed in os.environ.get("STORM_SEEDS", "1").split()]
 
+pytestmark = pytest.mark.impatient
+
 Tags = dict[tuple[str, str], int]
 """The newest value of each tag, by the model's name and the tag's key; every writer has a tag of its own."""
 
