@@ -47,6 +47,7 @@ from proxy.mlflow_api.routes import UNKNOWN, Group, Route, match
 from proxy.pipeline import LARGEST_HELD_BODY, Pipeline
 from proxy.responses import Outcome, Reply, remove_defaults, send_error
 from proxy.settings import BudgetSettings, Settings
+from proxy.upstream.circuit_breaker import State
 from proxy.upstream.client import HttpClient
 from proxy.upstream.forward_proxy import ForwardProxies, without_credentials
 
@@ -132,6 +133,7 @@ class Proxy:
                 discovery=settings.cache.discovery_ttl,
                 signed_url_margin=settings.cache.signed_url_margin,
             ),
+            stale_if_error=settings.cache.stale_if_error,
             metrics=self.metrics,
             patience=budget.patience,
             largest_entry=settings.cache.max_entry_bytes,
@@ -211,6 +213,7 @@ class Proxy:
 
     def _count(self, route: Route, reply: Reply, began: float) -> None:
         outcome = reply.headers.getall("Cache-Status")[-1].removeprefix("mlflow-proxy; ")
+        outcome = outcome.partition("; ttl=")[0]
         if not reply.ended:
             outcome = "aborted"
         self.metrics.requests.labels(route.name, outcome, str(reply.status)).inc()
@@ -240,7 +243,7 @@ class Proxy:
 
     def _detail(self) -> dict[str, object]:
         redis = {"redis": self._fleet.condition()} if self._fleet is not None else {}
-        return {**redis, **self._access.condition()}
+        return {"circuit": self.pipeline.circuit.state, **redis, **self._access.condition()}
 
     def _status(self) -> dict[str, object]:
         return {
@@ -250,6 +253,7 @@ class Proxy:
             "groups": {group: asdict(queue.status()) for group, queue in self._queues.items()},
             "cache": {"entries": len(self._store), "bytes": self._store.bytes},
             "flights": len(self.pipeline.flights),
+            "circuit": self.pipeline.circuit.state,
         }
 
     def _watch(self) -> None:
@@ -266,6 +270,11 @@ class Proxy:
                     "Secrets other than this proxy's in use for this workspace.",
                     lambda: cache.other_secrets,
                 )
+        watch(
+            "mlflow_proxy_circuit_open",
+            "1 while calls to the workspace are not tried.",
+            lambda: self.pipeline.circuit.state is not State.CLOSED,
+        )
         watch("mlflow_proxy_cache_entries", "Stored answers.", lambda: len(self._store))
         watch("mlflow_proxy_cache_bytes", "Bytes of stored answers.", lambda: self._store.bytes)
         watch("mlflow_proxy_flights", "Shared calls in the air.", lambda: len(self.pipeline.flights))

@@ -145,6 +145,23 @@ class UpstreamTimeoutError(AnswerableError):
     error_code = "DEADLINE_EXCEEDED"
 
 
+class CircuitOpenError(AnswerableError):
+    """The workspace has not been reached for a while, and calls are not even tried."""
+
+    status = 503
+    error_code = "TEMPORARILY_UNAVAILABLE"
+
+    def __init__(self, message: str, retry_after: float) -> None:
+        super().__init__(message)
+        self.retry_after = max(1, math.ceil(retry_after))
+        """Whole seconds, as of OverBudgetError."""
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """Tell the client when it is worth coming back."""
+        return {"Retry-After": str(self.retry_after)}
+
+
 class FleetUnavailableError(MlflowProxyError):
     """Redis, which the proxies of a fleet share, could not be reached or answered with an error."""
 

@@ -11,8 +11,8 @@ import asyncio
 import random
 import secrets
 import time
-from collections.abc import AsyncIterator, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager, nullcontext
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from urllib.parse import quote, urlencode
 
@@ -23,13 +23,15 @@ from aiohttp import web
 from proxy.access.proofs import PROOF, REFUSED, Proofs, needs_proof
 from proxy.access.sharing import Access
 from proxy.budget.queue import Deadline, Queue
-from proxy.cache.freshness import Lifetimes, lifetime, survives_metadata_writes
+from proxy.cache.freshness import Lifetimes, lifetime, may_be_stale, survives_metadata_writes
+from proxy.cache.refusals import Refusals
 from proxy.cache.single_flight import Flight, SingleFlight
 from proxy.cache.store import Entry, Invalidation, MemoryStore
 from proxy.cache.versions import VersionBook
 from proxy.errors import (
     AnswerableError,
     BadRequestError,
+    CircuitOpenError,
     TooLargeToShareError,
     TruncatedError,
     UpstreamTimeoutError,
@@ -57,6 +59,7 @@ from proxy.mlflow_api.reads import Key, Read, shareable, written_models
 from proxy.mlflow_api.routes import API_PREFIXES, Freshness, Group, Invalidates, Route, match
 from proxy.mlflow_api.signed_urls import expires_at
 from proxy.responses import Outcome, Reply, cache_status, relay, send_stored
+from proxy.upstream.circuit_breaker import CircuitBreaker, Permit
 from proxy.upstream.client import HttpClient, chunks, fields, read_whole
 from proxy.upstream.retry import (
     FAILURES,
@@ -74,12 +77,18 @@ stream through and get one attempt."""
 _LARGEST_REFUSAL = 64 * 1024
 """Bytes read of a 429's body, so that its connection can be used again."""
 
+_REFUSED = frozenset({401, 403, 404})
+"""Statuses that say that this credential has no such thing to see."""
+_LEAST_TO_BE_ANSWERED = 5.0
+"""Seconds. A call that had less left before its deadline says nothing about the way to the workspace."""
+
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A complete response and how it came about; ``age`` in seconds if it was stored.
+    """A complete response and how it came about.
 
-    ``as_of`` is a moment (monotonic seconds) that is not after the workspace's decision.
+    ``as_of`` is a moment (monotonic seconds) that is not after the workspace's decision. ``age`` in seconds
+    if it was stored; ``ttl`` in seconds, below 0, if it has expired.
     """
 
     key: Key
@@ -87,6 +96,7 @@ class Answer:
     outcome: Outcome
     as_of: float
     age: float | None = None
+    ttl: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +133,7 @@ class Pipeline:
         queues: Mapping[Group, Queue],
         store: MemoryStore,
         lifetimes: Lifetimes,
+        stale_if_error: float,
         metrics: Metrics,
         patience: float,
         largest_entry: int,
@@ -135,6 +146,8 @@ class Pipeline:
         self._queues = queues
         self._store = store
         self._lifetimes = lifetimes
+        self._stale_if_error = stale_if_error
+        self._refusals = Refusals()
         self._metrics = metrics
         self._patience = patience
         self._largest_entry = largest_entry
@@ -146,6 +159,7 @@ class Pipeline:
         self._name = secrets.token_hex(8)
         self._behind_proxy = False
         self.flights: SingleFlight[Answer] = SingleFlight()
+        self.circuit = CircuitBreaker()
 
     def deadline(self) -> float:
         """Return the event loop's time at which a request that arrives now loses patience."""
@@ -306,10 +320,29 @@ class Pipeline:
         entry = self._store.get(read.key, now)
         if entry is not None:
             return Answer(read.key, entry.response, Outcome.HIT, entry.stored_at, now - entry.stored_at)
-        answer, _, joined = await self.flights.fetch(
-            read, deadline, lambda flight: self._fly(flight, request)
-        )
+        try:
+            answer, _, joined = await self.flights.fetch(
+                read, deadline, lambda flight: self._fly(flight, request)
+            )
+        except (CircuitOpenError, UpstreamUnavailableError, UpstreamTimeoutError):
+            stale = self._stale(read)
+            if stale is None:
+                raise
+            return stale
+        if answer.response.status in UNAVAILABLE:
+            return self._stale(read) or answer
         return replace(answer, outcome=Outcome.COLLAPSED, age=None) if joined else answer
+
+    def _stale(self, read: Read) -> Answer | None:
+        """Return an answer that has expired and that nobody can renew now, if it may be used (RFC 5861)."""
+        now = time.monotonic()
+        entry = self._store.get_stale(read.key, now, self._stale_if_error)
+        if entry is None or not may_be_stale(read.route.freshness, survives=entry.survives_metadata_writes):
+            return None
+        if entry.stored_at <= self._refusals.last(read.partition, read.model):
+            return None
+        age, ttl = now - entry.stored_at, entry.expires_at - now
+        return Answer(read.key, entry.response, Outcome.STALE, entry.stored_at, age, ttl)
 
     async def _fly(self, flight: Flight, request: UpstreamRequest) -> Answer:
         """Bring an answer: from the fleet if it has it or is fetching it, else from the workspace."""
@@ -432,12 +465,14 @@ class Pipeline:
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         queue = self._queues.get(call.group)
         slot = None
+        if self.circuit.refuses(time.monotonic()):
+            raise self._circuit_open()
         if queue is not None:
             slot = await queue.acquire(call.deadline, client=call.request.client, returned=returned)
         # What is shared is read whole, so all of it counts; a stream may take as long as it flows.
         within = call.deadline() - asyncio.get_running_loop().time() if call.shared else None
         status = "error"
-        with slot if slot is not None else nullcontext():
+        with slot if slot is not None else nullcontext(), self._through_circuit(call) as note_answer:
             try:
                 async with self._client.open(
                     call.request.method,
@@ -450,6 +485,7 @@ class Pipeline:
                 ) as response:
                     status = str(response.status)
                     self._note_who_answers(response)
+                    note_answer(response.status)
                     if response.status == 429:
                         self._metrics.refusals.labels(call.group).inc()
                         if slot is not None:
@@ -457,6 +493,53 @@ class Pipeline:
                     yield response
             finally:
                 self._metrics.upstream_calls.labels(call.group, status).inc()
+
+    @contextmanager
+    def _through_circuit(self, call: Call) -> Iterator[Callable[[int], None]]:
+        """Let a call through unless the circuit is open; yields what its answer's status is told to.
+
+        It may have opened since the call began to wait, and whoever waits goes out one by one then. Raises
+        CircuitOpenError.
+        """
+        permit = self.circuit.admit(began := time.monotonic())
+        if permit is None:
+            raise self._circuit_open()
+        told = False
+
+        def note_answer(status: int) -> None:
+            nonlocal told
+            told = True
+            # A proxy in between speaks for itself; it is there as long as it answers.
+            self._note_way(permit, reached=status not in UNAVAILABLE or self._behind_proxy)
+
+        try:
+            yield note_answer
+        except (UpstreamUnavailableError, UpstreamTimeoutError) as error:
+            # A body that streams may break by its sender's fault, and who had no time to wait learnt nothing.
+            hurried = (
+                isinstance(error, UpstreamTimeoutError) and time.monotonic() - began < _LEAST_TO_BE_ANSWERED
+            )
+            if not told and call.stream is None and not hurried:
+                told = True
+                self._note_way(permit, reached=False)
+            raise
+        finally:
+            if not told:
+                self.circuit.gave_up(permit, time.monotonic())
+
+    def _note_way(self, permit: Permit, *, reached: bool) -> None:
+        if reached:
+            if self.circuit.succeeded(permit):
+                log.info("circuit closed: the workspace answers again")
+        elif self.circuit.failed(permit, time.monotonic(), random.random()):  # noqa: S311 - keeps no secret
+            log.warning("circuit open: the workspace cannot be reached, calls are not tried")
+
+    def _circuit_open(self) -> CircuitOpenError:
+        after = self.circuit.retry_after(time.monotonic(), random.random())  # noqa: S311 - keeps no secret
+        return CircuitOpenError(
+            "The workspace could not be reached several times in a row; it is tried again every few seconds.",
+            retry_after=after,
+        )
 
     def _note_who_answers(self, response: aiohttp.ClientResponse) -> None:
         """Leave the pacing to a proxy of this kind between here and the workspace."""
@@ -477,7 +560,10 @@ class Pipeline:
     # -- cache store -------------------------------------------------------------------------------
 
     def _learn(self, read: Read, response: StoredResponse) -> None:
-        """Note the status of the versions that an answer describes."""
+        """Note the status of the versions that an answer describes, and to whom it was refused."""
+        if response.status in _REFUSED:
+            everything = response.status == 401
+            self._refusals.note(read.partition, None if everything else read.model, time.monotonic())
         if read.route.freshness is not Freshness.MUTABLE or response.status != 200:
             return
         now = time.monotonic()
@@ -513,7 +599,7 @@ class Pipeline:
         response = answer.response
         if self._rewrite_dbfs and read.route.path == "model-versions/get-download-uri":
             response = rewrite_download_uri(response, read.model or "", read.version or "")
-        return await send_stored(request, response, answer.outcome, answer.age)
+        return await send_stored(request, response, answer.outcome, answer.age, answer.ttl)
 
     async def _forward(
         self, request: web.Request, route: Route, headers: Fields, body: bytes | None, client: str
@@ -537,6 +623,8 @@ class Pipeline:
         )
         try:
             async with self._call(call) as response:
+                if response.status == 401:
+                    self._refusals.note(client.partition(":")[0], None, time.monotonic())
                 # The write has happened: whoever asks from here on must see it.
                 self._invalidate_after(request, route, body)
                 if self._fleet is not None:

@@ -1,5 +1,6 @@
 """How answers go out to a client: stored ones, errors of our own, and bodies relayed as they arrive."""
 
+import math
 from collections.abc import AsyncIterator, Iterable
 from enum import StrEnum
 from http import HTTPStatus
@@ -19,6 +20,8 @@ class Outcome(StrEnum):
     """What the cache did for a request: the parameters of Cache-Status (RFC 9211) and a metric's label."""
 
     HIT = "hit"
+    STALE = "hit; detail=stale-if-error"
+    """An expired answer, since the workspace could not be asked (RFC 5861)."""
     STORED = "fwd=miss; stored"
     MISS = "fwd=miss"
     COLLAPSED = "fwd=miss; collapsed"
@@ -49,16 +52,24 @@ async def remove_defaults(request: web.Request, response: web.StreamResponse) ->
                 response.headers.popall(name, None)
 
 
-def cache_status(outcome: Outcome) -> tuple[str, str]:
-    """Return the Cache-Status field (RFC 9211)."""
-    return "Cache-Status", f"{CACHE_NAME}; {outcome}"
+def cache_status(outcome: Outcome, ttl: float | None = None) -> tuple[str, str]:
+    """Return the Cache-Status field (RFC 9211); ``ttl`` in seconds, below 0 for what has expired."""
+    left = f"; ttl={math.floor(ttl)}" if ttl is not None else ""
+    return "Cache-Status", f"{CACHE_NAME}; {outcome}{left}"
 
 
 async def send_stored(
-    request: web.Request, response: StoredResponse, outcome: Outcome, age: float | None = None
+    request: web.Request,
+    response: StoredResponse,
+    outcome: Outcome,
+    age: float | None = None,
+    ttl: float | None = None,
 ) -> Reply:
-    """Send a complete response; ``age`` in seconds for one that was stored (RFC 9111 section 5.1)."""
-    own = [("Content-Length", str(len(response.body))), cache_status(outcome)]
+    """Send a complete response.
+
+    ``age`` in seconds for one that was stored (RFC 9111 section 5.1), ``ttl`` for one that has expired.
+    """
+    own = [("Content-Length", str(len(response.body))), cache_status(outcome, ttl)]
     if age is not None:
         own.append(("Age", str(int(age))))
     reply = Reply(response.status, response.reason, [*response.headers, *own])

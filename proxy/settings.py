@@ -89,6 +89,9 @@ class CacheSettings(_Section):
     mutable_ttl: Seconds = Field(5, description="aliases, stages, latest versions, searches")
     not_found_ttl: Seconds = Field(5, description="404 answers")
     discovery_ttl: Seconds = Field(3600, description="/.well-known documents of the workspace")
+    stale_if_error: Seconds = Field(
+        0, description="how long expired listings of READY versions are served while the workspace is down"
+    )
     signed_url_margin: Seconds = Field(
         120, description="a signed URL is not given out in the last seconds before it expires"
     )

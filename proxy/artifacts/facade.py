@@ -86,11 +86,14 @@ class ArtifactFacade:
         headers, deadline = end_to_end(request.headers.items()), self._pipeline.deadline()
         files: list[dict[str, Any]] = []
         page: dict[str, str] = {}
+        stale: Answer | None = None
         for _ in range(_MOST_PAGES):
             answer = await self._ask(headers, "list-artifacts", directory, page, deadline)
             listing = json_object(answer.response.body)
             if answer.response.status != 200 or listing is None:
-                return await send_stored(request, answer.response, answer.outcome, answer.age)
+                return await send_stored(request, answer.response, answer.outcome, answer.age, answer.ttl)
+            if answer.ttl is not None and (stale is None or answer.ttl < (stale.ttl or 0.0)):
+                stale = answer
             files += _below(directory.path, listing)
             token = listing.get("next_page_token")
             if not token:
@@ -100,7 +103,8 @@ class ArtifactFacade:
             raise UpstreamUnavailableError(f"The workspace's listing has no end after {_MOST_PAGES} pages.")
         content = (("Content-Type", "application/json"),)
         complete = StoredResponse(200, "OK", content, json.dumps({"files": files}).encode())
-        return await send_stored(request, complete, answer.outcome, answer.age)
+        whole = stale or answer
+        return await send_stored(request, complete, whole.outcome, whole.age, whole.ttl)
 
     async def _send_file(self, request: web.Request, file: ModelFile) -> Reply:
         if not file.path:

@@ -63,6 +63,15 @@ def lifetime(
             return lifetimes.listing if version_status == READY else lifetimes.pending
 
 
+def may_be_stale(freshness: Freshness, *, survives: bool) -> bool:
+    """Whether an answer may be given out beyond its lifetime while nobody can give a newer one.
+
+    Only what cannot change: listings that survive writes of metadata, which are those of READY versions. Not
+    signed URLs, which their storage refuses once they have expired.
+    """
+    return freshness is Freshness.LISTING and survives
+
+
 def survives_metadata_writes(freshness: Freshness, status: int, version_status: str | None) -> bool:
     """Whether an answer stays right when something about its model, other than its files, is written.
 

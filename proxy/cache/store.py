@@ -70,6 +70,11 @@ class MemoryStore:
         entry = self._entries.get(key)
         return entry if entry is not None and now < entry.expires_at else None
 
+    def get_stale(self, key: Key, now: float, grace: float) -> Entry | None:
+        """Return an entry that has expired less than ``grace`` seconds ago, or is fresh."""
+        entry = self._entries.get(key)
+        return entry if entry is not None and now < entry.expires_at + grace else None
+
     def put(self, key: Key, entry: Entry) -> bool:
         """Keep an answer; returns False for one that is larger than the whole store."""
         if entry.size(key) > self._entries.maxsize:

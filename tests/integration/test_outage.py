@@ -1,0 +1,270 @@
+"""A workspace that is down: the circuit breaker, and expired listings in its place."""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import aiohttp
+import pytest
+from aiohttp import web
+
+from proxy.demo.answers import Answer, Fault
+from proxy.demo.workspace import EmulatedWorkspace
+from proxy.settings import BudgetSettings, CacheSettings
+from proxy.upstream import circuit_breaker
+from tests.integration.support import (
+    HIT,
+    LIST,
+    MISS,
+    MODEL,
+    MUCH,
+    OK,
+    SIGN,
+    Api,
+    Inbound,
+    Reply,
+    Upstream,
+    answering,
+    first,
+    proxied,
+)
+
+DOWN = Answer(503, b'{"error_code": "TEMPORARILY_UNAVAILABLE", "message": "down"}')
+WRITE = "registered-models/set-tag"
+
+
+@pytest.fixture
+def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the circuit open with the failures that it takes, however fast they come."""
+    monkeypatch.setattr(circuit_breaker, "SPAN", 0.0)
+
+
+# -- circuit breaker -------------------------------------------------------------------------------
+
+
+async def reset(inbound: Inbound) -> None:
+    inbound.reset()
+
+
+@pytest.fixture
+async def open_circuit(
+    at_once: None, upstream: Upstream, session: aiohttp.ClientSession
+) -> AsyncIterator[Api]:
+    """Return a client of a proxy whose circuit is open; the upstream resets whatever comes."""
+    upstream.respond = reset
+    async with proxied(upstream.url) as url:
+        api = Api(session, url)
+        replies = await asyncio.gather(*(api.call("POST", WRITE, {"name": f"m{n}"}) for n in range(5)))
+        assert {reply.status for reply in replies} == {502}
+        await api.until_metric("mlflow_proxy_circuit_open", 1)
+        yield api
+
+
+@pytest.mark.parametrize(
+    ("method", "endpoint"), [("GET", MODEL), ("POST", WRITE), ("GET", "/api/2.0/dbfs/list"), ("GET", LIST)]
+)
+async def test_calls_are_answered_at_once_while_it_is_open(
+    monkeypatch: pytest.MonkeyPatch, upstream: Upstream, open_circuit: Api, method: str, endpoint: str
+) -> None:
+    monkeypatch.setattr(circuit_breaker, "FIRST_PROBE", 600)
+    monkeypatch.setattr(circuit_breaker, "LONGEST_PROBE", 600)
+    await open_circuit.get(MODEL, name="the probe")  # or it is not time yet
+    seen = len(upstream.seen)
+    replies = [await open_circuit.call(method, endpoint, {"name": "m", "version": "1"}) for _ in range(20)]
+    refused = [reply for reply in replies if reply.status == 503]
+    # One of them may have been a probe.
+    assert len(replies) - len(refused) <= 1
+    assert len(upstream.seen) - seen <= circuit_breaker.FAILURES
+    for reply in refused:
+        assert reply.json()["error_code"] == "TEMPORARILY_UNAVAILABLE"
+        assert 1 <= int(reply.headers["Retry-After"]) <= 38
+        assert reply.outcome == MISS
+    groups = await open_circuit.budgets()
+    assert groups["registry"]["queued"] == {"interactive": 0, "background": 0}
+
+
+async def test_it_closes_when_the_workspace_answers_again(upstream: Upstream, open_circuit: Api) -> None:
+    async with open_circuit.session.get(open_circuit.url + "/-/status.json") as response:
+        assert (await response.json())["circuit"] == "open"
+    async with open_circuit.session.get(open_circuit.url + "/-/readyz") as response:
+        assert (await response.json())["circuit"] == "open"
+    upstream.respond = answering(OK)
+    while (await open_circuit.get(MODEL, name="m")).status != 200:
+        pass  # not yet time for a probe
+    assert await open_circuit.metric("mlflow_proxy_circuit_open") == 0
+    assert (await open_circuit.call("POST", WRITE, {"name": "m"})).status == 200
+
+
+async def test_one_probe_at_a_time(upstream: Upstream, open_circuit: Api) -> None:
+    arrived, go = asyncio.Event(), asyncio.Event()
+
+    async def wait(inbound: Inbound) -> None:
+        arrived.set()
+        await go.wait()
+        await answering(OK)(inbound)
+
+    upstream.respond = wait
+    upstream.seen.clear()
+
+    async def until_out(number: int) -> Reply:
+        while True:
+            reply = await open_circuit.get(MODEL, name=f"m{number}")
+            if reply.status != 503 or arrived.is_set():
+                return reply
+
+    calls = [asyncio.create_task(until_out(number)) for number in range(10)]
+    await asyncio.wait(calls, return_when=asyncio.FIRST_COMPLETED)
+    async with open_circuit.session.get(open_circuit.url + "/-/status.json") as response:
+        assert (await response.json())["circuit"] == "half-open"
+    _, waiting = await asyncio.wait(calls, timeout=0.1)
+    while len(waiting) > 1:
+        _, waiting = await asyncio.wait(calls, timeout=0.1)
+    assert len(upstream.seen) == 1
+    go.set()
+    assert sorted(reply.status for reply in await asyncio.gather(*calls)) == [200] + [503] * 9
+
+
+@pytest.mark.parametrize(("status", "opens"), [(429, 0), (403, 0), (404, 0), (500, 0), (503, 1), (504, 1)])
+async def test_only_the_way_counts(at_once: None, upstream: Upstream, session: aiohttp.ClientSession,
+                                   status: int, opens: int) -> None:  # fmt: skip
+    upstream.respond = answering(b"HTTP/1.1 %d X\r\nContent-Length: 2\r\n\r\n{}" % status)
+    budget = BudgetSettings(registry_limit=MUCH, patience=1)
+    async with proxied(upstream.url, budget=budget) as url:
+        api = Api(session, url)
+        await asyncio.gather(*(api.call("DELETE", "/api/2.0/some", {"n": n}) for n in range(20)))
+        assert await api.metric("mlflow_proxy_circuit_open") == opens
+
+
+# -- stale if error --------------------------------------------------------------------------------
+
+LISTING = {"name": "m", "version": "1"}
+FILE = {**LISTING, "path": "MLmodel"}
+
+
+@pytest.fixture
+async def stale(workspace: EmulatedWorkspace, session: aiohttp.ClientSession) -> AsyncIterator[Api]:
+    """Return a client of a proxy whose listings expire soon and may be served for longer."""
+    cache = CacheSettings(listing_ttl=0.5, unverified_ttl=0.5, mutable_ttl=0.5, stale_if_error=3600)
+    async with proxied(workspace.url, cache=cache) as url:
+        yield Api(session, url)
+
+
+async def prime(api: Api, token: str = "token-a") -> Reply:
+    """Let a listing of a READY version be stored, and expire."""
+    await api.get("model-versions/get", token=token, **LISTING)
+    reply = await api.get(LIST, token=token, **LISTING)
+    assert reply.status == 200
+    return reply
+
+
+def refusing(workspace: EmulatedWorkspace, fault: Fault) -> None:
+    workspace.fault = lambda request: fault
+
+
+async def expired(api: Api, token: str = "token-a") -> Reply:
+    while (reply := await api.get(LIST, token=token, **LISTING)).outcome == HIT:
+        await asyncio.sleep(0.05)
+    return reply
+
+
+@pytest.mark.parametrize("killed", [True, False])
+async def test_expired_listings_are_served_while_the_workspace_is_down(
+    workspace: EmulatedWorkspace, stale: Api, killed: bool
+) -> None:
+    listing = await prime(stale)
+    door_a = "/api/2.0/mlflow-artifacts/artifacts"
+    directory = await stale.get(door_a, path="mlflow-proxy/m/1")
+    if killed:
+        await workspace.stop()
+    else:
+        refusing(workspace, DOWN)
+    reply, by_door_a, model, signing = await asyncio.gather(
+        expired(stale),
+        stale.get(door_a, path="mlflow-proxy/m/1"),
+        stale.get(MODEL, name="m"),
+        stale.get(SIGN, **FILE),
+    )
+    while by_door_a.outcome == HIT:
+        by_door_a = await stale.get(door_a, path="mlflow-proxy/m/1")
+    for served, before in ((reply, listing), (by_door_a, directory)):
+        assert (served.status, served.body) == (200, before.body)
+        hit, ttl = served.outcome.rsplit("; ttl=", 1)
+        assert hit == "hit; detail=stale-if-error"
+        assert int(ttl) <= -1
+        assert int(served.headers["Age"]) >= 0
+    assert model.status in {502, 503}
+    assert signing.status in {502, 503}
+    # One label for all of them, however long ago they expired.
+    assert await stale.metric("mlflow_proxy_requests_total", outcome="hit; detail=stale-if-error") >= 2
+    no_cache = await stale.call("GET", LIST, LISTING, headers={"Cache-Control": "no-cache"})
+    assert no_cache.status in {502, 503}
+    # Back again, and so are fresh answers.
+    if killed:
+        await workspace.start()
+    else:
+        workspace.fault = lambda request: None
+    while "stale" in (reply := await stale.get(LIST, **LISTING)).outcome:
+        await asyncio.sleep(0.05)
+    assert (reply.status, reply.body) == (200, listing.body)
+
+
+async def test_no_stale_answer_after_a_refusal(workspace: EmulatedWorkspace, stale: Api) -> None:
+    """Each credential meets one refusal while its listing is stored, then the workspace goes down."""
+    question = {"name": "m", "version": "1", "path": "data"}
+    cases = {
+        "none": None,
+        "unauthenticated": (401, ("GET", MODEL, {"name": "other"})),
+        "unauthenticated-elsewhere": (401, ("GET", "/api/2.0/dbfs/list", {"path": "/"})),
+        "forbidden-model": (403, ("GET", MODEL, {"name": "M"})),
+        "forbidden-other-model": (403, ("GET", MODEL, {"name": "other"})),
+        "gone": (404, ("GET", LIST, question)),
+    }
+    for token, case in cases.items():
+        await prime(stale, token)
+        if case is not None:
+            status, (method, endpoint, parameters) = case
+            workspace.fault = first(1, Answer(status, b'{"error_code": "X"}'))
+            assert (await stale.call(method, endpoint, parameters, token=token)).status == status
+    refusing(workspace, DOWN)
+    replies = dict(zip(cases, await asyncio.gather(*(expired(stale, token) for token in cases)), strict=True))
+    served = {token for token, reply in replies.items() if reply.status == 200}
+    assert served == {"none", "forbidden-other-model"}
+    assert (await stale.get(LIST, token="somebody-else", **LISTING)).status == 503
+
+
+async def test_no_stale_answer_of_what_may_change_or_was_written(
+    workspace: EmulatedWorkspace, stale: Api
+) -> None:
+    await prime(stale)
+    # Not known to be READY.
+    await stale.get(LIST, token="unverified", name="m", version="2")
+    await prime(stale, "writer")
+    assert (await stale.call("DELETE", "model-versions/delete", LISTING, token="x")).status == 200
+
+    def down(request: web.Request) -> Fault | None:
+        return DOWN
+
+    workspace.fault = down
+    replies = await asyncio.gather(
+        expired(stale),
+        expired(stale, "writer"),
+        stale.get(LIST, token="unverified", name="m", version="2"),
+    )
+    if replies[2].outcome == HIT:
+        await asyncio.sleep(0.5)
+        replies = (*replies[:2], await stale.get(LIST, token="unverified", name="m", version="2"))
+    assert [reply.status for reply in replies] == [503] * 3
+
+
+async def test_nothing_is_served_beyond_the_grace(
+    workspace: EmulatedWorkspace, session: aiohttp.ClientSession
+) -> None:
+    for grace in (0, 0.2):
+        cache = CacheSettings(listing_ttl=0.3, unverified_ttl=0.3, stale_if_error=grace)
+        async with proxied(workspace.url, cache=cache) as url:
+            api = Api(session, url)
+            workspace.fault = lambda request: None
+            await prime(api)
+            refusing(workspace, DOWN)
+            while (reply := await api.get(LIST, **LISTING)).status == 200:
+                assert reply.outcome == HIT or grace
+            assert reply.status == 503
