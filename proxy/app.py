@@ -42,6 +42,7 @@ from proxy.cache.freshness import Lifetimes
 from proxy.cache.store import MemoryStore
 from proxy.errors import AnswerableError, BadRequestError, InvalidSettingsError
 from proxy.fleet.member import Fleet
+from proxy.limits import BoundedRunner, InFlight, allow_descriptors
 from proxy.metrics import Metrics
 from proxy.mlflow_api.routes import UNKNOWN, Group, Route, match
 from proxy.pipeline import LARGEST_HELD_BODY, Pipeline
@@ -55,6 +56,8 @@ log = structlog.get_logger(__name__)
 
 _LONGEST_LINE = 32 * 1024
 """Bytes of a request line or header field; page tokens and long model paths outgrow aiohttp's 8 KiB."""
+_SLACK = 1.0
+"""Seconds for requests to end that were told to."""
 _LOCAL = frozenset({"0.0.0.0", "127.0.0.1", "::", "::1", "localhost"})  # noqa: S104 - compared with, not bound
 _ARTIFACTS = Route((), "mlflow-artifacts/*", Group.NONE)
 """Labels requests that the façade answers."""
@@ -152,8 +155,9 @@ class Proxy:
                 )
             )
         self._artifacts = ArtifactFacade(self.pipeline, storage, self.metrics)
-        readiness = admin.Readiness(workspace, settings.upstream)
-        questions = admin.handlers(self.metrics.registry, readiness, self._status, self._detail)
+        self._in_flight = InFlight(connections.max_requests)
+        self._readiness = admin.Readiness(workspace, settings.upstream)
+        questions = admin.handlers(self.metrics.registry, self._readiness, self._status, self._detail)
         self.apart = crew.apart(self.metrics.registry, self._status)
         if workers:
             questions |= crew.together(workers)
@@ -164,6 +168,20 @@ class Proxy:
         )
         self._administer = entrance.elsewhere if settings.admin.host else self.admin.handle
         self._watch()
+
+    def leave(self) -> None:
+        """Say on every occasion that others should be asked from now on."""
+        self._readiness.leaving = True
+
+    def stop(self, grace: float) -> None:
+        """Let nothing take longer than ``grace`` seconds from now."""
+        self._in_flight.stop(grace)
+
+    async def close_connection(self, request: web.Request, response: web.StreamResponse) -> None:
+        """Signal handler for ``on_response_prepare``: keep no connection that has to be closed soon."""
+        if self._readiness.leaving:
+            response.force_close()
+            response.headers["Connection"] = "close"
 
     async def close(self) -> None:
         """Close all connections to the workspace, its storage and the fleet."""
@@ -187,15 +205,16 @@ class Proxy:
                 )
             if target.startswith(admin.PREFIX):
                 return await self._administer(request)
-            facade = self._artifacts.handles(target)
-            route = _ARTIFACTS if facade else match(request.method, target.partition("?")[0])
-            client = await self._access.admit(route, target, request.headers.items())
-            if client:
-                bind_contextvars(client=client)
-            if facade:
-                reply = await self._artifacts.handle(request)
-            else:
-                reply = await self.pipeline.handle(request, route)
+            async with self._in_flight.admitted():
+                facade = self._artifacts.handles(target)
+                route = _ARTIFACTS if facade else match(request.method, target.partition("?")[0])
+                client = await self._access.admit(route, target, request.headers.items())
+                if client:
+                    bind_contextvars(client=client)
+                if facade:
+                    reply = await self._artifacts.handle(request)
+                else:
+                    reply = await self.pipeline.handle(request, route)
         except AnswerableError as error:
             log.info("request failed", route=route.name, status=error.status, reason=str(error))
             reply = await send_error(request, error, Outcome.MISS)
@@ -253,6 +272,7 @@ class Proxy:
             "groups": {group: asdict(queue.status()) for group, queue in self._queues.items()},
             "cache": {"entries": len(self._store), "bytes": self._store.bytes},
             "flights": len(self.pipeline.flights),
+            "requests": len(self._in_flight),
             "circuit": self.pipeline.circuit.state,
         }
 
@@ -277,6 +297,7 @@ class Proxy:
         )
         watch("mlflow_proxy_cache_entries", "Stored answers.", lambda: len(self._store))
         watch("mlflow_proxy_cache_bytes", "Bytes of stored answers.", lambda: self._store.bytes)
+        watch("mlflow_proxy_requests_in_flight", "Requests being answered.", lambda: len(self._in_flight))
         watch("mlflow_proxy_flights", "Shared calls in the air.", lambda: len(self.pipeline.flights))
         for group, queue in self._queues.items():
             for priority in Priority:
@@ -319,6 +340,7 @@ async def serving(
     # What the router does not find costs it an exception: a fifth of the time of a cache hit (measured).
     application.router.add_route("*", "/{target:.*}", proxy.handle)
     application.on_response_prepare.append(remove_defaults)
+    application.on_response_prepare.append(proxy.close_connection)
     if place is not None:
         application.cleanup_ctx.append(partial(crew.answer_apart, proxy.apart, place.private))
     if settings.admin.host:
@@ -332,15 +354,16 @@ async def serving(
                 entrance.answer_on_its_own, proxy.admin, listen, lambda own: administered(_url(own, context))
             )
         )
-    runner = web.AppRunner(
+    runner = BoundedRunner(
         application,
+        settings.connections.max_clients,
         access_log=None,
         handler_cancellation=True,
         auto_decompress=False,
         max_line_size=_LONGEST_LINE,
         max_field_size=_LONGEST_LINE,
-        # To aiohttp, no time is all the time in the world.
-        shutdown_timeout=max(settings.shutdown_grace, 0.01),
+        # For what does not end although its time is up.
+        shutdown_timeout=settings.shutdown_grace + _SLACK,
     )
     try:
         try:
@@ -356,6 +379,10 @@ async def serving(
         async with tls.watching([*certificate, *proxy.reloaded]):
             yield _url(runner, context)
     finally:
+        proxy.leave()
+        if runner.sites:
+            await asyncio.sleep(settings.shutdown_delay)
+        proxy.stop(settings.shutdown_grace)
         await runner.cleanup()
         await proxy.close()
 
@@ -371,6 +398,8 @@ async def run(
         for number in (signal.SIGINT, signal.SIGTERM):
             with contextlib.suppress(NotImplementedError):  # Windows has no signal handlers on the loop
                 loop.add_signal_handler(number, stop.set)
+        connections = settings.connections
+        allow_descriptors(connections.max_clients, 2 * connections.max_connections)
         log.info("serving", url=url, **own, upstream=settings.upstream, version=__version__)
         started(url)
         await stop.wait()

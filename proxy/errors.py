@@ -162,6 +162,30 @@ class CircuitOpenError(AnswerableError):
         return {"Retry-After": str(self.retry_after)}
 
 
+class OverloadedError(AnswerableError):
+    """So much is going on that there is no room for this; the message names the limit."""
+
+    status = 503
+    error_code = "TEMPORARILY_UNAVAILABLE"
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """Tell the client when it is worth coming back."""
+        return {"Retry-After": "2"}
+
+
+class StoppingError(AnswerableError):
+    """The proxy is stopping and could not answer in time; nothing was answered yet."""
+
+    status = 503
+    error_code = "TEMPORARILY_UNAVAILABLE"
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """Tell the client when another may be there."""
+        return {"Retry-After": "1"}
+
+
 class FleetUnavailableError(MlflowProxyError):
     """Redis, which the proxies of a fleet share, could not be reached or answered with an error."""
 

@@ -189,11 +189,13 @@ class AccessSettings(_Section):
 
 
 class ConnectionSettings(_Section):
-    """The connections to the workspace and its storage."""
+    """The connections to the workspace and its storage, and those of clients."""
 
     connect_timeout: PositiveSeconds = Field(10, description="to open a connection")
     read_timeout: PositiveSeconds = Field(300, description="between two reads of an answer that is streamed")
     max_connections: int = Field(256, ge=1, description="to the workspace, and as many to its storage")
+    max_clients: int = Field(10_000, ge=1, description="connections of clients open at once")
+    max_requests: int = Field(10_000, ge=1, description="requests of clients being answered at once")
     ca_file: str = Field("", description="PEM file of CAs to trust beside the system's")
     client_certificate: str = Field("", description="PEM file, for a workspace that wants one")
     client_key: Annotated[str, AfterValidator(_key_of("client_certificate"))] = Field(
@@ -290,6 +292,9 @@ class Settings(BaseSettings):
         "auto", description="auto is console on a terminal, else json"
     )
     shutdown_grace: Seconds = Field(30, description="how long to let requests in flight finish when stopping")
+    shutdown_delay: Seconds = Field(
+        0, description="how long to go on accepting when stopping, for load balancers that ask /-/readyz"
+    )
     cache: CacheSettings = CacheSettings()
     budget: BudgetSettings = BudgetSettings()
     connections: ConnectionSettings = ConnectionSettings()

@@ -195,7 +195,8 @@ class _Supervisor:
         for process in processes:
             process.terminate()
         # aiohttp takes the grace twice: until it cancels what runs, and until that has noticed.
-        deadline = time.monotonic() + 2 * self._settings.shutdown_grace + _SLACK
+        settings = self._settings
+        deadline = time.monotonic() + settings.shutdown_delay + 2 * settings.shutdown_grace + _SLACK
         for process in processes:
             process.join(max(deadline - time.monotonic(), 0.0))
             if process.is_alive():

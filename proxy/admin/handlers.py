@@ -29,9 +29,13 @@ class Readiness:
         self._asking = asyncio.Lock()
         self._problem: str | None = None
         self._asked_at = float("-inf")
+        self.leaving = False
+        """Whether the proxy has been told to stop: then nobody should send anything new."""
 
     async def problem(self) -> str | None:
         """Return what is wrong, None if nothing is."""
+        if self.leaving:
+            return "The proxy is stopping."
         async with self._asking:
             now = asyncio.get_running_loop().time()
             if now - self._asked_at >= _PROBE_LIFETIME:

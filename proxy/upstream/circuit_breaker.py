@@ -21,7 +21,7 @@ LONGEST_PROBE = 5.0
 PROBE_PATIENCE = 10.0
 """Seconds after which a probe that has heard nothing no longer keeps others from trying."""
 LEAST_RETRY_AFTER, MOST_RETRY_AFTER = 2.0, 30.0
-"""Seconds. Clients take what they are told instead of their own exponential back-off, and count their tries."""
+"""Seconds. Clients wait as told instead of by an exponential back-off of their own, and count their tries."""
 
 
 class State(StrEnum):

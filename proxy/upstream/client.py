@@ -13,6 +13,7 @@ from multidict import CIMultiDict
 from yarl import URL
 
 from proxy.errors import (
+    OverloadedError,
     TooLargeToShareError,
     TruncatedError,
     UpstreamTimeoutError,
@@ -23,6 +24,8 @@ from proxy.upstream.forward_proxy import ForwardProxies, without_credentials
 
 _LARGEST_FIELD = 64 * 1024
 """Bytes. Signed URLs in Location fields outgrow aiohttp's default of 8 KiB."""
+_LONGEST_WAIT = 30.0
+"""Seconds for one of the pool's connections to become free, beside the time to open one."""
 _CHUNK = 128 * 1024
 """Bytes read ahead of a slow client at most, times two (aiohttp's high-water mark)."""
 
@@ -68,8 +71,14 @@ class HttpClient:
         self._peer = peer
         self._tls = tls
         self._forward_proxies = forward_proxies or ForwardProxies()
+        trace.on_connection_queued_start.append(_note_queued)
+        trace.on_connection_queued_end.append(_note_not_queued)
+        self._connections = connections
         self._timeout = aiohttp.ClientTimeout(
-            total=None, sock_connect=connect_timeout, sock_read=read_timeout
+            total=None,
+            connect=connect_timeout + _LONGEST_WAIT,
+            sock_connect=connect_timeout,
+            sock_read=read_timeout,
         )
         self._session = aiohttp.ClientSession(
             connector=_Connector(limit=connections),
@@ -111,12 +120,15 @@ class HttpClient:
         timeout = self._timeout
         if within is not None:
             timeout = aiohttp.ClientTimeout(
-                total=max(within, 0.001), sock_connect=timeout.sock_connect, sock_read=timeout.sock_read
+                total=max(within, 0.001),
+                connect=timeout.connect,
+                sock_connect=timeout.sock_connect,
+                sock_read=timeout.sock_read,
             )
-        context = SimpleNamespace(on_sent=on_sent, connected=False, unreported=False)
+        attempt = SimpleNamespace(on_sent=on_sent, connected=False, unreported=False, queued=False)
         target = URL(url, encoded=True)
         proxy = self._forward_proxies.towards(target)
-        with self._mapped_errors(proxy), _reported(context):
+        with self._mapped_errors(attempt, proxy), _reported(attempt):
             response = await self._session.request(
                 method,
                 target,
@@ -125,7 +137,7 @@ class HttpClient:
                 allow_redirects=False,
                 timeout=timeout,
                 auto_decompress=decode,
-                trace_request_ctx=context,
+                trace_request_ctx=attempt,
                 ssl=self._tls(),
                 proxy=proxy,
             )
@@ -135,12 +147,17 @@ class HttpClient:
             response.release()
 
     @contextmanager
-    def _mapped_errors(self, proxy: URL | None) -> Iterator[None]:
+    def _mapped_errors(self, attempt: SimpleNamespace, proxy: URL | None) -> Iterator[None]:
         try:
             yield
         except (aiohttp.ClientOSError, aiohttp.ClientHttpProxyError) as error:
             raise UpstreamUnavailableError(_no_connection(self._peer, proxy, error)) from error
         except TimeoutError as error:
+            if attempt.queued:
+                raise OverloadedError(
+                    f"All {self._connections} connections to {self._peer[0].lower()}{self._peer[1:]} are in "
+                    "use (connections.max_connections)."
+                ) from error
             raise UpstreamTimeoutError(f"{self._peer} did not answer in time.") from error
         except aiohttp.ServerDisconnectedError as error:
             raise UpstreamUnavailableError(f"{self._peer} hung up before it answered.") from error
@@ -248,6 +265,18 @@ async def _report_sent(
         attempt.unreported = True
     elif attempt.on_sent is not None:
         attempt.on_sent()
+
+
+async def _note_queued(
+    session: aiohttp.ClientSession, context: SimpleNamespace, params: aiohttp.TraceConnectionQueuedStartParams
+) -> None:
+    context.trace_request_ctx.queued = True
+
+
+async def _note_not_queued(
+    session: aiohttp.ClientSession, context: SimpleNamespace, params: aiohttp.TraceConnectionQueuedEndParams
+) -> None:
+    context.trace_request_ctx.queued = False
 
 
 async def _note_connection(

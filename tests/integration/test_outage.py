@@ -26,6 +26,7 @@ from tests.integration.support import (
     answering,
     first,
     proxied,
+    settle,
 )
 
 DOWN = Answer(503, b'{"error_code": "TEMPORARILY_UNAVAILABLE", "message": "down"}')
@@ -162,7 +163,7 @@ def refusing(workspace: EmulatedWorkspace, fault: Fault) -> None:
 
 async def expired(api: Api, token: str = "token-a") -> Reply:
     while (reply := await api.get(LIST, token=token, **LISTING)).outcome == HIT:
-        await asyncio.sleep(0.05)
+        await settle()
     return reply
 
 
@@ -203,7 +204,7 @@ async def test_expired_listings_are_served_while_the_workspace_is_down(
     else:
         workspace.fault = lambda request: None
     while "stale" in (reply := await stale.get(LIST, **LISTING)).outcome:
-        await asyncio.sleep(0.05)
+        await settle()
     assert (reply.status, reply.body) == (200, listing.body)
 
 

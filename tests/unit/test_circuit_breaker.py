@@ -1,4 +1,6 @@
-"""The circuit breaker: when it opens, how it finds out that the way is free again, and what callers are told."""
+"""The circuit breaker: when it opens, how it finds out that the way is free, and what callers are told."""
+
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -20,6 +22,10 @@ from proxy.upstream.circuit_breaker import (
 )
 
 
+def state(circuit: CircuitBreaker) -> State:
+    return circuit.state
+
+
 def admitted(circuit: CircuitBreaker, now: float) -> Permit:
     permit = circuit.admit(now)
     assert permit is not None
@@ -31,9 +37,9 @@ def opened(now: float = 0.0) -> CircuitBreaker:
     circuit = CircuitBreaker()
     for failure in range(FAILURES):
         moment = now - SPAN * (1 - failure / (FAILURES - 1))
-        assert circuit.state is State.CLOSED
+        assert state(circuit) is State.CLOSED
         circuit.failed(admitted(circuit, moment), moment, 0.0)
-    assert circuit.state is State.OPEN
+    assert state(circuit) is State.OPEN
     return circuit
 
 
@@ -45,7 +51,7 @@ def test_it_opens_after_consecutive_failures_only() -> None:
             circuit.succeeded(permit)
         else:
             circuit.failed(permit, moment, 0.0)
-    assert circuit.state is State.CLOSED
+    assert state(circuit) is State.CLOSED
 
 
 def test_what_is_over_soon_does_not_open_it() -> None:
@@ -66,11 +72,11 @@ def test_one_probe_at_a_time_and_an_answer_closes_it() -> None:
     circuit = opened()
     assert circuit.admit(FIRST_PROBE / 2 - 0.01) is None
     probe = admitted(circuit, FIRST_PROBE / 2)
-    assert circuit.state is State.HALF_OPEN
+    assert state(circuit) is State.HALF_OPEN
     assert circuit.refuses(FIRST_PROBE)
     assert circuit.admit(FIRST_PROBE) is None
     assert circuit.succeeded(probe)
-    assert circuit.state is State.CLOSED
+    assert state(circuit) is State.CLOSED
     assert admitted(circuit, FIRST_PROBE)
 
 
@@ -83,7 +89,7 @@ def test_probes_come_at_growing_intervals(jitter: float) -> None:
         intervals.append(now)
         circuit.failed(probe, now, jitter)
         now += 0.001
-    gaps = [later - earlier for earlier, later in zip(intervals, intervals[1:], strict=False)]
+    gaps = [later - earlier for earlier, later in pairwise(intervals)]
     share = (1 + jitter) / 2
     expected = [min(LONGEST_PROBE, FIRST_PROBE * 2 ** (number + 1)) * share for number in range(len(gaps))]
     assert gaps == pytest.approx(expected, abs=0.01)
@@ -95,15 +101,15 @@ def test_a_probe_that_hears_nothing_does_not_lock_everyone_out() -> None:
     assert circuit.admit(1.0 + PROBE_PATIENCE - 0.01) is None
     second = admitted(circuit, 1.0 + PROBE_PATIENCE)
     circuit.failed(slow, 12.0, 0.0)
-    assert circuit.state is State.HALF_OPEN, "the second is still out"
+    assert state(circuit) is State.HALF_OPEN, "the second is still out"
     assert circuit.succeeded(slow) or circuit.succeeded(second)
-    assert circuit.state is State.CLOSED
+    assert state(circuit) is State.CLOSED
 
 
 def test_a_probe_that_nobody_waits_for_any_more_makes_room() -> None:
     circuit = opened()
     circuit.gave_up(admitted(circuit, 1.0), 1.5)
-    assert circuit.state is State.OPEN
+    assert state(circuit) is State.OPEN
     assert admitted(circuit, 1.5)
 
 
@@ -112,15 +118,15 @@ def test_calls_from_before_do_not_count() -> None:
     before = admitted(circuit, -10.0)
     for moment in (-SPAN, 0.0, 0.0, 0.0, 0.0):
         circuit.failed(admitted(circuit, moment), moment, 0.0)
-    assert circuit.state is State.OPEN
+    assert state(circuit) is State.OPEN
     assert not circuit.succeeded(before)
-    assert circuit.state is State.OPEN
+    assert state(circuit) is State.OPEN
     probe = admitted(circuit, 1.0)
     circuit.succeeded(probe)
     for moment in (2.0, 5.0, 6.0, 7.0, 8.0, 9.0):
         assert not circuit.failed(before, moment, 0.0)
         assert not circuit.failed(probe, moment, 0.0)
-    assert circuit.state is State.CLOSED
+    assert state(circuit) is State.CLOSED
 
 
 @pytest.mark.parametrize(("lasted", "told"), [(0.0, 2.0), (8.0, 10.0), (100.0, 30.0)])
@@ -141,7 +147,7 @@ def test_whatever_happens(steps: list[tuple[float, str, int, float]]) -> None:
     in_a_row = 0
     for passed, action, which, jitter in steps:
         now += passed
-        was_open = circuit.state is not State.CLOSED
+        was_open = state(circuit) is not State.CLOSED
         if action == "call":
             permit = circuit.admit(now)
             assert permit is not None or was_open, "a closed circuit refuses nobody"
@@ -159,7 +165,7 @@ def test_whatever_happens(steps: list[tuple[float, str, int, float]]) -> None:
             newest = permit.outage == max(each.outage for each in issued)
             if action == "success":
                 closed = circuit.succeeded(permit)
-                assert closed == (was_open and circuit.state is State.CLOSED)
+                assert closed == (was_open and state(circuit) is State.CLOSED)
                 assert not closed or permit.probe
                 in_a_row = 0 if newest and not was_open else in_a_row
             elif action == "failure":
@@ -169,7 +175,7 @@ def test_whatever_happens(steps: list[tuple[float, str, int, float]]) -> None:
                     assert not was_open
             else:
                 circuit.gave_up(permit, now)
-        if was_open and circuit.state is State.CLOSED:
+        if was_open and state(circuit) is State.CLOSED:
             probes.clear()
             in_a_row = 0
         least, most = LEAST_RETRY_AFTER, MOST_RETRY_AFTER * 1.25
