@@ -145,8 +145,8 @@ class UpstreamTimeoutError(AnswerableError):
     error_code = "DEADLINE_EXCEEDED"
 
 
-class CircuitOpenError(AnswerableError):
-    """The workspace has not been reached for a while, and calls are not even tried."""
+class UnreachableError(AnswerableError):
+    """The workspace could not be reached: a read failed, or has not even been tried. It has not happened."""
 
     status = 503
     error_code = "TEMPORARILY_UNAVAILABLE"

@@ -31,9 +31,9 @@ from proxy.cache.versions import VersionBook
 from proxy.errors import (
     AnswerableError,
     BadRequestError,
-    CircuitOpenError,
     TooLargeToShareError,
     TruncatedError,
+    UnreachableError,
     UpstreamTimeoutError,
     UpstreamUnavailableError,
 )
@@ -63,6 +63,7 @@ from proxy.upstream.circuit_breaker import CircuitBreaker, Permit
 from proxy.upstream.client import HttpClient, chunks, fields, read_whole
 from proxy.upstream.retry import (
     FAILURES,
+    REPEATED,
     UNAVAILABLE,
     backoff,
     repeatable_after_failure,
@@ -315,16 +316,18 @@ class Pipeline:
         if fresh:
             alone = Flight(read, deadline, storable=False)
             now = time.monotonic()
-            return Answer(read.key, (await self._fetch(alone, request)).response, Outcome.REQUEST, now)
+            with self._coming_back():
+                return Answer(read.key, (await self._fetch(alone, request)).response, Outcome.REQUEST, now)
         now = time.monotonic()
         entry = self._store.get(read.key, now)
         if entry is not None:
             return Answer(read.key, entry.response, Outcome.HIT, entry.stored_at, now - entry.stored_at)
         try:
-            answer, _, joined = await self.flights.fetch(
-                read, deadline, lambda flight: self._fly(flight, request)
-            )
-        except (CircuitOpenError, UpstreamUnavailableError, UpstreamTimeoutError):
+            with self._coming_back():
+                answer, _, joined = await self.flights.fetch(
+                    read, deadline, lambda flight: self._fly(flight, request)
+                )
+        except (UnreachableError, UpstreamTimeoutError):
             stale = self._stale(read)
             if stale is None:
                 raise
@@ -425,7 +428,7 @@ class Pipeline:
                     if response.status == 429 and call.stream is None:
                         refusals += 1
                         delay = self._after_refusal(call, refusals, asked)
-                    elif response.status in UNAVAILABLE and not self._behind_proxy:
+                    elif response.status in REPEATED and not self._behind_proxy:
                         failures += 1
                         delay = self._after_failure(call, failures, asked)
                     elif response.status == 401 and await self._access.renewed(
@@ -499,7 +502,7 @@ class Pipeline:
         """Let a call through unless the circuit is open; yields what its answer's status is told to.
 
         It may have opened since the call began to wait, and whoever waits goes out one by one then. Raises
-        CircuitOpenError.
+        UnreachableError.
         """
         permit = self.circuit.admit(began := time.monotonic())
         if permit is None:
@@ -534,12 +537,22 @@ class Pipeline:
         elif self.circuit.failed(permit, time.monotonic(), random.random()):  # noqa: S311 - keeps no secret
             log.warning("circuit open: the workspace cannot be reached, calls are not tried")
 
-    def _circuit_open(self) -> CircuitOpenError:
-        after = self.circuit.retry_after(time.monotonic(), random.random())  # noqa: S311 - keeps no secret
-        return CircuitOpenError(
-            "The workspace could not be reached several times in a row; it is tried again every few seconds.",
-            retry_after=after,
+    def _circuit_open(self) -> UnreachableError:
+        return self._later(
+            "The workspace could not be reached several times in a row; it is tried again every few seconds."
         )
+
+    @contextmanager
+    def _coming_back(self) -> Iterator[None]:
+        """Let the clients of a read come back: the Databricks SDK repeats what got a 503, but not a 502."""
+        try:
+            yield
+        except UpstreamUnavailableError as error:
+            raise self._later(str(error)) from error
+
+    def _later(self, message: str) -> UnreachableError:
+        after = self.circuit.retry_after(time.monotonic(), random.random())  # noqa: S311 - keeps no secret
+        return UnreachableError(message, retry_after=after)
 
     def _note_who_answers(self, response: aiohttp.ClientResponse) -> None:
         """Leave the pacing to a proxy of this kind between here and the workspace."""

@@ -11,6 +11,9 @@ FAILURES = 2
 repeat it as well, up to seven times each."""
 UNAVAILABLE = frozenset({502, 503, 504})
 """Statuses that say something about the way to the workspace, not about the call. A 500 is its own answer."""
+REPEATED = UNAVAILABLE | {500}
+"""Statuses after which a read is repeated. 500 too, since clients that go through the Databricks SDK give up
+their whole download over a single one (seen with mlflow 2.22)."""
 _SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 _ENDLESS = 1e9
 """Seconds. What is longer is as good as never, and stays a number that can be rounded."""

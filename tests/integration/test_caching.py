@@ -154,7 +154,7 @@ async def test_ambiguous_reads_are_not_shared(workspace: EmulatedWorkspace, api:
 # -- by kind of answer -----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("status", [401, 403, 500])
+@pytest.mark.parametrize("status", [401, 403, 501])
 async def test_errors_are_not_results(workspace: EmulatedWorkspace, api: Api, status: int) -> None:
     workspace.fault = first(1, Answer(status, b'{"error_code": "X"}', {"Retry-After": "0"}))
     reply = await api.get(MODEL, name="m")
@@ -254,18 +254,18 @@ async def test_an_error_is_shared_by_those_who_waited_and_no_others(
     workspace: EmulatedWorkspace, api: Api
 ) -> None:
     workspace.hold()
-    workspace.fault = first(1, Answer(500, b"{}"))
+    workspace.fault = first(1, Answer(501, b"{}"))
     calls = [asyncio.create_task(api.get(MODEL, name="m")) for _ in range(5)]
     await workspace.until(count(1))
     await settle()
     workspace.release()
-    assert [reply.status for reply in await asyncio.gather(*calls)] == [500] * 5
+    assert [reply.status for reply in await asyncio.gather(*calls)] == [501] * 5
     assert len(workspace.arrivals) == 1
     assert (await api.get(MODEL, name="m")).status == 200
 
 
 @pytest.mark.parametrize("fault", [Reset(), Truncate(10)])
-async def test_a_broken_call_fails_all_who_waited_with_502(
+async def test_a_broken_call_fails_all_who_waited_with_503(
     workspace: EmulatedWorkspace, api: Api, fault: Fault
 ) -> None:
     workspace.hold()
@@ -274,7 +274,7 @@ async def test_a_broken_call_fails_all_who_waited_with_502(
     await workspace.until(count(1))
     await settle()
     workspace.release()
-    assert [reply.status for reply in await asyncio.gather(*calls)] == [502] * 5
+    assert [reply.status for reply in await asyncio.gather(*calls)] == [503] * 5
     most = 2 * (1 + FAILURES)  # the HTTP library repeats each attempt once, over a new connection
     assert len(workspace.arrivals) <= most
     workspace.fault = no_fault

@@ -80,15 +80,15 @@ def registered() -> list[Model]:
     ]
 
 
-def environment(door: Door, url: str, home: Path) -> dict[str, str]:
+def environment(door: Door, url: str, home: Path, token: str = TOKEN) -> dict[str, str]:
     """Return what a job sets, on a machine that sets nothing else."""
     settings = {
-        "A": {"MLFLOW_TRACKING_URI": url, "MLFLOW_TRACKING_TOKEN": TOKEN},
+        "A": {"MLFLOW_TRACKING_URI": url, "MLFLOW_TRACKING_TOKEN": token},
         "B": {
             "MLFLOW_TRACKING_URI": "databricks",
             "MLFLOW_REGISTRY_URI": "databricks",
             "DATABRICKS_HOST": url,
-            "DATABRICKS_TOKEN": TOKEN,
+            "DATABRICKS_TOKEN": token,
         },
     }
     return {
@@ -104,12 +104,17 @@ def environment(door: Door, url: str, home: Path) -> dict[str, str]:
 
 @asynccontextmanager
 async def job(
-    version: str, door: Door, url: str, home: Path, more: dict[str, str] | None = None
+    version: str,
+    door: Door,
+    url: str,
+    home: Path,
+    token: str = TOKEN,
+    more: dict[str, str] | None = None,
 ) -> AsyncIterator[Process]:
     """Start a job that waits for what to download; ``more`` is for its environment."""
     script = Path(__file__).with_name("download.py")
     process = await asyncio.create_subprocess_exec(
-        CLIENTS[version], script, env=environment(door, url, home) | (more or {}), cwd=home,
+        CLIENTS[version], script, env=environment(door, url, home, token) | (more or {}), cwd=home,
         stdin=PIPE, stdout=PIPE, limit=1 << 20,
     )  # fmt: skip
     try:

@@ -1,0 +1,1 @@
+"""Clients through two proxies while everything behind them fails: what arrives is right, or nothing does."""
