@@ -1,0 +1,1 @@
+"""Many calls with ever new credentials: nothing grows that has no end."""
