@@ -99,7 +99,7 @@ async def test_a_real_client_that_trusts_the_ca(served: Pair, authority: Authori
     async with (
         EmulatedWorkspace(registered(), WorkspaceOptions(limit=MUCH, latency=0)) as workspace,
         proxied(workspace.url, tls=settings(served)) as url,
-        job("3", "A", url, tmp_path, trusting) as process,
+        job("3", "A", url, tmp_path, more=trusting) as process,
     ):
         assert await download(process, uri) == {}
     assert files_in(tmp_path / "downloaded") == contents(clients.FILES)
