@@ -85,8 +85,6 @@ class CircuitBreaker:
         if self._opened_at is None:
             self._failures = 0
             return False
-        if not permit.probe:
-            return False
         self._opened_at = None
         self._probe = None
         self._failures = 0

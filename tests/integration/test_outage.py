@@ -83,6 +83,32 @@ async def test_calls_are_answered_at_once_while_it_is_open(
     assert groups["registry"]["queued"] == {"interactive": 0, "background": 0}
 
 
+async def test_who_is_refused_needs_no_place_in_the_budget(
+    monkeypatch: pytest.MonkeyPatch, at_once: None, upstream: Upstream, session: aiohttp.ClientSession
+) -> None:
+    monkeypatch.setattr(circuit_breaker, "FIRST_PROBE", 600)
+    monkeypatch.setattr(circuit_breaker, "LONGEST_PROBE", 600)
+
+    async def respond(inbound: Inbound) -> None:
+        if MODEL in inbound.target:
+            await asyncio.Event().wait()
+        inbound.reset()
+
+    upstream.respond = respond
+    async with proxied(upstream.url, budget=BudgetSettings(registry_limit=1, patience=600)) as url:
+        api = Api(session, url)
+        # What is not answered yet counts still, so nothing more can leave.
+        spends = asyncio.create_task(api.get(MODEL, name="m"))
+        while not upstream.seen:
+            await settle()
+        await asyncio.gather(*(api.call("GET", "/api/2.0/dbfs/list", {"n": n}) for n in range(5)))
+        assert await api.metric("mlflow_proxy_circuit_open") == 1
+        assert (await api.get(LIST, **LISTING)).status == 503
+        assert (await api.call("POST", WRITE, {"name": "m"})).status == 503
+        spends.cancel()
+        await asyncio.wait([spends])
+
+
 async def test_it_closes_when_the_workspace_answers_again(upstream: Upstream, open_circuit: Api) -> None:
     async with open_circuit.session.get(open_circuit.url + "/-/status.json") as response:
         assert (await response.json())["circuit"] == "open"
