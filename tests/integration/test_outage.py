@@ -19,6 +19,7 @@ from tests.integration.support import (
     MUCH,
     OK,
     SIGN,
+    STORED,
     Api,
     Inbound,
     Reply,
@@ -262,10 +263,10 @@ async def test_no_stale_answer_of_what_may_change_or_was_written(
     workspace: EmulatedWorkspace, stale: Api
 ) -> None:
     await prime(stale)
-    # Not known to be READY.
-    await stale.get(LIST, token="unverified", name="m", version="2")
     await prime(stale, "writer")
     assert (await stale.call("DELETE", "model-versions/delete", LISTING, token="x")).status == 200
+    # Not known to be READY.
+    assert (await stale.get(LIST, token="unverified", name="m", version="2")).outcome == STORED
 
     def down(request: web.Request) -> Fault | None:
         return DOWN
