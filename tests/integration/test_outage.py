@@ -8,9 +8,10 @@ import pytest
 from aiohttp import web
 
 from proxy.demo.answers import Answer, Fault
-from proxy.demo.workspace import EmulatedWorkspace
+from proxy.demo.workspace import EmulatedWorkspace, WorkspaceOptions
 from proxy.settings import BudgetSettings, CacheSettings
 from proxy.upstream import circuit_breaker
+from tests.integration.conftest import sample
 from tests.integration.support import (
     HIT,
     LIST,
@@ -296,3 +297,30 @@ async def test_nothing_is_served_beyond_the_grace(
             while (reply := await api.get(LIST, **LISTING)).status == 200:
                 assert reply.outcome == HIT or grace
             assert reply.status == 503
+
+
+async def test_one_stale_page_makes_the_listing_stale(session: aiohttp.ClientSession) -> None:
+    options = WorkspaceOptions(limit=MUCH, latency=0, page_size=2)
+    cache = CacheSettings(listing_ttl=1, unverified_ttl=1, stale_if_error=3600)
+    async with (
+        EmulatedWorkspace([sample()], options) as workspace,
+        proxied(workspace.url, cache=cache) as url,
+    ):
+        api = Api(session, url)
+        door_a = "/api/2.0/mlflow-artifacts/artifacts?path=mlflow-proxy/m/1"
+        await api.get("model-versions/get", **LISTING)
+        first_page = await api.get(LIST, **LISTING, path="")
+        whole = await api.get(door_a)
+        while (await api.get(LIST, **LISTING, path="")).outcome == HIT:
+            await settle()
+        token = first_page.json()["next_page_token"]
+        last_page = await api.get(LIST, **LISTING, path="", page_token=token)
+        assert last_page.status == 200
+        # The first page was renewed above: let it expire before the last one, as far as this machine can.
+        while (await api.get(LIST, **LISTING, path="")).outcome == HIT:
+            await settle()
+        await api.get(LIST, **LISTING, path="", page_token=token)
+        refusing(workspace, DOWN)
+        while "stale" not in (reply := await api.get(door_a)).outcome:
+            assert reply.outcome == HIT
+        assert reply.body == whole.body
