@@ -100,10 +100,9 @@ class Proxy:
         )
         of_storage = tls.for_upstream(connections.ca_file)
         self.reloaded = [each for each in (of_workspace, of_storage) if each is not None]
+        access = _access(settings)
         self._fleet = self._join(settings)
-        self._access = _access(
-            settings, (self._fleet and self._fleet.partition_key) or secrets.token_bytes(32)
-        )
+        self._access = access((self._fleet and self._fleet.partition_key) or secrets.token_bytes(32))
         self._clients = workspace, storage = [
             HttpClient(
                 peer,
@@ -425,10 +424,10 @@ def _refuse_strangers(settings: Settings) -> None:
         )
 
 
-def _access(settings: Settings, key: bytes) -> Access:
+def _access(settings: Settings) -> Callable[[bytes], Access]:
     access = settings.access
     if access.sharing != "service":
-        return Access(key)
+        return Access
     clients = None
     if access.clients_file:
         clients = WatchedFile(Path(access.clients_file), access_clients.parse, "access.clients_file")
@@ -441,7 +440,8 @@ def _access(settings: Settings, key: bytes) -> Access:
             databricks.fetcher(settings.upstream, access.profile),
             f"look at the Databricks credentials in {source}, and at the proxy's log",
         )
-    return ServiceAccess(key, credentials, clients, everything=access.reach == "everything")
+    everything = access.reach == "everything"
+    return partial(ServiceAccess, credentials=credentials, clients=clients, everything=everything)
 
 
 def _sites(

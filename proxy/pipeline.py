@@ -431,8 +431,12 @@ class Pipeline:
                     elif response.status in REPEATED and not self._behind_proxy:
                         failures += 1
                         delay = self._after_failure(call, failures, asked)
-                    elif response.status == 401 and await self._access.renewed(
-                        call.request, sent, repeatable=renewals == 0 and call.stream is None
+                    elif response.status in {401, 403} and await self._access.renewed(
+                        call.request,
+                        sent,
+                        response.status,
+                        response.headers.items(),
+                        repeatable=renewals == 0 and call.stream is None,
                     ):
                         renewals += 1
                         delay = 0.0

@@ -103,9 +103,11 @@ class ServiceAccess(Access):
             )
         return (*passed, *(await self._credentials.current()).headers)
 
-    async def renewed(self, request: UpstreamRequest, sent: Fields, *, repeatable: bool) -> bool:
+    async def renewed(
+        self, request: UpstreamRequest, sent: Fields, status: int, answer: Fields, *, repeatable: bool
+    ) -> bool:
         """Get another credential in place of a refused one. Raises CredentialRefusedError without one."""
-        if request.public:
+        if request.public or not refuses_credential(status, answer):
             return False
         current = await self._credentials.current()
         refused = set(current.headers) <= set(sent)
@@ -113,7 +115,7 @@ class ServiceAccess(Access):
         if found is not None and repeatable:
             return True
         self._problem = (
-            f"The workspace refuses this proxy's own credential (401): {self._credentials.remedy}."
+            f"The workspace refuses this proxy's own credential ({status}): {self._credentials.remedy}."
         )
         raise CredentialRefusedError(self._problem)
 
@@ -123,7 +125,7 @@ class ServiceAccess(Access):
 
     def condition(self) -> Mapping[str, object]:
         """Say what was wrong with the credential last, if anything was."""
-        return {"credential": self._problem or "ok"}
+        return {"credential": self._problem or ("ok" if self._identity else "not needed yet")}
 
     async def close(self) -> None:
         """Stop looking at files and fetching."""
@@ -141,6 +143,16 @@ class ServiceAccess(Access):
                 "its operator gave out, as MLFLOW_TRACKING_TOKEN or DATABRICKS_TOKEN."
             )
         return name
+
+
+def refuses_credential(status: int, answer: Fields) -> bool:
+    """Whether an answer is about the credential itself, not about what it may do.
+
+    Workspaces say 403 to tokens that are revoked or about to expire as well, and tell by a field of their own
+    (databricks-sdk-go issue 873, databricks-vscode issue 583).
+    """
+    reason = field(answer, "X-Databricks-Reason-Phrase").lower()
+    return status == 401 or (status == 403 and "token" in reason)
 
 
 def is_loopback(host: str) -> bool:

@@ -44,10 +44,13 @@ class Access:
         """Return the fields that the workspace gets for a request. Raises AnswerableError."""
         return request.headers
 
-    async def renewed(self, request: UpstreamRequest, sent: Fields, *, repeatable: bool) -> bool:
-        """Whether a call that the workspace refused (401) is to be made again, with another credential.
+    async def renewed(
+        self, request: UpstreamRequest, sent: Fields, status: int, answer: Fields, *, repeatable: bool
+    ) -> bool:
+        """Whether a call that the workspace refused (401, 403) is to be made again, with another credential.
 
-        ``sent`` are the fields it was made with. Raises AnswerableError if the client is not to blame.
+        ``sent`` are the fields it was made with, ``answer`` those that came back. Raises AnswerableError if
+        the client is not to blame.
         """
         return False
 

@@ -399,6 +399,30 @@ async def test_a_refused_credential_is_the_proxy_s_fault(
             assert "refuses" in (await ready.json())["credential"]
 
 
+@pytest.mark.parametrize(
+    ("reason", "status"),
+    [
+        ("Invalid access token.", 502),
+        ("Token is expiring within 30 seconds. (token expired)", 502),
+        ("", 403),
+    ],
+)
+async def test_a_403_may_be_about_the_credential_too(
+    upstream: Upstream, by_file: AccessSettings, token_file: Path, reason: str, status: int
+) -> None:
+    field = f"X-Databricks-Reason-Phrase: {reason}\r\n" if reason else ""
+    said = f"HTTP/1.1 403 Forbidden\r\n{field}Content-Length: 2\r\n\r\n{{}}".encode()
+    upstream.respond = answering(said)
+    async with proxied(upstream.url, access=by_file) as url:
+        assert (await raw(url, "GET", GET, A)).status == status
+        replace(token_file, NEXT)
+        assert (await raw(url, "GET", GET, A)).status == status
+    tokens = [call.all("Authorization")[0].split(" ")[1] for call in upstream.seen]
+    assert tokens in (
+        [[PRINCIPAL, PRINCIPAL, NEXT], [PRINCIPAL, NEXT]] if reason else [[PRINCIPAL, PRINCIPAL]]
+    )
+
+
 async def test_a_body_that_streams_is_not_sent_twice(
     session: aiohttp.ClientSession, by_file: AccessSettings, token_file: Path
 ) -> None:
@@ -527,6 +551,12 @@ async def test_the_library_does_not_hold_up_the_event_loop(
 
 
 # -- starting --------------------------------------------------------------------------------------
+
+
+@pytest.fixture(autouse=True)
+def _logs_stay_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Or they would go to the standard error of the first test that runs the command, for all later tests.
+    monkeypatch.setattr("proxy.logs.configure", lambda level, form: None)
 
 
 def complaint(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:

@@ -59,5 +59,5 @@ def test_retry_after_is_an_integer_of_at_least_1_and_not_too_early(seconds: floa
 def test_other_headers() -> None:
     assert ReadOnlyError("x").headers == {"Allow": "GET, HEAD"}
     assert PostOnlyError("x").headers == {"Allow": "POST"}
-    assert UnauthenticatedError("x").headers == {"WWW-Authenticate": "Bearer"}
+    assert UnauthenticatedError("x").headers == {"WWW-Authenticate": 'Bearer realm="mlflow-proxy"'}
     assert BadRequestError("x").headers == {}
