@@ -22,7 +22,7 @@ def is_mlflow(target: str) -> bool:
         return False
     for _ in range(_DECODINGS):
         segments = re.split(r"[/\\]", path)
-        if "\\" in path or any(segment.partition(";")[0].strip() in {".", ".."} for segment in segments):
+        if any(segment.partition(";")[0].strip() in {".", ".."} for segment in segments):
             return False
         decoded = unquote(path)
         if decoded == path:

@@ -251,6 +251,25 @@ async def test_the_event_loop_goes_on_meanwhile() -> None:
     assert await waiting == 1
 
 
+async def test_one_blocking_call_is_for_all_who_ask_and_outlives_each() -> None:
+    calls, go = 0, threading.Event()
+
+    def block() -> int:
+        nonlocal calls
+        calls += 1
+        go.wait()
+        return calls
+
+    call = Blocking(block, 20)
+    first, second = asyncio.create_task(call()), asyncio.create_task(call())
+    await until(lambda: calls)
+    first.cancel()
+    await asyncio.sleep(0)
+    go.set()
+    assert await second == 1
+    assert first.cancelled()
+
+
 # -- files -----------------------------------------------------------------------------------------
 
 
