@@ -24,6 +24,7 @@ from tests.integration.support import (
     MODEL,
     STORED,
     Api,
+    RawClient,
     RawReply,
     Upstream,
     count,
@@ -268,11 +269,12 @@ async def test_a_listener_of_their_own(workspace: EmulatedWorkspace, session: ai
 
 
 async def refuses(url: str) -> bool:
+    """Whether nobody listens there any more."""
     try:
-        await raw(url, "GET", "/-/healthz")
+        async with await RawClient.connect(url):
+            return False
     except ConnectionError:
         return True
-    return False
 
 
 async def test_it_is_there_until_the_last_client_is_served(

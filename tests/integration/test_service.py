@@ -640,7 +640,7 @@ async def test_real_clients_with_tokens_of_the_proxy(
             await workspace.stop()
             assert (
                 await raw(url, "GET", failing, [("Authorization", "Bearer dapi-of-the-job")])
-            ).status == 502
+            ).status == 503
         finally:
             proxy.terminate()
             _, log = await proxy.communicate()

@@ -4,7 +4,9 @@ import io
 import json
 import logging
 import string
+import sys
 from collections.abc import Iterator
+from types import SimpleNamespace
 
 import pytest
 import structlog
@@ -64,6 +66,9 @@ def _restored() -> Iterator[None]:
     yield
     root.handlers[:], root.level = handlers, level
     structlog.reset_defaults()
+    # A logger that was used meanwhile has kept what it was told then.
+    for module in [each for name, each in sys.modules.items() if name.startswith("proxy.")]:
+        vars(getattr(module, "log", None) or SimpleNamespace()).pop("bind", None)
 
 
 @pytest.mark.usefixtures("_restored")
