@@ -1,9 +1,13 @@
 """What holds for every test: the machine's own settings have no say."""
 
+import logging
 import os
+import sys
+from collections.abc import Iterator
 from types import SimpleNamespace
 
 import pytest
+import structlog
 from hypothesis import HealthCheck, settings
 
 # A machine that is slow for a moment has found no bug.
@@ -22,6 +26,15 @@ def no_inherited_settings(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(autouse=True)
-def logs_go_where_they_went(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Keep a command that is run in this process from sending all later logs to one test's standard error."""
-    monkeypatch.setattr("proxy.cli.logs", SimpleNamespace(configure=lambda level, form: None))
+def logs_go_where_they_went() -> Iterator[None]:
+    """Keep what a test does to the logs from all later tests."""
+    root, before = logging.getLogger(), structlog.get_config()
+    handlers, level = root.handlers[:], root.level
+    yield
+    if structlog.get_config() == before:
+        return
+    root.handlers[:], root.level = handlers, level
+    structlog.reset_defaults()
+    # A logger that was used meanwhile has kept what it was told then.
+    for module in [each for name, each in sys.modules.items() if name.startswith("proxy.")]:
+        vars(getattr(module, "log", None) or SimpleNamespace()).pop("bind", None)

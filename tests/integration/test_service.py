@@ -553,12 +553,6 @@ async def test_the_library_does_not_hold_up_the_event_loop(
 # -- starting --------------------------------------------------------------------------------------
 
 
-@pytest.fixture(autouse=True)
-def _logs_stay_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
-    # Or they would go to the standard error of the first test that runs the command, for all later tests.
-    monkeypatch.setattr("proxy.logs.configure", lambda level, form: None)
-
-
 def complaint(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     assert cli.main(["serve", "--upstream", "http://127.0.0.1:9", "--port", "0", *arguments]) == 2
     out, err = capsys.readouterr()

@@ -4,9 +4,6 @@ import io
 import json
 import logging
 import string
-import sys
-from collections.abc import Iterator
-from types import SimpleNamespace
 
 import pytest
 import structlog
@@ -58,20 +55,6 @@ def test_the_rest_is_left_alone(text: str) -> None:
     assert logs.redact(text) == text
 
 
-@pytest.fixture
-def _restored() -> Iterator[None]:
-    """Give back the logging of before."""
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
-    yield
-    root.handlers[:], root.level = handlers, level
-    structlog.reset_defaults()
-    # A logger that was used meanwhile has kept what it was told then.
-    for module in [each for name, each in sys.modules.items() if name.startswith("proxy.")]:
-        vars(getattr(module, "log", None) or SimpleNamespace()).pop("bind", None)
-
-
-@pytest.mark.usefixtures("_restored")
 @pytest.mark.parametrize("form", ["json", "console"])
 def test_all_ways_into_the_log_are_redacted(form: str, capsys: pytest.CaptureFixture[str]) -> None:
     logs.configure("debug", "json" if form == "json" else "console")
@@ -95,7 +78,6 @@ def test_all_ways_into_the_log_are_redacted(form: str, capsys: pytest.CaptureFix
         ]
 
 
-@pytest.mark.usefixtures("_restored")
 def test_the_level_is_a_threshold(capsys: pytest.CaptureFixture[str]) -> None:
     logs.configure("warning", "json")
     structlog.get_logger().info("quiet")
@@ -104,7 +86,6 @@ def test_the_level_is_a_threshold(capsys: pytest.CaptureFixture[str]) -> None:
     assert [json.loads(line)["event"] for line in capsys.readouterr().err.splitlines()] == ["loud"]
 
 
-@pytest.mark.usefixtures("_restored")
 def test_a_line_is_written_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     written: list[str] = []
 
