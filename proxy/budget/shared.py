@@ -34,8 +34,8 @@ have done so before it takes it."""
 ALONE = 1.0
 """Seconds without an answer after which a member takes its share of the limit and no more."""
 PRESUMED = 20.0
-"""Seconds for which a silent member is believed to live on its share. Well under the patience of requests: after
-a crowd of members was killed, their shares would otherwise leave nothing for those who take their places."""
+"""Seconds for which a silent member is believed to live on its share. Well under the patience of requests:
+after a crowd of members was killed, their shares leave nothing for those who take their places."""
 GRACE = 2.0
 """Seconds for which an empty Redis leaves their shares to those who may not have come back yet."""
 HOLD = 3.0
