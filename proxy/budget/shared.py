@@ -84,10 +84,19 @@ class SharedPacer:
     """The budget of one group, shared: has the interface of ``Pacer``.
 
     ``limit`` is in calls per ``window`` seconds for the whole fleet. ``ask`` runs the script; ``member`` is
-    this proxy's name, unique in the fleet. ``attach`` comes first, and grants only while ``run`` runs.
+    this proxy's name, unique in the fleet; ``told`` hears why Redis is lost, and nothing when it is back.
+    ``attach`` comes first, and grants only while ``run`` runs.
     """
 
-    def __init__(self, limit: int, window: float, floor: float, ask: Ask, member: str) -> None:
+    def __init__(
+        self,
+        limit: int,
+        window: float,
+        floor: float,
+        ask: Ask,
+        member: str,
+        told: Callable[[str], None] = lambda reason: None,
+    ) -> None:
         self.limit = limit
         self.window = window
         self.last_refusal: float | None = None
@@ -96,6 +105,7 @@ class SharedPacer:
         self._floor = floor
         self._ask = ask
         self._member = member
+        self._told = told
         self._own = Pacer(limit, window, Cubic(limit, floor))
         self._ready: deque[tuple[str, float]] = deque()
         self._calls: dict[Grant, str] = {}
@@ -311,7 +321,7 @@ class SharedPacer:
         self._answer, self._answered, self._contact = answer, now, began
         self._own.share = float(self.limit)
         if self.alone or self._apart:
-            log.info("sharing the budget", members=answer.members)
+            self._told("")
         self.alone = self._apart = False
         self._ready.extend((call, began) for call in answer.calls)
         if len(answer.calls) < wanted:
@@ -328,8 +338,8 @@ class SharedPacer:
         share = self.limit / self._answer.members
         # Whole calls, or all members' shares rounded up would be more than the limit.
         self._own.share = math.floor(share) if share >= 1 else share
-        log.warning("budget no longer shared", reason=reason, share=self._own.share)
         self.alone = True
+        self._told(reason)
         self._news.unused += [call for call, _ in self._ready]
         self._ready.clear()
         self._wake()
@@ -340,7 +350,7 @@ class SharedPacer:
         try:
             await self._ask(self._request(news, 0, now, leaving=True))
         except FleetUnavailableError as error:
-            log.info("left without saying so", reason=str(error))
+            log.debug("left without saying so", reason=str(error))
 
     def _stir(self) -> None:
         self._stirred.set()

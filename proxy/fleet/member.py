@@ -41,6 +41,7 @@ class Fleet:
         self._running: list[asyncio.Task[None]] = []
         self._sealing = Sealing(secret, upstream) if secret else None
         self.cache: SharedCache | None = None
+        self._lost: bool | None = None
         self._sharing: asyncio.Task[None] | None = None
         if self._sealing is None:
             log.warning(
@@ -58,7 +59,9 @@ class Fleet:
         """Take part in the shared cache, if there is a secret: see SharedCache."""
         if self._sealing is not None:
             prefix = f"{FORM}:{{{self._workspace}:cache}}"
-            self.cache = SharedCache(self._connection, prefix, self._sealing, self._name, forget, observe)
+            self.cache = SharedCache(
+                self._connection, prefix, self._sealing, self._name, forget, observe, self._hear
+            )
             self._sharing = asyncio.create_task(self.cache.run())
         return self.cache
 
@@ -67,7 +70,7 @@ class Fleet:
         # One hash tag, so that a script's keys lie on one node of a cluster.
         keys = [f"{FORM}:{{{self._workspace}:{group}}}:{key}" for key in KEYS]
         budget = self._budgets[group] = SharedPacer(
-            limit, window, floor, partial(self._ask, keys), self._name
+            limit, window, floor, partial(self._ask, keys), self._name, self._hear
         )
         self._running.append(asyncio.create_task(budget.run()))
         return budget
@@ -79,6 +82,16 @@ class Fleet:
     def alone(self) -> bool:
         """Whether any budget is cut off from the others."""
         return any(budget.alone for budget in self._budgets.values())
+
+    def _hear(self, reason: str) -> None:
+        """Log once, for all that hangs on it, that Redis is lost, and why, or back (no reason)."""
+        if bool(reason) is self._lost:
+            return
+        self._lost = bool(reason)
+        if reason:
+            log.warning("Redis is not reached: on its own share of the budget, alone", reason=reason)
+        else:
+            log.info("Redis is reached: sharing with other proxies", member=self._name)
 
     def condition(self) -> str:
         """Say in a few words whether the others are heard."""

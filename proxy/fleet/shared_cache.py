@@ -79,8 +79,8 @@ class SharedCache:
     """What the members of a fleet that know the same secret have in common beside the budget.
 
     ``forget`` is told what members wrote, to drop it here; ``observe`` what became of each question (``hit``,
-    ``joined``, ``led``, ``alone``) and what was ``unreadable``. Nothing is shared before ``run`` runs and
-    while Redis cannot be reached.
+    ``joined``, ``led``, ``alone``) and what was ``unreadable``; ``told`` why Redis is lost, and nothing when it is
+    back. Nothing is shared before ``run`` runs and while Redis cannot be reached.
     """
 
     def __init__(
@@ -91,6 +91,7 @@ class SharedCache:
         member: str,
         forget: Callable[[Invalidation], object],
         observe: Callable[[str], None],
+        told: Callable[[str], None] = lambda reason: None,
     ) -> None:
         self._connection = connection
         self._script = connection.script(SCRIPT)
@@ -98,6 +99,7 @@ class SharedCache:
         self._member = member
         self._forget = forget
         self._observe = observe
+        self._told = told
         self._met_unreadable = False
         self._prefix = f"{prefix}:{sealing.fingerprint}"
         self._common = [self._key("generations"), self._key("log"), f"{prefix}:secrets"]
@@ -372,8 +374,8 @@ class SharedCache:
             log.warning("other proxies of this workspace have another fleet.secret; they share no answers")
         self.other_secrets = others
         if not self.connected:
-            log.info("sharing answers")
             self.connected = True
+            self._told("")
             self._arrived.set()
         for index in free:
             self._wake(held[index - 1][0])
@@ -427,7 +429,7 @@ class SharedCache:
 
     def _cut_off(self, reason: str) -> None:
         if self.connected:
-            log.warning("answers no longer shared", reason=reason)
+            self._told(reason)
         self.connected = False
         self._arrived.clear()
         self._wake_all()

@@ -8,6 +8,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 from pydantic import SecretStr
+from structlog.testing import capture_logs
 
 from proxy.app import serving
 from proxy.demo.answers import Answer
@@ -209,3 +210,29 @@ async def test_a_purge_without_redis_is_told_when_it_is_back(
         redis.resume()
         while await two.metric("mlflow_proxy_cache_entries"):
             await settle()
+
+
+async def test_the_loss_of_redis_is_one_line(redis: RedisServer, workspace: EmulatedWorkspace) -> None:
+    with capture_logs() as lines:
+        async with fleet(redis, workspace, 1) as (one,):
+            await one.until_metric("mlflow_proxy_fleet_alone", 0)
+            await redis.kill()
+            await one.until_metric("mlflow_proxy_fleet_alone", 1)
+            ready = await readiness(one)
+            assert ready["status"] == "ready"
+            assert ready["redis"].startswith("not reached")
+            await redis.start()
+            while (await readiness(one))["redis"] != "reached":
+                await settle()
+    said = [line["event"] for line in lines if "Redis" in line["event"]]
+    assert [event.partition(":")[0] for event in said] == [
+        "Redis is reached",
+        "Redis is not reached",
+        "Redis is reached",
+    ]
+
+
+async def readiness(api: Api) -> dict[str, str]:
+    async with api.session.get(api.url + "/-/readyz") as response:
+        body: dict[str, str] = await response.json()
+    return body
