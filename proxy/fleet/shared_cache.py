@@ -79,8 +79,8 @@ class SharedCache:
     """What the members of a fleet that know the same secret have in common beside the budget.
 
     ``forget`` is told what members wrote, to drop it here; ``observe`` what became of each question (``hit``,
-    ``joined``, ``led``, ``alone``) and what was ``unreadable``; ``told`` why Redis is lost, and nothing when it is
-    back. Nothing is shared before ``run`` runs and while Redis cannot be reached.
+    ``joined``, ``led``, ``alone``) and what was ``unreadable``; ``told`` why Redis is lost, and nothing when
+    it is back. Nothing is shared before ``run`` runs and while Redis cannot be reached.
     """
 
     def __init__(
