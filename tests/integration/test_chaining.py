@@ -1,16 +1,21 @@
 """A proxy in front of a proxy: the inner one paces, both cache."""
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 
 import aiohttp
+import pytest
 
 from proxy.demo.workspace import EmulatedWorkspace
 from proxy.settings import BudgetSettings, CacheSettings
 from tests.integration.conftest import FILES
 from tests.integration.support import (
     MODEL,
+    SIGN,
     Api,
     Inbound,
     Upstream,
@@ -196,3 +201,19 @@ async def test_files_of_models_through_two_proxies(
             reply = await api.call("GET", DOWNLOAD)
             assert (reply.status, reply.body) == (200, FILES["MLmodel"])
     assert len(workspace.arrivals.to("model-versions/get-signed-download-uri")) == 1
+
+
+@pytest.mark.parametrize(("lag", "lifetime", "stored"), [(3600, 900, True), (-3600, 60, False)])
+async def test_a_signed_url_expires_by_the_clock_that_signed_it(
+    upstream: Upstream, session: aiohttp.ClientSession, lag: int, lifetime: int, stored: bool
+) -> None:
+    """This machine's clock may be an hour off, one way or the other."""
+    signed = datetime.now(UTC) - timedelta(seconds=lag)
+    query = f"X-Amz-Date={signed:%Y%m%dT%H%M%SZ}&X-Amz-Expires={lifetime}&X-Amz-Signature=0"
+    body = json.dumps({"signed_uri": f"https://storage.test/f?{query}"}).encode()
+    upstream.respond = answering(said("200 OK", f"Date: {format_datetime(signed, usegmt=True)}", body=body))
+    async with proxied(upstream.url) as url:
+        for _ in range(2):
+            reply = await Api(session, url).get(SIGN, name="m", version="1", path="f")
+            assert reply.status == 200
+    assert len(upstream.seen) == (1 if stored else 2)
