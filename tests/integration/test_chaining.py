@@ -207,7 +207,7 @@ async def test_files_of_models_through_two_proxies(
 async def test_a_signed_url_expires_by_the_clock_that_signed_it(
     upstream: Upstream, session: aiohttp.ClientSession, lag: int, lifetime: int, stored: bool
 ) -> None:
-    """This machine's clock may be an hour off, one way or the other."""
+    """Whichever way this machine's clock is an hour off."""
     signed = datetime.now(UTC) - timedelta(seconds=lag)
     query = f"X-Amz-Date={signed:%Y%m%dT%H%M%SZ}&X-Amz-Expires={lifetime}&X-Amz-Signature=0"
     body = json.dumps({"signed_uri": f"https://storage.test/f?{query}"}).encode()
