@@ -11,6 +11,8 @@ from typing import Any
 
 import redis.asyncio
 
+from tests.certificates import Authority
+
 ATTEMPTS = 20
 """How many ports are tried: a free one may be taken by another program before the server takes it."""
 
@@ -24,25 +26,12 @@ async def until(condition: Callable[[], Awaitable[bool]]) -> None:
 
 
 class Certificate:
-    """One for 127.0.0.1, signed by nobody but itself: whoever trusts it trusts no other."""
+    """One for 127.0.0.1, of an authority of its own, whose PEM is ``file``: who trusts it trusts no other."""
 
     def __init__(self, directory: Path, name: str) -> None:
-        self.file = directory / f"{name}.pem"
-        self.key = directory / f"{name}.key"
-
-    async def make(self) -> "Certificate":
-        """Write the files."""
-        program = shutil.which("openssl")
-        assert program is not None, "apt-get install openssl"
-        process = await asyncio.create_subprocess_exec(
-            *(program, "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"),
-            *("-keyout", str(self.key), "-out", str(self.file), "-days", "2", "-subj", "/CN=127.0.0.1"),
-            *("-addext", "subjectAltName=IP:127.0.0.1"),
-            *("-addext", "keyUsage=critical,digitalSignature,keyCertSign"),
-            stderr=asyncio.subprocess.DEVNULL,
-        )
-        assert await process.wait() == 0
-        return self
+        authority = Authority(directory, name)
+        self.file = authority.file
+        self.pair = authority.issue(f"{name}-server")
 
 
 class RedisServer:
@@ -166,7 +155,7 @@ class NetworkRedisServer(RedisServer):
         own = self._certificate
         return [
             *("--tls-port", str(self.port), "--tls-auth-clients", "no"),
-            *("--tls-cert-file", str(own.file), "--tls-key-file", str(own.key)),
+            *("--tls-cert-file", str(own.pair.certificate), "--tls-key-file", str(own.pair.key)),
             *("--tls-ca-cert-file", str(own.file), "--tls-replication", "yes"),
         ]
 

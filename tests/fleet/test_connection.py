@@ -178,7 +178,7 @@ NOWHERE = "127.0.0.1:1"
 
 
 async def test_every_kind_of_redis_runs_scripts_and_has_streams(tmp_path: Path) -> None:
-    own = await Certificate(tmp_path, "own").make()
+    own = Certificate(tmp_path, "own")
     trust = f"?ssl_ca_certs={own.file}"
     async with AsyncExitStack() as stack:
 
@@ -327,9 +327,7 @@ async def test_a_cluster_that_was_lost_as_a_whole(tmp_path: Path) -> None:
 
 
 async def test_tls_is_to_be_what_the_url_says(tmp_path: Path) -> None:
-    own, other = await asyncio.gather(
-        Certificate(tmp_path, "own").make(), Certificate(tmp_path, "other").make()
-    )
+    own, other = Certificate(tmp_path, "own"), Certificate(tmp_path, "other")
     async with (
         running(NetworkRedisServer(tmp_path / "tls", certificate=own)) as tls,
         running(NetworkRedisServer(tmp_path / "plain")) as plain,
