@@ -17,7 +17,8 @@ class Plan:
     """How long it goes on, in seconds, and who takes part.
 
     A round is: a replica restarted, the workspace killed for `outage` seconds, the other replica restarted, a
-    spike of latency. Redis is restarted once, in the middle.
+    spike of latency. Redis is restarted once, in the middle. It ends no sooner than so many `files` have
+    arrived and somebody was refused.
     """
 
     seconds: float
@@ -25,6 +26,7 @@ class Plan:
     outage: float = 6.0
     credentials: int = 2
     seed: int = 1
+    files: int = 0
     mlflow: tuple[tuple[str, Door, str], ...] = field(
         default=(("3", "A", "red"), ("3", "B", "green"), ("2.22", "A", "blue"), ("2.22", "B", "red"))
     )
@@ -44,7 +46,7 @@ async def run(plan: Plan, directory: Path) -> tuple[Findings, Scene, Plan]:
             asyncio.create_task(mlflow(url, version, door, team, scene.files, found, directory))
             for version, door, team in plan.mlflow
         ]
-        events = asyncio.create_task(_events(plan, scene))
+        events = asyncio.create_task(_events(plan, scene, found))
         try:
             await asyncio.wait([events, *tasks], return_when=asyncio.FIRST_COMPLETED)
             assert events.done(), [task for task in tasks if task.done()]
@@ -60,7 +62,7 @@ async def run(plan: Plan, directory: Path) -> tuple[Findings, Scene, Plan]:
     return found, scene, plan
 
 
-async def _events(plan: Plan, scene: Scene) -> None:
+async def _events(plan: Plan, scene: Scene, found: Findings) -> None:
     ends = time.monotonic() + plan.seconds
     halfway = time.monotonic() + plan.seconds / 2
     pause = plan.round / 6
@@ -77,6 +79,8 @@ async def _events(plan: Plan, scene: Scene) -> None:
             await scene.restart_redis(plan.outage / 2)
         scene.take_stock()
     await asyncio.sleep(pause)
+    while plan.files and (found.files < plan.files or not found.refused["403"]):  # noqa: ASYNC110 - no event
+        await asyncio.sleep(0.05)
 
 
 def report(found: Findings, scene: Scene, plan: Plan) -> Iterator[str]:
