@@ -171,7 +171,8 @@ class Pipeline:
         raw_query = request.raw_path.partition("?")[2]
         headers = end_to_end(request.headers.items())
         body = await self._held_body(request, route)
-        partition, client = self._access.partition(route, headers), self._access.client(route, headers)
+        partition = self._access.partition(route, headers)
+        client = self._access.client(partition, headers)
         public = route.freshness is Freshness.DISCOVERY
         read = shareable(route, request.method, partition, raw_query, body) if body is not None else None
         if read is not None and body is not None:
@@ -200,7 +201,7 @@ class Pipeline:
         if read is None:
             raise BadRequestError(f"{endpoint} cannot be asked with these parameters.")
         target = f"{API_PREFIXES[0]}{endpoint}?{raw_query}"
-        client = self._access.client(route, headers)
+        client = self._access.client(read.partition, headers)
         asked = UpstreamRequest("GET", target, self._shared(route, headers), client=client)
         return await self._admitted(read, asked, deadline, fresh=asks_for_fresh(headers))
 
@@ -644,7 +645,7 @@ class Pipeline:
                     self._refusals.note(client.partition(":")[0], None, time.monotonic())
                 # The write has happened: whoever asks from here on must see it.
                 self._invalidate_after(request, route, body)
-                if self._fleet is not None:
+                if self._fleet is not None and route.invalidates is not Invalidates.NOTHING:
                     await self._fleet.told()
                 return await relay(
                     request,

@@ -88,9 +88,9 @@ class ServiceAccess(Access):
             return PUBLIC
         return partition((("service", self._identity),), self._key)
 
-    def client(self, route: Route, headers: Fields) -> str:
+    def client(self, partition: str, headers: Fields) -> str:
         """Name the client: what it says of others it asks for would only get it more than its share."""
-        return f"{PUBLIC if route.freshness is Freshness.DISCOVERY else self._name(headers)}:"
+        return f"{PUBLIC if partition == PUBLIC else self._name(headers)}:"
 
     async def upstream_headers(self, request: UpstreamRequest) -> tuple[tuple[str, str], ...]:
         """Return what passes of the client's fields, and the credential. Raises AnswerableError."""

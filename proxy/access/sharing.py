@@ -36,9 +36,12 @@ class Access:
         """Name the answers that those share who have proven that they may read what they are about."""
         return common_partition(headers, self._key)
 
-    def client(self, route: Route, headers: Fields) -> str:
-        """Name whose share of the budget a request takes, before a colon; after it, for whom it is asked."""
-        return f"{self.partition(route, headers)}:{field(headers, CLIENT)}"
+    def client(self, partition: str, headers: Fields) -> str:
+        """Name whose share of the budget a request takes, before a colon; after it, for whom it is asked.
+
+        ``partition`` is the request's own.
+        """
+        return f"{partition}:{field(headers, CLIENT)}"
 
     async def upstream_headers(self, request: UpstreamRequest) -> tuple[tuple[str, str], ...]:
         """Return the fields that the workspace gets for a request. Raises AnswerableError."""
