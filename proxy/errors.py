@@ -69,16 +69,23 @@ class CredentialRefusedError(AnswerableError):
     error_code = "TEMPORARILY_UNAVAILABLE"
 
 
-class ReadOnlyError(AnswerableError):
-    """A write to the files that the proxy serves from the model registry."""
+class MethodNotAllowedError(AnswerableError):
+    """The path is known, but not with this method; ``allowed`` are those it takes."""
 
     status = 405
     error_code = "INVALID_PARAMETER_VALUE"
+    allowed = ""
 
     @property
     def headers(self) -> dict[str, str]:
         """Name what is allowed, as a 405 must (RFC 9110 section 15.5.6)."""
-        return {"Allow": "GET, HEAD"}
+        return {"Allow": self.allowed}
+
+
+class ReadOnlyError(MethodNotAllowedError):
+    """A write to the files that the proxy serves from the model registry."""
+
+    allowed = "GET, HEAD"
 
 
 class PermissionDeniedError(AnswerableError):
@@ -95,16 +102,10 @@ class NoSuchEndpointError(AnswerableError):
     error_code = "ENDPOINT_NOT_FOUND"
 
 
-class PostOnlyError(AnswerableError):
+class PostOnlyError(MethodNotAllowedError):
     """A command that was not sent as one."""
 
-    status = 405
-    error_code = "INVALID_PARAMETER_VALUE"
-
-    @property
-    def headers(self) -> dict[str, str]:
-        """Name what is allowed, as a 405 must (RFC 9110 section 15.5.6)."""
-        return {"Allow": "POST"}
+    allowed = "POST"
 
 
 class NotOfferedError(AnswerableError):

@@ -11,46 +11,26 @@ from urllib.parse import urlsplit
 
 import aiohttp
 from pydantic import Field, SecretStr
-from pydantic_settings import BaseSettings, CliPositionalArg, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings import CliPositionalArg, SettingsConfigDict
 
 from proxy.errors import InvalidSettingsError
-from proxy.settings import PREFIX, parse
+from proxy.settings import PREFIX, CommandSettings, parse
 
 _TOKEN = f"{PREFIX}ADMIN__TOKEN"
 _PATIENCE = 30.0
 """Seconds for the whole of it."""
 
 
-class PurgeSettings(BaseSettings):
+class PurgeSettings(CommandSettings):
     """Drop what a running proxy has stored of a model, here and in its fleet."""
 
-    model_config = SettingsConfigDict(
-        extra="forbid",
-        frozen=True,
-        cli_prog_name="mlflow-proxy purge",
-        cli_kebab_case=True,
-        cli_implicit_flags=True,
-        cli_hide_none_type=True,
-        cli_exit_on_error=False,
-    )
+    model_config = SettingsConfigDict(cli_prog_name="mlflow-proxy purge")
 
     model: CliPositionalArg[str] = Field("", description="NAME, NAME/VERSION or models:/NAME/VERSION")
     all: bool = Field(False, description="all models instead of one")
     url: str = Field("http://127.0.0.1:8080", description="where the proxy answers /-/")
     token: SecretStr = Field(SecretStr(""), description=f"the admin token; better in {_TOKEN}")
     ca_file: str = Field("", description="PEM file of the CA of an https URL, beside the system's")
-
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Read flags only: MLFLOW_PROXY_ variables are the settings of `serve`."""
-        return (init_settings,)
 
 
 def run(arguments: Sequence[str]) -> int:

@@ -324,6 +324,31 @@ class Settings(BaseSettings):
         return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
 
 
+class CommandSettings(BaseSettings):
+    """Settings of a command other than `serve`."""
+
+    model_config = SettingsConfigDict(
+        extra="forbid",
+        frozen=True,
+        cli_kebab_case=True,
+        cli_implicit_flags=True,
+        cli_hide_none_type=True,
+        cli_exit_on_error=False,
+    )
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Read flags only: MLFLOW_PROXY_ variables are the settings of `serve`, which refuses others."""
+        return (init_settings,)
+
+
 def load(arguments: Sequence[str]) -> Settings:
     """Read the settings from flags, environment and the TOML file that either of them names.
 

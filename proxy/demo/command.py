@@ -17,7 +17,7 @@ import aiohttp
 from aiolimiter import AsyncLimiter
 from prometheus_client.parser import text_string_to_metric_families
 from pydantic import AfterValidator, Field
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings import SettingsConfigDict
 from rich.console import Console
 from rich.text import Text
 
@@ -29,26 +29,17 @@ from proxy.demo.models import Model, storm_model
 from proxy.demo.storm import Door, check_python, default_python, door_variables, real_clients
 from proxy.demo.workspace import EmulatedWorkspace, WorkspaceOptions
 from proxy.errors import InvalidSettingsError
-from proxy.settings import BudgetSettings, Seconds, Settings, parse
+from proxy.settings import BudgetSettings, CommandSettings, Seconds, Settings, parse
 
 OUTSIDER = "outside-traffic"
 """The token of calls that do not come through the proxy."""
 _URI = "models:/storm/1"
 
 
-class DemoSettings(BaseSettings):
+class DemoSettings(CommandSettings):
     """Storm an emulated workspace with real MLflow clients, first without, then with the proxy."""
 
-    model_config = SettingsConfigDict(
-        extra="forbid",
-        frozen=True,
-        cli_prog_name="mlflow-proxy demo",
-        cli_kebab_case=True,
-        cli_implicit_flags=True,
-        cli_hide_none_type=True,
-        cli_avoid_json=True,
-        cli_exit_on_error=False,
-    )
+    model_config = SettingsConfigDict(cli_prog_name="mlflow-proxy demo", cli_avoid_json=True)
 
     clients: int = Field(4, ge=1, le=200, description="MLflow processes at once")
     files: int = Field(204, ge=1, description="files of the model")
@@ -71,18 +62,6 @@ class DemoSettings(BaseSettings):
     )
     skip_without: bool = Field(False, description="leave out the storm without the proxy, which is slow")
     keep: bool = Field(False, description="leave workspace and proxy running until Ctrl-C")
-
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Read flags only: MLFLOW_PROXY_ variables are the settings of `serve`, which refuses others."""
-        return (init_settings,)
 
 
 def run(arguments: Sequence[str]) -> int:
