@@ -51,6 +51,7 @@ from proxy.settings import BudgetSettings, Settings
 from proxy.upstream.circuit_breaker import State
 from proxy.upstream.client import HttpClient
 from proxy.upstream.forward_proxy import ForwardProxies, without_credentials
+from proxy.workspace import Workspace
 
 log = structlog.get_logger(__name__)
 
@@ -103,7 +104,7 @@ class Proxy:
         access = _access(settings)
         self._fleet = self._join(settings)
         self._access = access((self._fleet and self._fleet.partition_key) or secrets.token_bytes(32))
-        self._clients = workspace, storage = [
+        self._clients = to_workspace, to_storage = [
             HttpClient(
                 peer,
                 connect_timeout=connections.connect_timeout,
@@ -121,10 +122,9 @@ class Proxy:
         budget = settings.budget
         # Each limit of the workspace is one queue, whoever calls (rule 1).
         self._queues = {group: self._queue(group, limit, budget) for group, limit in budget.limits.items()}
+        self._workspace = Workspace(settings.upstream, to_workspace, self._queues, self._access, self.metrics)
         self.pipeline = Pipeline(
-            origin=settings.upstream,
-            client=workspace,
-            queues=self._queues,
+            workspace=self._workspace,
             store=self._store,
             lifetimes=Lifetimes(
                 listing=settings.cache.listing_ttl,
@@ -136,7 +136,6 @@ class Proxy:
                 signed_url_margin=settings.cache.signed_url_margin,
             ),
             stale_if_error=settings.cache.stale_if_error,
-            metrics=self.metrics,
             patience=budget.patience,
             largest_entry=settings.cache.max_entry_bytes,
             rewrite_dbfs=settings.artifacts.rewrite_dbfs,
@@ -153,9 +152,9 @@ class Proxy:
                     self.pipeline.forget, lambda how: self.metrics.fleet_answers.labels(how).inc()
                 )
             )
-        self._artifacts = ArtifactFacade(self.pipeline, storage, self.metrics)
+        self._artifacts = ArtifactFacade(self.pipeline, to_storage, self.metrics)
         self._in_flight = InFlight(connections.max_requests)
-        self._readiness = admin.Readiness(workspace, settings.upstream)
+        self._readiness = admin.Readiness(to_workspace, settings.upstream)
         questions = admin.handlers(self.metrics.registry, self._readiness, self._status, self._detail)
         self.apart = crew.apart(self.metrics.registry, self._status)
         if workers:
@@ -261,7 +260,7 @@ class Proxy:
 
     def _detail(self) -> dict[str, object]:
         redis = {"redis": self._fleet.condition()} if self._fleet is not None else {}
-        return {"circuit": self.pipeline.circuit.state, **redis, **self._access.condition()}
+        return {"circuit": self._workspace.circuit.state, **redis, **self._access.condition()}
 
     def _status(self) -> dict[str, object]:
         return {
@@ -272,7 +271,7 @@ class Proxy:
             "cache": {"entries": len(self._store), "bytes": self._store.bytes},
             "flights": len(self.pipeline.flights),
             "requests": len(self._in_flight),
-            "circuit": self.pipeline.circuit.state,
+            "circuit": self._workspace.circuit.state,
         }
 
     def _watch(self) -> None:
@@ -292,7 +291,7 @@ class Proxy:
         watch(
             "mlflow_proxy_circuit_open",
             "1 while calls to the workspace are not tried.",
-            lambda: self.pipeline.circuit.state is not State.CLOSED,
+            lambda: self._workspace.circuit.state is not State.CLOSED,
         )
         watch("mlflow_proxy_cache_entries", "Stored answers.", lambda: len(self._store))
         watch("mlflow_proxy_cache_bytes", "Bytes of stored answers.", lambda: self._store.bytes)
