@@ -8,9 +8,10 @@ from contextlib import asynccontextmanager, contextmanager
 from contextvars import ContextVar
 from functools import partial
 from types import SimpleNamespace
-from typing import Any
+from typing import cast
 
 import aiohttp
+from aiohttp import AddrInfoType, SocketFactoryType
 from aiohttp.client_proto import ResponseHandler
 from aiohttp.client_reqrep import ConnectionKey
 from aiohttp.connector import Connection
@@ -51,12 +52,26 @@ class _RefusedAddressError(OSError):
     """What aiohttp lets pass of an error that is raised where it opens a socket; ``__cause__`` is ours."""
 
 
+class _Protocol(ResponseHandler):
+    """aiohttp's, which tells nobody who reads a body that nonsense came in the middle of it (measured)."""
+
+    def set_exception(self, exc: BaseException, *cause: BaseException) -> None:
+        super().set_exception(exc, *cause)
+        body = self._payload
+        if body is not None and not body.is_eof() and body.exception() is None:
+            body.set_exception(aiohttp.ClientPayloadError(type(exc).__name__))
+
+
 class _Connector(aiohttp.TCPConnector):
     """aiohttp's, that waits for no forward proxy for ever, and for whom silence is the rule between requests.
 
     aiohttp keeps what arrives on an idle connection and takes it for the answer to the next request. That
     next request may be another client's, so a connection that says anything unasked is closed.
     """
+
+    def __init__(self, *, limit: int, socket_factory: SocketFactoryType | None) -> None:
+        super().__init__(limit=limit, socket_factory=socket_factory)
+        self._factory = cast("partial[ResponseHandler]", partial(_Protocol, loop=self._loop))
 
     async def _create_proxy_connection(
         self,
@@ -84,7 +99,7 @@ class _Connector(aiohttp.TCPConnector):
         return None
 
 
-def _open_socket(destinations: Destinations, info: tuple[Any, ...]) -> socket.socket:
+def _open_socket(destinations: Destinations, info: AddrInfoType) -> socket.socket:
     """Return a socket for an address unless it is refused: here no name stands between any more."""
     family, kind, protocol, _, address = info
     if not _towards_proxy.get():
@@ -186,18 +201,19 @@ class HttpClient:
         target = URL(url, encoded=True) if self._destinations is None else self._destinations.checked(url)
         proxy = self._forward_proxies.towards(target)
         with self._mapped_errors(attempt, proxy), _reported(attempt):
-            async with asyncio.timeout(None) as header, _watched(attempt, header, timeout.sock_read):
-                response = await self._session.request(
-                    method,
-                    target,
-                    headers=_spelled_alike(headers),
-                    data=body,
-                    allow_redirects=False,
-                    timeout=timeout,
-                    trace_request_ctx=attempt,
-                    ssl=self._tls(),
-                    proxy=proxy,
-                )
+            async with asyncio.timeout(None) as header:
+                with _watched(attempt, header, timeout.sock_read):
+                    response = await self._session.request(
+                        method,
+                        target,
+                        headers=_spelled_alike(headers),
+                        data=body,
+                        allow_redirects=False,
+                        timeout=timeout,
+                        trace_request_ctx=attempt,
+                        ssl=self._tls(),
+                        proxy=proxy,
+                    )
         wrong = problem(response.status, response.version or (0, 9), response.headers.items())
         if wrong:
             response.close()
@@ -321,10 +337,8 @@ def _spelled_alike(fields: Iterable[tuple[str, str]]) -> CIMultiDict[str]:
     return CIMultiDict((spelling.setdefault(name.lower(), name), value) for name, value in fields)
 
 
-@asynccontextmanager
-async def _watched(
-    attempt: SimpleNamespace, header: asyncio.Timeout, seconds: float | None
-) -> AsyncIterator[None]:
+@contextmanager
+def _watched(attempt: SimpleNamespace, header: asyncio.Timeout, seconds: float | None) -> Iterator[None]:
     """Let a header take so many seconds, counted from the last of its request.
 
     aiohttp counts from the last byte that came, so that interim answers, or a header that comes byte by

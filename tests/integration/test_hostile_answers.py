@@ -339,6 +339,21 @@ async def test_a_body_that_head_has_not(upstream: Upstream, proxy_url: str) -> N
         await all_is_well(client, upstream)
 
 
+@pytest.mark.parametrize(
+    "target", ["/-/nothing", PLAIN, DIRECTORY, DOWNLOAD, f"{ARTIFACTS}/mlflow-proxy/m/1/.."]
+)
+async def test_errors_of_the_proxys_own_keep_to_head(
+    upstream: Upstream, client: RawClient, target: str
+) -> None:
+    upstream.respond = answering(MALFORMED["no-colon"])
+    for _ in range(2):
+        reply = await exchange(client, target, "HEAD")
+        assert reply.status in {400, 404, 502, 503}
+        assert int(reply.all("Content-Length")[0]) > 0
+    await settle()
+    await all_is_well(client, upstream)
+
+
 async def test_a_connection_that_behaves_is_used_again(upstream: Upstream, client: RawClient) -> None:
     for number in range(5):
         assert (await exchange(client, f"/{number}")).body == b"ok"
