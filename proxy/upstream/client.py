@@ -53,13 +53,26 @@ class _RefusedAddressError(OSError):
 
 
 class _Protocol(ResponseHandler):
-    """aiohttp's, which tells nobody who reads a body that nonsense came in the middle of it (measured)."""
+    """aiohttp's, which tells who reads a body neither of nonsense in the middle of it nor of a reset.
+
+    Without the first they would wait for ever, and without the second a body that the end of its connection
+    ends would look complete (both measured).
+    """
 
     def set_exception(self, exc: BaseException, *cause: BaseException) -> None:
         super().set_exception(exc, *cause)
+        self._break_body(exc)
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        if exc is not None:
+            self._break_body(exc)
+        super().connection_lost(exc)
+
+    def _break_body(self, error: BaseException) -> None:
         body = self._payload
         if body is not None and not body.is_eof() and body.exception() is None:
-            body.set_exception(aiohttp.ClientPayloadError(type(exc).__name__))
+            known = isinstance(error, aiohttp.ClientError | OSError)
+            body.set_exception(error if known else aiohttp.ClientPayloadError(type(error).__name__))
 
 
 class _Connector(aiohttp.TCPConnector):

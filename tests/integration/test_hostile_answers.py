@@ -241,6 +241,33 @@ async def test_chunks_that_turn_into_garbage_never_look_complete(
         await all_is_well(client, upstream)
 
 
+@pytest.mark.parametrize("by_reset", [False, True])
+@pytest.mark.parametrize("target", [PLAIN, READ])
+async def test_a_body_that_the_connection_ends(
+    upstream: Upstream, proxy_url: str, target: str, by_reset: bool
+) -> None:
+    """Only an orderly end is one (RFC 9112 section 8)."""
+
+    async def respond(inbound: Inbound) -> None:
+        await inbound.send(b"HTTP/1.1 200 OK\r\n\r\nthe beginning")
+        await settle()
+        if by_reset:
+            inbound.reset()
+        else:
+            inbound.writer.close()
+
+    upstream.respond = respond
+    reply = await raw(proxy_url, "GET", target)
+    if not by_reset:
+        assert reply.complete
+        assert b"the beginning" in reply.body
+    elif target == READ:
+        assert reply.status == 503
+        said(reply)
+    else:
+        assert reply.broken or not reply.complete
+
+
 # -- answers that belong to somebody else -----------------------------------------------------------
 
 EVIL = b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil"
