@@ -117,8 +117,7 @@ def _harmless(path: str) -> bool:
     """Whether a path stays below where it is put, on any client's machine, and can be asked for."""
     segments = path.removesuffix("/").split("/")
     return (
-        segments[0][1:2] != ":"  # a drive
-        and not any(segment in {"", ".", ".."} for segment in segments)
+        not any(segment in {"", ".", ".."} or segment[1:2] == ":" for segment in segments)  # or a drive
         and not any(c < " " or c in "\\\x7f" or "\ud800" <= c <= "\udfff" for c in path)
     )
 

@@ -12,6 +12,7 @@ _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 """What a field's name may be (RFC 9110 section 5.6.2): one with a space before the colon is another name."""
 _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 """Control characters (RFC 9110 section 5.5), which aiohttp refuses to send on."""
+_LENGTH = re.compile(r"[0-9]{1,19}")
 _LONGEST_BODY = 2**63 - 1
 """Bytes. The parser counts in 64 bits, and takes the last of them for no body at all (measured)."""
 
@@ -37,7 +38,7 @@ def problem(status: int, version: tuple[int, int], fields: Fields) -> str:
                     return "its transfer coding is not one that was asked for"
                 coded = True
             case "content-length":
-                if lengthy or not (value.isascii() and value.isdigit()) or int(value[:20]) > _LONGEST_BODY:
+                if lengthy or not _LENGTH.fullmatch(value) or int(value) > _LONGEST_BODY:
                     return "its Content-Length is malformed"
                 lengthy = True
     return "it has a length and a transfer coding" if coded and lengthy else ""

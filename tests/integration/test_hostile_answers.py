@@ -644,6 +644,7 @@ UNREADABLE = [
     files(file("..\\..\\evil.dll")),
     files(file("C:\\evil.dll")),
     files(file("C:evil.dll")),
+    files(file("a/C:evil.dll")),
     files(file("a\0b")),
     files(file("a\nb")),
     files(file("a\r\nSet-Cookie: b")),
