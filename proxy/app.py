@@ -28,8 +28,9 @@ from proxy.access import databricks
 from proxy.access.credential import Credentials, Fetched, TokenFile
 from proxy.access.files import WatchedFile
 from proxy.access.proofs import Proofs
-from proxy.access.service import ServiceAccess, is_loopback
+from proxy.access.service import ServiceAccess
 from proxy.access.sharing import Access
+from proxy.addresses import is_loopback
 from proxy.admin import crew, entrance, purge
 from proxy.admin import handlers as admin
 from proxy.artifacts.facade import ArtifactFacade
@@ -50,6 +51,7 @@ from proxy.responses import Outcome, Reply, remove_defaults, send_error
 from proxy.settings import BudgetSettings, Settings
 from proxy.upstream.circuit_breaker import State
 from proxy.upstream.client import HttpClient
+from proxy.upstream.destination import Destinations
 from proxy.upstream.forward_proxy import ForwardProxies, without_credentials
 from proxy.workspace import Workspace
 
@@ -112,8 +114,16 @@ class Proxy:
                 connections=connections.max_connections,
                 tls=partial(_current, context),
                 forward_proxies=forward_proxies,
+                destinations=destinations,
             )
-            for peer, context in (("The workspace", of_workspace), ("The workspace's storage", of_storage))
+            for peer, context, destinations in (
+                ("The workspace", of_workspace, None),
+                (
+                    "The workspace's storage",
+                    of_storage,
+                    Destinations.of(settings.upstream, local=settings.artifacts.local_storage),
+                ),
+            )
         ]
         if (forward := forward_proxies.towards(URL(settings.upstream))) is not None:
             log.info("the workspace is called through a proxy", proxy=without_credentials(forward))

@@ -139,6 +139,13 @@ class UpstreamUnavailableError(AnswerableError):
     error_code = "TEMPORARILY_UNAVAILABLE"
 
 
+class RefusedDestinationError(UpstreamUnavailableError):
+    """The workspace names a place for a file that the proxy does not ask. Nothing was connected to."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"The place that the workspace names for this file was not asked: {reason}.")
+
+
 class UpstreamTimeoutError(AnswerableError):
     """The workspace or its storage did not answer in time."""
 
@@ -199,5 +206,13 @@ class TruncatedError(MlflowProxyError):
     """A response broke off in the middle of its body. The client's connection must be aborted."""
 
 
-class TooLargeToShareError(MlflowProxyError):
-    """A response is larger than what the cache may hold; whoever asked must stream it for himself."""
+class NotShareableError(MlflowProxyError):
+    """A response that cannot be held for others; whoever asked must stream it for himself."""
+
+
+class TooLargeToShareError(NotShareableError):
+    """A response is larger than what the cache may hold."""
+
+
+class UnknownCodingError(NotShareableError):
+    """A response is in a content coding that was not asked for."""

@@ -27,7 +27,7 @@ from proxy.cache.versions import VersionBook
 from proxy.errors import (
     AnswerableError,
     BadRequestError,
-    TooLargeToShareError,
+    NotShareableError,
     TruncatedError,
     UnreachableError,
     UpstreamTimeoutError,
@@ -54,6 +54,8 @@ from proxy.mlflow_api.routes import API_PREFIXES, Freshness, Invalidates, Route,
 from proxy.mlflow_api.signed_urls import expires_at
 from proxy.responses import Outcome, Reply, cache_status, relay, send_stored
 from proxy.upstream.client import chunks, fields, read_whole
+from proxy.upstream.decoding import ACCEPTED, decoded
+from proxy.upstream.malformed import reason_phrase
 from proxy.upstream.retry import UNAVAILABLE
 from proxy.workspace import Call, Workspace
 
@@ -136,8 +138,8 @@ class Pipeline:
             asked = UpstreamRequest(request.method, request.raw_path, shared, body, client, public)
             try:
                 answer = await self._admitted(read, asked, self.deadline(), fresh=asks_for_fresh(headers))
-            except TooLargeToShareError:
-                log.info("answer too large to store", route=route.name, limit=self._largest_entry)
+            except NotShareableError as error:
+                log.info("answer cannot be shared", route=route.name, reason=str(error))
             else:
                 return await self._respond(request, read, answer)
         return await self._forward(request, route, headers, body, client)
@@ -149,7 +151,7 @@ class Pipeline:
 
         ``headers`` are that client's end-to-end fields, ``endpoint`` a shareable GET of the route table,
         such as ``model-versions/get``; ``deadline`` is in the event loop's time. Errors of the workspace
-        are answers; raises AnswerableError when there is none, TooLargeToShareError.
+        are answers; raises AnswerableError when there is none, NotShareableError.
         """
         raw_query = urlencode(parameters, quote_via=quote)
         route = match("GET", API_PREFIXES[0] + endpoint)
@@ -220,7 +222,7 @@ class Pipeline:
         if route.freshness is Freshness.DISCOVERY:
             # Everyone shares these, so they are asked for in nobody's name.
             shared = [(name, value) for name, value in shared if name.lower() in NEUTRAL]
-        return (*shared, ("Accept-Encoding", "gzip, deflate"))
+        return (*shared, ("Accept-Encoding", ACCEPTED))
 
     async def _admitted(
         self, read: Read, request: UpstreamRequest, deadline: float, *, fresh: bool
@@ -336,8 +338,9 @@ class Pipeline:
                 raise UpstreamUnavailableError(
                     "The workspace broke off in the middle of its answer."
                 ) from error
+            body = decoded(body, got.headers.getall("Content-Encoding", ()), self._largest_entry)
             kept = tuple(without(fields(got), NOT_STORED))
-            response = StoredResponse(got.status, got.reason or "", kept, body)
+            response = StoredResponse(got.status, reason_phrase(got.reason), kept, body)
         self._learn(read, response)
         return self._entry(read, response, age(got.headers.get("Age")))
 
@@ -352,7 +355,7 @@ class Pipeline:
             await self.ask(
                 request.headers, "model-versions/get", {"name": model, "version": version}, flight.deadline
             )
-        except (AnswerableError, TooLargeToShareError) as error:
+        except (AnswerableError, NotShareableError) as error:
             # The listing does not depend on it; it is merely kept for a shorter time.
             log.info("status of model version unknown", model=model, version=version, reason=str(error))
 
@@ -431,7 +434,7 @@ class Pipeline:
                 return await relay(
                     request,
                     response.status,
-                    response.reason,
+                    reason_phrase(response.reason),
                     [*self._access.returned(fields(response)), cache_status(Outcome.BYPASS)],
                     chunks(response),
                 )

@@ -111,7 +111,8 @@ async def _send(
             async for chunk in body:
                 await reply.write(chunk)
         # The last of it leaves together with a header still held back: one packet for a small answer.
-        await reply.write_eof(last)
+        # After HEAD it would be taken for the beginning of the next answer.
+        await reply.write_eof(last if request.method != "HEAD" else b"")
         reply.ended = True
     except (TruncatedError, ConnectionResetError) as error:
         log.info("answer broke off", status=reply.status, reason=str(error))

@@ -216,6 +216,9 @@ class ArtifactSettings(_Section):
     """Door A: plain http(s) tracking URIs."""
 
     rewrite_dbfs: bool = Field(True, description="serve registry models whose download URI is dbfs: as files")
+    local_storage: bool = Field(
+        False, description="follow signed URLs to this machine although the workspace is elsewhere"
+    )
 
 
 def _secret(value: SecretStr) -> SecretStr:

@@ -186,7 +186,6 @@ class Workspace:
                     call.stream or call.request.body or None,
                     on_sent=slot.sent if slot is not None else None,
                     within=within,
-                    decode=call.shared,
                 ) as response:
                     status = str(response.status)
                     self._note_who_answers(response)

@@ -6,7 +6,6 @@ of a client's fields only those go there that cannot be a credential.
 
 import asyncio
 from collections.abc import Mapping
-from ipaddress import ip_address
 from urllib.parse import urlsplit
 
 from proxy.access.clients import UNNAMED, Clients
@@ -15,6 +14,7 @@ from proxy.access.files import WatchedFile
 from proxy.access.partition import PUBLIC, partition
 from proxy.access.reach import is_mlflow
 from proxy.access.sharing import Access
+from proxy.addresses import is_loopback
 from proxy.errors import (
     AnswerableError,
     CredentialRefusedError,
@@ -153,16 +153,6 @@ def refuses_credential(status: int, answer: Fields) -> bool:
     """
     reason = field(answer, "X-Databricks-Reason-Phrase").lower()
     return status == 401 or (status == 403 and "token" in reason)
-
-
-def is_loopback(host: str) -> bool:
-    """Whether an address or name to listen on is reached from this machine only."""
-    if host.lower() == "localhost":
-        return True
-    try:
-        return ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return False
 
 
 def _host(value: str) -> str:
