@@ -351,7 +351,11 @@ async def serving(
 
         application.cleanup_ctx.append(
             partial(
-                entrance.answer_on_its_own, proxy.admin, listen, lambda own: administered(_url(own, context))
+                entrance.answer_on_its_own,
+                proxy.admin,
+                listen,
+                lambda own: administered(_url(own, context)),
+                timeouts,
             )
         )
     runner = BoundedRunner(
