@@ -16,7 +16,7 @@ from structlog.testing import capture_logs
 
 from proxy.settings import TlsSettings
 from tests.certificates import Authority
-from tests.integration.support import API, Api, RawClient, RawReply, Upstream, raw
+from tests.integration.support import API, Api, RawClient, RawReply, Upstream, proxied, raw
 
 PLAIN = "/api/2.0/some/thing"
 """A request that means nothing to the proxy: its body streams."""
