@@ -41,9 +41,11 @@ from proxy.budget.queue import Budget, Limits, Queue
 from proxy.budget.shared import SharedPacer
 from proxy.cache.freshness import Lifetimes
 from proxy.cache.store import MemoryStore
-from proxy.errors import AnswerableError, BadRequestError, InvalidSettingsError
+from proxy.errors import AnswerableError, InvalidSettingsError
 from proxy.fleet.member import Fleet
-from proxy.limits import BoundedRunner, InFlight, allow_descriptors
+from proxy.limits import InFlight, allow_descriptors
+from proxy.listener.connection import Timeouts, refusal
+from proxy.listener.runner import BoundedRunner
 from proxy.metrics import Metrics
 from proxy.mlflow_api.routes import UNKNOWN, Group, Route, match
 from proxy.pipeline import LARGEST_HELD_BODY, Pipeline
@@ -57,8 +59,6 @@ from proxy.workspace import Workspace
 
 log = structlog.get_logger(__name__)
 
-_LONGEST_LINE = 32 * 1024
-"""Bytes of a request line or header field; page tokens and long model paths outgrow aiohttp's 8 KiB."""
 _SLACK = 1.0
 """Seconds for requests to end that were told to."""
 _LOCAL = frozenset({"0.0.0.0", "127.0.0.1", "::", "::1", "localhost"})  # noqa: S104 - compared with, not bound
@@ -186,8 +186,8 @@ class Proxy:
         self._in_flight.stop(grace)
 
     async def close_connection(self, request: web.Request, response: web.StreamResponse) -> None:
-        """Signal handler for ``on_response_prepare``: keep no connection that has to be closed soon."""
-        if self._readiness.leaving:
+        """Signal handler for ``on_response_prepare``: keep no connection that has to be closed."""
+        if self._readiness.leaving or refusal(request) is not None:
             response.force_close()
             response.headers["Connection"] = "close"
 
@@ -205,12 +205,9 @@ class Proxy:
         unbind_contextvars("client")
         route = UNKNOWN
         try:
+            if (refused := refusal(request)) is not None:
+                raise refused
             target = request.raw_path
-            if not target.startswith("/") or "#" in target:
-                raise BadRequestError(
-                    "This proxy serves one workspace: a request target must be a path "
-                    "(RFC 9112 section 3.2.1)."
-                )
             if target.startswith(admin.PREFIX):
                 return await self._administer(request)
             async with self._in_flight.admitted():
@@ -223,7 +220,9 @@ class Proxy:
                     reply = await self._artifacts.handle(request)
                 else:
                     reply = await self.pipeline.handle(request, route)
-        except AnswerableError as error:
+        except AnswerableError as failure:
+            # What breaks a client's body on its way shows at its other end as well.
+            error = refusal(request) or failure
             log.info("request failed", route=route.name, status=error.status, reason=str(error))
             reply = await send_error(request, error, Outcome.MISS)
         except Exception as error:
@@ -344,6 +343,8 @@ async def serving(
         # Not only a route: aiohttp's router knows no place for targets such as "*", ours to refuse.
         return await proxy.handle(request)
 
+    connections = settings.connections
+    timeouts = Timeouts(connections.head_timeout, connections.client_timeout, connections.idle_timeout)
     application = web.Application(client_max_size=LARGEST_HELD_BODY + 1, middlewares=[enter])
     # What the router does not find costs it an exception: a fifth of the time of a cache hit (measured).
     application.router.add_route("*", "/{target:.*}", proxy.handle)
@@ -359,17 +360,19 @@ async def serving(
 
         application.cleanup_ctx.append(
             partial(
-                entrance.answer_on_its_own, proxy.admin, listen, lambda own: administered(_url(own, context))
+                entrance.answer_on_its_own,
+                proxy.admin,
+                listen,
+                lambda own: administered(_url(own, context)),
+                timeouts,
             )
         )
     runner = BoundedRunner(
         application,
-        settings.connections.max_clients,
-        access_log=None,
+        connections.max_clients,
+        "connections.max_clients",
+        timeouts,
         handler_cancellation=True,
-        auto_decompress=False,
-        max_line_size=_LONGEST_LINE,
-        max_field_size=_LONGEST_LINE,
         # For what does not end although its time is up.
         shutdown_timeout=settings.shutdown_grace + _SLACK,
     )

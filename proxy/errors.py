@@ -43,6 +43,34 @@ class BadRequestError(AnswerableError):
     error_code = "INVALID_PARAMETER_VALUE"
 
 
+class ClientTimeoutError(AnswerableError):
+    """The client did not send the rest of its request in time; the message names the limit."""
+
+    status = 408
+    error_code = "DEADLINE_EXCEEDED"
+
+
+class TargetTooLongError(AnswerableError):
+    """A request's target is longer than what is read of one; the message names the limit."""
+
+    status = 414
+    error_code = "INVALID_PARAMETER_VALUE"
+
+
+class ExpectationFailedError(AnswerableError):
+    """The request expects something other than 100-continue (RFC 9110 section 10.1.1)."""
+
+    status = 417
+    error_code = "INVALID_PARAMETER_VALUE"
+
+
+class FieldsTooLargeError(AnswerableError):
+    """A request's fields are too large or too many; the message names the limit (RFC 6585 section 5)."""
+
+    status = 431
+    error_code = "INVALID_PARAMETER_VALUE"
+
+
 class UnauthenticatedError(AnswerableError):
     """A client that the proxy itself has to know is not known to it."""
 

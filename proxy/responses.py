@@ -1,9 +1,6 @@
 """How answers go out to a client: stored ones, errors of our own, and bodies relayed as they arrive."""
 
-import asyncio
 import math
-import socket
-import struct
 from collections.abc import AsyncIterator, Iterable
 from enum import StrEnum
 from http import HTTPStatus
@@ -13,6 +10,7 @@ from aiohttp import web
 from multidict import CIMultiDict
 
 from proxy.errors import AnswerableError, TruncatedError
+from proxy.listener.connection import reset
 from proxy.mlflow_api.headers import CACHE_NAME
 from proxy.mlflow_api.messages import StoredResponse
 
@@ -119,15 +117,5 @@ async def _send(
     finally:
         # Also when this is cancelled or fails: what has begun and not ended must not look complete.
         if not reply.ended and transport is not None:
-            _reset(transport)
+            reset(transport)
     return reply
-
-
-def _reset(transport: asyncio.BaseTransport) -> None:
-    """Abort a connection such that its end cannot be taken for the end of a body that has no length."""
-    connection = transport.get_extra_info("socket")
-    if connection is not None and not transport.is_closing():
-        # With a linger time of zero RST is sent, else an orderly end.
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    if isinstance(transport, asyncio.WriteTransport):
-        transport.abort()
