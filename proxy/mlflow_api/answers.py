@@ -53,14 +53,24 @@ def versions(answer: Mapping[str, Any]) -> Iterator[VersionStatus]:
         if not isinstance(item, dict):
             continue
         name, version, status = item.get("name"), item.get("version"), item.get("status")
-        created = str(item.get("creation_timestamp"))
         if isinstance(name, str) and isinstance(version, str | int):
             yield VersionStatus(
                 model=name,
                 version=str(version),
                 status=status if isinstance(status, str) else None,
-                creation_timestamp=int(created) if _MILLISECONDS.fullmatch(created) else None,
+                creation_timestamp=_milliseconds(item.get("creation_timestamp")),
             )
+
+
+def model_created(answer: Mapping[str, Any], name: str) -> int | None:
+    """Return when the registered model was created that an answer describes under this name, in milliseconds.
+
+    It tells a model from another one that has its name later. None if the answer does not say.
+    """
+    model = answer.get("registered_model")
+    if not isinstance(model, dict) or model.get("name") != name:
+        return None
+    return _milliseconds(model.get("creation_timestamp"))
 
 
 def signed_url(answer: Mapping[str, Any]) -> SignedUrl | None:
@@ -77,6 +87,11 @@ def signed_url(answer: Mapping[str, Any]) -> SignedUrl | None:
             return None
         headers.append((name, value))
     return SignedUrl(url, tuple(headers))
+
+
+def _milliseconds(value: object) -> int | None:
+    text = str(value)
+    return int(text) if _MILLISECONDS.fullmatch(text) else None
 
 
 def _list(answer: Mapping[str, Any], member: str) -> list[Any]:
