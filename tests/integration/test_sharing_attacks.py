@@ -134,4 +134,5 @@ async def test_permissions_are_written_by_any_spelling(workspace: EmulatedWorksp
         assert (await api.get(SIGN, token="b", **FILE)).status == 200
         workspace.models["m"].readers = frozenset({"a"})
         await api.call("PUT", f"{path}registered-models/1", {}, token="a")
+        assert (await api.get(SIGN, token="a", **FILE)).status == 200
         assert (await api.get(SIGN, token="b", **FILE)).status == 403
