@@ -61,7 +61,9 @@ class WatchedFile(Generic[Content]):
 
     async def current(self) -> Content:
         """Return what the file says, no older than a second."""
-        if self._clock() - self._looked_at >= INTERVAL:
+        oldest = self._clock() - INTERVAL
+        # Twice if it joined a look that had been under way for long: that may have seen what was there before.
+        while self._looked_at <= oldest:
             await self._see()
         return self._content
 
@@ -80,11 +82,12 @@ class WatchedFile(Generic[Content]):
             await self._look()
         except TimeoutError:
             self._complain("reading it takes too long")
-        self._looked_at = self._clock()
+            self._looked_at = self._clock()
 
     def _look_now(self) -> None:
         """Read the file if it has changed. Runs in a thread, one at a time."""
         believed, self._believed = self._believed, False
+        self._looked_at = self._clock()
         try:
             found = _stamp(os.stat(self._path))
             if found == self._stamp:

@@ -19,7 +19,7 @@ from tests.fleet.redis_server import RedisServer
 from tests.fleet.test_proxies import SECRET
 from tests.integration.support import HIT, LIST, MODEL, MUCH, SIGN, STORED, Api, count, settle
 from tests.integration.test_proven import FILE, VERSION, readable_by
-from tests.integration.test_service import clients_toml, guarded, replace
+from tests.integration.test_service import clients_toml, guarded, replace, until
 
 PERMISSIONS = "/api/2.0/permissions/registered-models/1"
 CLIENTS = {"job-a": "token-a", "job-b": "token-b"}
@@ -171,8 +171,7 @@ async def test_what_the_next_principal_was_answered_is_not_for_those_who_have_th
         assert (await one.get(SIGN, token="token-a", **FILE)).status == 200
         assert (await one.get(SIGN, token="token-a", **FILE)).outcome == HIT
         replace(Path(members[0].token_file), FIRST)
-        while (await one.get(SIGN, token="token-a", **FILE)).status == 200:
-            await asyncio.sleep(0.02)
+        await until(lambda: one.get(SIGN, token="token-a", **FILE), 502)
 
 
 async def test_a_credential_that_is_refused_at_one_proxy_is_that_proxy_s_trouble(

@@ -305,6 +305,30 @@ async def test_a_replaced_file_counts_at_the_next_look(path: Path) -> None:
     assert await seen(file, clock) == "two"
 
 
+async def test_who_joins_a_look_that_takes_long_does_not_believe_what_is_older_than_a_second(
+    path: Path,
+) -> None:
+    clock, reading, may_go_on = Clock(), threading.Event(), threading.Event()
+
+    def slowly(data: bytes) -> bytes:
+        if data == b"two":
+            reading.set()
+            may_go_on.wait()
+        return data
+
+    file = WatchedFile(path, slowly, "a.setting", clock=clock)
+    replace(path, "two")
+    clock.now += INTERVAL
+    first = asyncio.create_task(file.current())
+    await asyncio.to_thread(reading.wait)
+    replace(path, "three")
+    clock.now += INTERVAL
+    second = asyncio.create_task(file.current())
+    await asyncio.sleep(0)
+    may_go_on.set()
+    assert (await first, await second) == (b"two", b"three")
+
+
 async def test_a_file_written_in_place_counts_when_it_rests(path: Path) -> None:
     """The first look may fall between two writes: "tw" is a token as good as any."""
     clock = Clock()
