@@ -62,7 +62,7 @@ class WatchedFile(Generic[Content]):
     async def current(self) -> Content:
         """Return what the file says, no older than a second."""
         oldest = self._clock() - INTERVAL
-        # Twice if it joined a look that had been under way for long: that may have seen what was there before.
+        # Twice if it joined a look that had been under way for long, and may have seen what was before.
         while self._looked_at <= oldest:
             await self._see()
         return self._content
