@@ -31,7 +31,8 @@ _LARGEST = 2**20
 class WatchedFile(Generic[Content]):
     """One file, read at once: raises InvalidSettingsError, naming ``setting``, if that cannot be done.
 
-    ``parse`` makes of its bytes what it means, or raises UnreadableError.
+    ``parse`` makes of its bytes what it means, or raises UnreadableError. ``wall_clock`` is that of the times
+    at which files change.
     """
 
     def __init__(
@@ -41,11 +42,13 @@ class WatchedFile(Generic[Content]):
         setting: str,
         *,
         clock: Callable[[], float] = time.monotonic,
+        wall_clock: Callable[[], float] = time.time,
     ) -> None:
         self._path = path
         self._parse = parse
         self._setting = setting
         self._clock = clock
+        self._wall_clock = wall_clock
         self._look = Blocking(self._look_now, _LIMIT)
         self._problem = ""
         self._growing: Stamp | None = None
@@ -92,9 +95,11 @@ class WatchedFile(Generic[Content]):
             found = _stamp(os.stat(self._path))
             if found == self._stamp:
                 return
-            if not believed and found[:2] == self._stamp[:2] and found != self._growing:
-                # Written in place, not replaced: whoever writes may not have finished. What still looks the
-                # same at the next look is believed.
+            rests = self._wall_clock() - found[3] / 1e9 >= INTERVAL
+            if not (believed or rests) and found[:2] == self._stamp[:2] and found != self._growing:
+                # Written in place, not replaced, or replaced more than once by files that took turns at one
+                # inode: whoever writes may not have finished. What still looks the same at the next look is
+                # believed.
                 self._growing = found
                 return
             stamp, data = _read(self._path)

@@ -332,7 +332,7 @@ async def test_who_joins_a_look_that_takes_long_does_not_believe_what_is_older_t
 async def test_a_file_written_in_place_counts_when_it_rests(path: Path) -> None:
     """The first look may fall between two writes: "tw" is a token as good as any."""
     clock = Clock()
-    file = TokenFile(path, clock=clock)
+    file = TokenFile(path, clock=clock, wall_clock=lambda: 0.0)
     with path.open("w") as writing:
         assert await seen(file, clock) == "one"
         writing.write("tw")
@@ -341,6 +341,15 @@ async def test_a_file_written_in_place_counts_when_it_rests(path: Path) -> None:
         writing.write("o!")
     assert await seen(file, clock) == "one"
     assert await seen(file, clock) == "two!"
+
+
+async def test_what_was_written_in_place_long_ago_counts_at_the_next_look(path: Path) -> None:
+    """Nobody may have asked since, so that no look found it growing."""
+    clock = Clock()
+    file = TokenFile(path, clock=clock)
+    in_place(path, "other")
+    os.utime(path, (1.0, 1.0))
+    assert await seen(file, clock) == "other"
 
 
 async def test_what_is_refused_is_read_again_at_once(path: Path) -> None:
