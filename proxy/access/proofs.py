@@ -3,7 +3,7 @@
 Pure; ``now`` in monotonic seconds comes in. Credentials are known by their partitions only, never in clear.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from cachetools import LRUCache
 
@@ -79,8 +79,11 @@ class Proofs:
         if epoch[1] != self._withdrawn or (epoch != self.epoch and not granted):
             return
         if granted:
-            created = described(response, model)
-            self._known[credential, model] = Proof(as_of + self._granted, None, created)
+            proof = Proof(as_of + self._granted, None, described(response, model))
+            known = self._known.get((credential, model))
+            if known is not None and known.until > proof.until and replace(proof, until=known.until) == known:
+                return  # the same, of a stored answer: it takes nothing away from the newer one
+            self._known[credential, model] = proof
         elif response.status in REFUSED:
             self._known[credential, model] = Proof(as_of + self._refused, response)
         else:

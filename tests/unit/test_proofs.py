@@ -22,6 +22,16 @@ def test_a_yes_counts_from_when_it_was_decided() -> None:
     assert proofs.get("a", "m", 400.0) is None
 
 
+def test_an_older_yes_takes_nothing_away_from_a_newer_one() -> None:
+    proofs = Proofs(granted=300, refused=5)
+    for as_of in (100.0, 60.0):
+        proofs.note("a", "m", YES, as_of, proofs.epoch)
+    assert proofs.get("a", "m", 399.9) is not None
+    other = StoredResponse(200, "OK", (), b'{"registered_model": {"name": "m", "creation_timestamp": 17}}')
+    proofs.note("a", "m", other, 61.0, proofs.epoch)
+    assert proofs.get("a", "m", 361.0) is None
+
+
 def test_a_no_counts_for_seconds() -> None:
     proofs = Proofs(granted=300, refused=5)
     proofs.note("a", "m", NO, as_of=100.0, epoch=(0, 0))
