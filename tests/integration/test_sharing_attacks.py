@@ -3,13 +3,15 @@
 import asyncio
 from collections.abc import AsyncIterator
 
+import aiohttp
 import pytest
 from aiohttp import web
 
 from proxy.demo.answers import Answer, Fault
 from proxy.demo.models import ModelVersion
 from proxy.demo.workspace import EmulatedWorkspace, WorkspaceOptions
-from tests.integration.support import HIT, LIST, MODEL, MUCH, SIGN, count
+from proxy.settings import AccessSettings, CacheSettings
+from tests.integration.support import HIT, LIST, MODEL, MUCH, SIGN, Api, count, proxied
 from tests.integration.test_proven import FILE, VERSION, proven, readable_by
 
 DOWNLOAD = "/api/2.0/mlflow-artifacts/artifacts/mlflow-proxy/m/1/MLmodel"
@@ -136,3 +138,20 @@ async def test_permissions_are_written_by_any_spelling(workspace: EmulatedWorksp
         await api.call("PUT", f"{path}registered-models/1", {}, token="a")
         assert (await api.get(SIGN, token="a", **FILE)).status == 200
         assert (await api.get(SIGN, token="b", **FILE)).status == 403
+
+
+async def test_while_the_workspace_is_down_expired_answers_are_for_those_who_have_proven_it(
+    workspace: EmulatedWorkspace, session: aiohttp.ClientSession
+) -> None:
+    cache = CacheSettings(mutable_ttl=3600, listing_ttl=0.01, stale_if_error=3600)
+    async with proxied(workspace.url, cache=cache, access=AccessSettings(sharing="proven")) as url:
+        api = Api(session, url)
+        await api.get("model-versions/get", token="a", **VERSION)
+        assert (await api.get(LIST, token="a", **VERSION)).status == 200
+        workspace.models["m"].readers = frozenset({"a"})
+        await workspace.stop()
+        while (reply := await api.get(LIST, token="a", **VERSION)).outcome == HIT:
+            pass
+        assert (reply.status, "stale-if-error" in reply.outcome) == (200, True)
+        for token in ("b", "stranger", ""):
+            assert (await api.get(LIST, token=token, **VERSION)).status == 503
