@@ -91,6 +91,8 @@ class Mode:
         self.hurry = hurry
         self.spans: defaultdict[tuple[str, str], list[Span]] = defaultdict(list)
         self.changes: Counter[str] = Counter()
+        self.served: set[tuple[str, str]] = set()
+        """Who was answered about which model since he was allowed to."""
         self.judged: Counter[str] = Counter()
         """What was said to those who were not allowed, nor had been for longer than the grace."""
 
@@ -125,6 +127,8 @@ class Mode:
         if SECRET in repr((asked.headers, asked.body)):
             return f"a credential in the answer to {asked.token} for {asked.target}"
         if self.may(asked):
+            if asked.status == 200:
+                self.served |= {(asked.token, asked.model), (asked.token, "")}
             return ""
         if self._shut_out(asked.token, asked.model, asked.began, asked.ended):
             self.judged[str(asked.status)] += 1
@@ -157,6 +161,15 @@ class Mode:
             span.began + self.grace <= began and ended <= span.ended for span in self.spans[client, what]
         )
 
+    async def _in_use(self, client: str, what: str) -> None:
+        """Wait until something is used that is to be taken away."""
+        self.served.discard((client, what))
+        await asyncio.sleep(0.0 if self.hurry else 5.0)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_PATIENCE):
+                while (client, what) not in self.served:  # noqa: ASYNC110 - no event
+                    await asyncio.sleep(0.05)
+
     async def _noticed(self, least: float) -> None:
         """Wait so many seconds, and until somebody has been refused meanwhile."""
         before = self.judged.total()
@@ -185,7 +198,7 @@ class Proven(Mode):
         for turn in itertools.count():
             team = TEAMS[turn % len(TEAMS)]
             client, model = self.tokens[team][-1], workspace.models[team]
-            await asyncio.sleep(0.1 if self.hurry else 5.0)
+            await self._in_use(client, team)
             before = model.readers or frozenset()
             model.readers = before - {client}
             span = Span(time.monotonic())
@@ -243,7 +256,7 @@ class Service(Mode):
         """Shut a client out, rotate the token, let the client in again."""
         for turn in itertools.count():
             client = self.tokens[TEAMS[turn % len(TEAMS)]][-1]
-            await asyncio.sleep(0.1 if self.hurry else 5.0)
+            await self._in_use(client, "")
             self._write_clients(without=client)
             span = Span(time.monotonic())
             self.spans[client, ""].append(span)
