@@ -35,6 +35,8 @@ _LOOKS = 2.0
 within that time, since two files may take turns at one inode and look like one that is being written."""
 _SETTLED = 10.0
 """Seconds after something was given back in which a refusal may still be on its way: for excuses only."""
+_TRIES = 5
+"""How often somebody tries what has been taken away, each time that he comes round."""
 _PATIENCE = 60.0
 """Seconds for which a change waits to be noticed by somebody, while the workspace is down or slow."""
 
@@ -171,12 +173,12 @@ class Mode:
                     await asyncio.sleep(0.05)
 
     async def _noticed(self, least: float) -> None:
-        """Wait so many seconds, and until somebody has been refused meanwhile."""
+        """Wait so many seconds, and until who is shut out has tried a few times meanwhile."""
         before = self.judged.total()
         await asyncio.sleep(least)
         with suppress(TimeoutError):
             async with asyncio.timeout(_PATIENCE):
-                while self.judged.total() == before:  # noqa: ASYNC110 - no event
+                while self.judged.total() < before + _TRIES:  # noqa: ASYNC110 - no event
                     await asyncio.sleep(0.05)
 
 
@@ -221,7 +223,7 @@ class Proven(Mode):
         """Try what was withdrawn too."""
         yield from super().tries(team, own, chance)
         if any(span.ended == math.inf for span in self.spans[own, team]):
-            yield own, team
+            yield from [(own, team)] * _TRIES
 
 
 class Service(Mode):
@@ -272,7 +274,7 @@ class Service(Mode):
         model = chance.choice([*TEAMS, EVERYONE])
         yield chance.choice([f"{SECRET}{chance.random()}", self._principals[-1], ""]), model
         if any(span.ended == math.inf for span in self.spans[own, ""]):
-            yield own, model
+            yield from [(own, model)] * _TRIES
 
     def may(self, asked: Asked) -> bool:
         """Let in all who are in the file."""
