@@ -17,7 +17,7 @@ from urllib.parse import quote, urlencode
 import structlog
 from aiohttp import web
 
-from proxy.access.proofs import PROOF, REFUSED, Proofs, needs_proof
+from proxy.access.proofs import PROOF, REFUSED, Proofs, described, needs_proof
 from proxy.access.sharing import Access
 from proxy.cache.freshness import Lifetimes, lifetime, may_be_stale, survives_metadata_writes
 from proxy.cache.refusals import Refusals
@@ -232,40 +232,48 @@ class Pipeline:
         Without proofs every credential has its own.
         """
         proofs, model = self._proofs, read.model
-        if proofs is None or model is None or not needs_proof(read):
-            epoch = proofs.epoch if proofs is not None else 0
+        if proofs is None or model is None:
+            return await self._read(read, request, deadline, fresh=fresh)
+        if not needs_proof(read):
+            epoch = proofs.epoch
             answer = await self._read(read, request, deadline, fresh=fresh)
-            if proofs is not None and model is not None and read.route.path == PROOF:
+            if read.route.path == PROOF:
                 proofs.note(read.partition, model, answer.response, answer.as_of, epoch)
             return answer
-        refusal = await self._refusal(proofs, read, model, request, deadline)
-        if refusal is not None:
-            return refusal
-        common = read.within(self._access.common(request.headers))
+        proof = await self._proof(proofs, read, model, request, deadline)
+        if isinstance(proof, Answer):
+            return proof
+        if proof is None:
+            return await self._read(read, request, deadline, fresh=fresh)
+        common = read.within(self._access.common(request.headers, proof))
         answer = await self._read(common, request, deadline, fresh=fresh)
-        if answer.response.status in REFUSED - {404}:
-            if answer.outcome is Outcome.COLLAPSED:
-                # Said to somebody else, who may have lost what this one has.
+        if answer.response.status in REFUSED:
+            if answer.outcome in {Outcome.COLLAPSED, Outcome.HIT}:
+                # Said to somebody else, who may have lost what this one has; a 404 may be said for a 403.
                 return await self._read(read, request, deadline)
-            proofs.withdraw(read.partition, model)
+            if answer.response.status != 404:
+                proofs.withdraw(read.partition, model)
         return answer
 
-    async def _refusal(
+    async def _proof(
         self, proofs: Proofs, read: Read, model: str, request: UpstreamRequest, deadline: float
-    ) -> Answer | None:
-        """Return what the workspace says to who may not read the model, None to who may."""
+    ) -> Answer | int | None:
+        """Return what the workspace says to who may not read the model; to who may, when that was created.
+
+        None if it does not say, so that nothing can be shared.
+        """
         now = time.monotonic()
         known = proofs.get(read.partition, model, now)
         if known is not None:
             if known.refusal is None:
-                return None
+                return known.created
             return Answer(read.key, known.refusal, Outcome.HIT, now, age=0)
         answer = await self.ask(request.headers, PROOF, {"name": model}, deadline)
         if answer.response.status == 200 and proofs.get(read.partition, model, now) is None:
             # It was stored too long ago, or asked before permissions were written, to prove anything.
             await self.disown(answer)
             answer = await self.ask(request.headers, PROOF, {"name": model}, deadline)
-        return None if answer.response.status == 200 else answer
+        return described(answer.response, model) if answer.response.status == 200 else answer
 
     # -- cache lookup and coalescing ---------------------------------------------------------------
 
@@ -279,7 +287,7 @@ class Pipeline:
         now = time.monotonic()
         entry = self._store.get(read.key, now)
         if entry is not None:
-            return Answer(read.key, entry.response, Outcome.HIT, entry.stored_at, now - entry.stored_at)
+            return Answer(read.key, entry.response, Outcome.HIT, self._decided(entry), now - entry.stored_at)
         try:
             answer, _, joined = await self.flights.fetch(
                 read, deadline, lambda flight: self._fly(flight, request)
@@ -302,7 +310,11 @@ class Pipeline:
         if entry.stored_at <= self._refusals.last(read.partition, read.model):
             return None
         age, ttl = now - entry.stored_at, entry.expires_at - now
-        return Answer(read.key, entry.response, Outcome.STALE, entry.stored_at, age, ttl)
+        return Answer(read.key, entry.response, Outcome.STALE, self._decided(entry), age, ttl)
+
+    def _decided(self, entry: Entry) -> float:
+        """Return a moment that is not after the workspace's decision: the answer took time to arrive."""
+        return entry.stored_at - self._patience
 
     async def _fly(self, flight: Flight, request: UpstreamRequest) -> Answer:
         """Bring an answer: from the fleet if it has it or is fetching it, else from the workspace."""
@@ -311,15 +323,17 @@ class Pipeline:
             return self._fetched(flight, await self._fetch(flight, request), began)
         async with self._fleet.turn(flight.read, lambda: flight.deadline) as turn:
             if turn.found is None:
-                turn.brought = await self._fetch(flight, request)
-                return self._fetched(flight, turn.brought, began)
+                brought = await self._fetch(flight, request)
+                if self._access.owns(flight.read.partition):
+                    turn.brought = brought
+                return self._fetched(flight, brought, began)
             entry = turn.found
         self._learn(flight.read, entry.response)
         self._keep(flight, entry)
         if turn.joined:
-            return Answer(key, entry.response, Outcome.COLLAPSED, entry.stored_at)
+            return Answer(key, entry.response, Outcome.COLLAPSED, self._decided(entry))
         age = time.monotonic() - entry.stored_at
-        return Answer(key, entry.response, Outcome.HIT, entry.stored_at, age)
+        return Answer(key, entry.response, Outcome.HIT, self._decided(entry), age)
 
     def _fetched(self, flight: Flight, entry: Entry, began: float) -> Answer:
         outcome = Outcome.STORED if self._keep(flight, entry) else Outcome.MISS
@@ -393,7 +407,8 @@ class Pipeline:
 
     def _keep(self, flight: Flight, entry: Entry) -> bool:
         fresh = entry.expires_at > time.monotonic()
-        return fresh and flight.storable and self._store.put(flight.read.key, entry)
+        owned = self._access.owns(flight.read.partition)
+        return fresh and owned and flight.storable and self._store.put(flight.read.key, entry)
 
     # -- respond -----------------------------------------------------------------------------------
 

@@ -86,7 +86,11 @@ class ServiceAccess(Access):
         """Name the one partition, which is another when the credential is another principal's."""
         if route.freshness is Freshness.DISCOVERY:
             return PUBLIC
-        return partition((("service", self._identity),), self._key)
+        return self._partition()
+
+    def owns(self, partition: str) -> bool:
+        """Whether the credential is still the principal's that a question was asked for."""
+        return partition in {PUBLIC, self._partition()}
 
     def client(self, partition: str, headers: Fields) -> str:
         """Name the client: what it says of others it asks for would only get it more than its share."""
@@ -101,7 +105,9 @@ class ServiceAccess(Access):
             raise PermissionDeniedError(
                 "This proxy lends its credential to calls of the MLflow API only (access.reach)."
             )
-        return (*passed, *(await self._credentials.current()).headers)
+        credential = await self._credentials.current()
+        self._identity = credential.identity
+        return (*passed, *credential.headers)
 
     async def renewed(
         self, request: UpstreamRequest, sent: Fields, status: int, answer: Fields, *, repeatable: bool
@@ -132,6 +138,10 @@ class ServiceAccess(Access):
         await asyncio.gather(
             self._credentials.close(), *([self._clients.close()] if self._clients is not None else [])
         )
+
+    def _partition(self) -> str:
+        # Not to be reached where a proxy of the same fleet takes partitions from what clients send.
+        return "service-" + partition((("service", self._identity),), self._key)
 
     def _name(self, headers: Fields) -> str:
         if self._clients is None:

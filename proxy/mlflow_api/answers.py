@@ -74,6 +74,17 @@ def versions(answer: Mapping[str, Any]) -> Iterator[VersionStatus]:
             )
 
 
+def model_created(answer: Mapping[str, Any], name: str) -> int | None:
+    """Return when the registered model was created that an answer describes under this name, in milliseconds.
+
+    It tells a model from another one that has its name later. None if the answer does not say.
+    """
+    model = answer.get("registered_model")
+    if not isinstance(model, dict) or model.get("name") != name:
+        return None
+    return _count(model.get("creation_timestamp"))
+
+
 @dataclass(frozen=True, slots=True)
 class Listed:
     """One entry of a directory; ``size`` in bytes, None for a directory or if the workspace does not say."""
