@@ -72,15 +72,18 @@ class WatchedFile(Generic[Content]):
 
     async def reread(self) -> Content:
         """Return what the file says now, although it may be in the middle of being written."""
-        self._believed = True
-        await self._see()
+        asked = self._clock()
+        await self._see(believed=True)
+        if self._looked_at < asked:
+            await self._see(believed=True)  # it joined a look that may have seen what was before
         return self._content
 
     async def close(self) -> None:
         """Stop looking."""
         await self._look.close()
 
-    async def _see(self) -> None:
+    async def _see(self, *, believed: bool = False) -> None:
+        self._believed |= believed
         try:
             await self._look()
         except TimeoutError:

@@ -5,7 +5,7 @@ import base64
 import json
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -305,9 +305,14 @@ async def test_a_replaced_file_counts_at_the_next_look(path: Path) -> None:
     assert await seen(file, clock) == "two"
 
 
-async def test_who_joins_a_look_that_takes_long_does_not_believe_what_is_older_than_a_second(
-    path: Path,
+@pytest.mark.parametrize(
+    ("ask", "later"),
+    [(WatchedFile[bytes].current, INTERVAL), (WatchedFile[bytes].reread, INTERVAL / 1000)],
+)
+async def test_who_joins_a_look_that_is_under_way_does_not_believe_what_it_saw_before(
+    path: Path, ask: Callable[[WatchedFile[bytes]], Awaitable[bytes]], later: float
 ) -> None:
+    """Not if it is older than a second; and not at all if what was read last has been refused."""
     clock, reading, may_go_on = Clock(), threading.Event(), threading.Event()
 
     def slowly(data: bytes) -> bytes:
@@ -322,8 +327,8 @@ async def test_who_joins_a_look_that_takes_long_does_not_believe_what_is_older_t
     first = asyncio.create_task(file.current())
     await asyncio.to_thread(reading.wait)
     replace(path, "three")
-    clock.now += INTERVAL
-    second = asyncio.create_task(file.current())
+    clock.now += later
+    second = asyncio.ensure_future(ask(file))
     await asyncio.sleep(0)
     may_go_on.set()
     assert (await first, await second) == (b"two", b"three")
