@@ -189,7 +189,7 @@ class Proven(Mode):
 
     def __init__(self, directory: Path, credentials: int, *, hurry: bool = False) -> None:
         super().__init__(directory, credentials, hurry=hurry)
-        self.grace = 0.5 if hurry else 5.0
+        self.grace = 0.5 if hurry else 1.0
 
     def options(self) -> tuple[str, ...]:
         """Let proofs count for the grace, and refusals for a second."""
