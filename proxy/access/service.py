@@ -88,6 +88,10 @@ class ServiceAccess(Access):
             return PUBLIC
         return partition((("service", self._identity),), self._key)
 
+    def fields(self, route: Route, headers: Fields) -> tuple[tuple[str, str], ...]:
+        """Nothing of a client's goes out with a call that all share; the credential is added to it."""
+        return ()
+
     def client(self, partition: str, headers: Fields) -> str:
         """Name the client: what it says of others it asks for would only get it more than its share."""
         return f"{PUBLIC if partition == PUBLIC else self._name(headers)}:"

@@ -63,6 +63,13 @@ def versions(answer: Mapping[str, Any]) -> Iterator[VersionStatus]:
             )
 
 
+def registered_model(answer: Mapping[str, Any]) -> str | None:
+    """Return the name of the model that a ``registered-models/get`` answer is about, None if it has none."""
+    model = answer.get("registered_model")
+    name = model.get("name") if isinstance(model, dict) else None
+    return name if isinstance(name, str) else None
+
+
 def signed_url(answer: Mapping[str, Any]) -> SignedUrl | None:
     """Read a ``get-signed-download-uri`` answer; None if it is not shaped like one."""
     url = answer.get("signed_uri")

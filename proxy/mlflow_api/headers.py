@@ -28,7 +28,6 @@ NEUTRAL = frozenset(
         "content-length",
         "content-type",
         "host",
-        "origin",
         "pragma",
         "referer",
         "traceparent",
@@ -38,10 +37,11 @@ NEUTRAL = frozenset(
         "x-request-id",
     }
 )
-"""Request fields that do not change who is asking or what for.
+"""Request fields that do not change who is asking or what for. None of them goes out with a shared call.
 
-Every *other* field, known or not, separates stored answers: a header this proxy has never heard of may
-be a credential, so it must not be shared across.
+Every *other* field, known or not, separates stored answers and goes out with the call: a header this proxy
+has never heard of may be a credential, so it must not be shared across. ``Origin`` is not neutral, since
+servers answer it with ``Access-Control-Allow-Origin`` (Fetch, section 3.3).
 """
 
 CLIENT = "Mlflow-Proxy-Client"
@@ -69,8 +69,20 @@ in a coding that another reader may not accept."""
 CACHE_NAME = "mlflow-proxy"
 """What this cache is called in Cache-Status (RFC 9211)."""
 
-NOT_STORED = frozenset({"age", "cache-status", "content-encoding", "content-length", "set-cookie"})
-"""Response fields that are not part of a shared answer: its body is decoded, and its age is ours to tell."""
+NOT_STORED = frozenset(
+    {
+        "age",
+        "authentication-info",
+        "cache-status",
+        "clear-site-data",
+        "content-encoding",
+        "content-length",
+        "set-cookie",
+        "set-cookie2",
+    }
+)
+"""Response fields that are not part of a shared answer: they are about one client's session, or about the
+message; its body is decoded, and its age is ours to tell."""
 
 Fields = Iterable[tuple[str, str]]
 """Header fields in order, repeated names kept."""
@@ -135,3 +147,23 @@ def asks_for_fresh(fields: Fields) -> bool:
         for directive in value.split(",")
     }
     return not directives.isdisjoint({"no-cache", "no-store"})
+
+
+def vary(fields: Fields) -> frozenset[str]:
+    """Return what an answer says that it depends on: request fields in lower case, or ``*``.
+
+    RFC 9110 section 12.5.5.
+    """
+    return frozenset(
+        member.strip().lower()
+        for name, value in fields
+        if name.lower() == "vary"
+        for member in value.split(",")
+        if member.strip()
+    )
+
+
+def only_header(fields: Fields, name: str) -> str | None:
+    """Return the field of that lower-case name, None if there are several, empty if there is none."""
+    values = [value for each, value in fields if each.lower() == name]
+    return None if len(values) > 1 else "".join(values)
