@@ -8,6 +8,7 @@ request says beyond its key does not reach a call that others share, so it canno
 
 import json
 import re
+import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Self
@@ -125,7 +126,7 @@ def shareable(
     if route.freshness is Freshness.DISCOVERY and mark:
         return None
     asked = parameters(raw_query)
-    if asked is None or "" in asked:
+    if asked is None:
         return None
     if method == "POST":
         # The only read sent as POST is get-latest-versions; its parameters travel in the body.
@@ -139,6 +140,8 @@ def shareable(
         if route.freshness is Freshness.LISTING:
             asked = _canonical_listing(asked)
         model, version = asked.get("name"), asked.get("version")
+    if "" in (folded := {_folded(name) for name in asked}) or len(folded) < len(asked):
+        return None  # such as Name beside name: servers differ on which of them counts
     if route.path.endswith(("/search", "/list")):
         # About any model, whatever a stray parameter says.
         model = version = None
@@ -170,7 +173,8 @@ _NAMES = frozenset({"name", "newname"})
 
 
 def _folded(name: str) -> str:
-    return re.sub("[^a-z]", "", name.casefold())
+    """Return what is left of a parameter's name for who cares for letters only: ``name[]``, ``Name``."""
+    return "".join(each for each in unicodedata.normalize("NFKC", name).casefold() if each.isalnum())
 
 
 def _canonical_listing(asked: Mapping[str, str]) -> dict[str, str]:
