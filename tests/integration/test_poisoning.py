@@ -481,6 +481,17 @@ async def test_what_depends_on_the_credential_by_its_own_word_is_not_shared(
                 reply = await send(url, LISTING, who)
                 assert reply.body.decode() == who[0][1]
         assert outcome(reply) == "hit"
+    calls = [call for call in upstream.seen if call.target == LISTING]
+    assert len(calls) == 4, "what shows that it depends on it, and each one's own, once"
+
+
+async def test_a_proof_is_asked_where_the_read_is(upstream: Upstream, access: Access) -> None:
+    """A session of the web interface is none for programs."""
+    upstream.respond = reflect
+    under = "/ajax-api/2.0/mlflow/"
+    async with serving(upstream, access(PROVEN)) as url:
+        assert (await send(url, f"{under}{LIST}?name=m&version=1", A)).status == 200
+    assert [call.target.startswith(under) for call in upstream.seen] == [True, True]
 
 
 async def at_once(upstream: Upstream, url: str, target: str, who: Sequence[Head]) -> list[RawReply]:
