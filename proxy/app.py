@@ -47,7 +47,7 @@ from proxy.limits import InFlight, allow_descriptors
 from proxy.listener.connection import Timeouts, refusal
 from proxy.listener.runner import BoundedRunner
 from proxy.metrics import Metrics
-from proxy.mlflow_api.routes import UNKNOWN, Group, Route, match
+from proxy.mlflow_api.routes import UNKNOWN, Group, Route, match, overrides_method
 from proxy.pipeline import LARGEST_HELD_BODY, Pipeline
 from proxy.responses import Outcome, Reply, remove_defaults, send_error
 from proxy.settings import BudgetSettings, Settings
@@ -212,7 +212,7 @@ class Proxy:
                 return await self._administer(request)
             async with self._in_flight.admitted():
                 facade = self._artifacts.handles(target)
-                route = _ARTIFACTS if facade else match(request.method, target.partition("?")[0])
+                route = _ARTIFACTS if facade else _route(request, target)
                 client = await self._access.admit(route, target, request.headers.items())
                 if client:
                     bind_contextvars(client=client)
@@ -313,6 +313,11 @@ class Proxy:
                 )
             for name, gauge in self.metrics.budget.items():
                 gauge.labels(group).set_function(partial(_reading, queue, name))
+
+
+def _route(request: web.Request, target: str) -> Route:
+    path, _, query = target.partition("?")
+    return match(request.method, path, overridden=overrides_method(request.headers, query))
 
 
 def _reading(queue: Queue, name: str) -> float:

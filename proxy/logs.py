@@ -24,6 +24,7 @@ _SECRET = re.compile(
 )
 _USER = re.compile(r"(?<=://)[^\s/?#\"'@]+@")
 _TOKEN = re.compile(r"\b(?:dapi|dose|dkea)[0-9a-f]{16,}\b")
+_OF_SEVERAL_LINES = frozenset({"exception", "stack"})
 _SECRET_FIELDS = frozenset({"authorization", "cookie", "password", "secret", "token"})
 
 
@@ -41,6 +42,28 @@ def _redact_event(logger: WrappedLogger, method: str, event: EventDict) -> Event
     return event
 
 
+def _keep_lines(logger: WrappedLogger, method: str, event: EventDict) -> EventDict:
+    """Escape what would begin another line or move a terminal's cursor, in names and values alike.
+
+    Requests bring such text. JSON has escapes of its own; tracebacks keep their lines, set in so that none of
+    them looks like one of the log.
+    """
+    kept: EventDict = {}
+    for name, value in event.items():
+        if isinstance(value, str):
+            lines = value.split("\n") if name in _OF_SEVERAL_LINES else [value]
+            kept[_printable(name)] = "\n    ".join(_printable(line) for line in lines)
+        else:
+            kept[_printable(name)] = value
+    return kept
+
+
+def _printable(text: str) -> str:
+    if text.isprintable():
+        return text
+    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)
+
+
 def configure(level: str, form: Literal["auto", "console", "json"]) -> None:
     """Send all logs, those of libraries included, to standard error in one form."""
     console = form == "console" or (form == "auto" and sys.stderr.isatty())
@@ -55,7 +78,12 @@ def configure(level: str, form: Literal["auto", "console", "json"]) -> None:
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
     # A traceback is text too, so it is rendered before the redaction.
-    last: list[structlog.typing.Processor] = [structlog.processors.format_exc_info, _redact_event, render]
+    last: list[structlog.typing.Processor] = [
+        structlog.processors.format_exc_info,
+        _redact_event,
+        *([_keep_lines] if console else []),
+        render,
+    ]
     structlog.configure(
         processors=[*shared, *last],
         wrapper_class=structlog.make_filtering_bound_logger(level),

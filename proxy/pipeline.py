@@ -17,9 +17,18 @@ from urllib.parse import quote, urlencode
 import structlog
 from aiohttp import web
 
-from proxy.access.proofs import PROOF, REFUSED, Proofs, described, needs_proof
-from proxy.access.sharing import Access
-from proxy.cache.freshness import Lifetimes, lifetime, may_be_stale, survives_metadata_writes
+from proxy.access.proofs import (
+    PROOF,
+    REFUSED,
+    Proofs,
+    described,
+    is_personal,
+    is_proof,
+    needs_proof,
+    varies_by_credential,
+)
+from proxy.access.sharing import Access, Asker
+from proxy.cache.freshness import NOT_AT_ALL, Lifetimes, lifetime, may_be_stale, survives_metadata_writes
 from proxy.cache.refusals import Refusals
 from proxy.cache.single_flight import Flight, SingleFlight
 from proxy.cache.store import Entry, Invalidation, MemoryStore
@@ -38,14 +47,12 @@ from proxy.mlflow_api import answers
 from proxy.mlflow_api.artifact_paths import rewrite_download_uri
 from proxy.mlflow_api.headers import (
     CLIENT,
-    NEUTRAL,
     NOT_STORED,
-    UNSHARED,
     Fields,
     age,
-    asks_for_fresh,
     end_to_end,
     unix_time,
+    vary,
     without,
 )
 from proxy.mlflow_api.messages import StoredResponse, UpstreamRequest
@@ -54,7 +61,7 @@ from proxy.mlflow_api.routes import API_PREFIXES, Freshness, Invalidates, Route,
 from proxy.mlflow_api.signed_urls import expires_at
 from proxy.responses import Outcome, Reply, cache_status, relay, send_stored
 from proxy.upstream.client import chunks, fields, read_whole
-from proxy.upstream.decoding import ACCEPTED, decoded
+from proxy.upstream.decoding import decoded
 from proxy.upstream.malformed import reason_phrase
 from proxy.upstream.retry import UNAVAILABLE
 from proxy.workspace import Call, Workspace
@@ -126,23 +133,20 @@ class Pipeline:
 
     async def handle(self, request: web.Request, route: Route) -> Reply:
         """Answer a client's request, whatever it is. Raises AnswerableError."""
-        raw_query = request.raw_path.partition("?")[2]
         headers = end_to_end(request.headers.items())
         body = await self._held_body(request, route)
-        partition = self._access.partition(route, headers)
-        client = self._access.client(partition, headers)
-        public = route.freshness is Freshness.DISCOVERY
-        read = shareable(route, request.method, partition, raw_query, body) if body is not None else None
-        if read is not None and body is not None:
-            shared = self._shared(route, headers)
-            asked = UpstreamRequest(request.method, request.raw_path, shared, body, client, public)
+        asker = self._access.asker(route, headers)
+        read = None
+        if body is not None:
+            read = shareable(route, request.method, request.raw_path, headers, body, asker.partition)
+        if read is not None:
             try:
-                answer = await self._admitted(read, asked, self.deadline(), fresh=asks_for_fresh(headers))
+                answer = await self._admitted(read, asker, self.deadline())
             except NotShareableError as error:
                 log.info("answer cannot be shared", route=route.name, reason=str(error))
             else:
                 return await self._respond(request, read, answer)
-        return await self._forward(request, route, headers, body, client)
+        return await self._forward(request, route, headers, body, asker.client)
 
     async def ask(
         self, headers: Fields, endpoint: str, parameters: Mapping[str, str], deadline: float
@@ -153,15 +157,25 @@ class Pipeline:
         such as ``model-versions/get``; ``deadline`` is in the event loop's time. Errors of the workspace
         are answers; raises AnswerableError when there is none, NotShareableError.
         """
-        raw_query = urlencode(parameters, quote_via=quote)
-        route = match("GET", API_PREFIXES[0] + endpoint)
-        read = shareable(route, "GET", self._access.partition(route, headers), raw_query, b"")
+        prefix = API_PREFIXES[0]
+        route = match("GET", prefix + endpoint)
+        return await self._ask(self._access.asker(route, headers), route, prefix, parameters, deadline)
+
+    async def _ask(
+        self, asker: Asker, route: Route, prefix: str, parameters: Mapping[str, str], deadline: float
+    ) -> Answer:
+        target = f"{prefix}{route.path}?{urlencode(parameters, quote_via=quote)}"
+        read = shareable(route, "GET", target, (), b"", asker.partition)
         if read is None:
-            raise BadRequestError(f"{endpoint} cannot be asked with these parameters.")
-        target = f"{API_PREFIXES[0]}{endpoint}?{raw_query}"
-        client = self._access.client(read.partition, headers)
-        asked = UpstreamRequest("GET", target, self._shared(route, headers), client=client)
-        return await self._admitted(read, asked, deadline, fresh=asks_for_fresh(headers))
+            raise BadRequestError(f"{route.path} cannot be asked with these parameters.")
+        return await self._admitted(read, asker, deadline)
+
+    async def _ask_beside(
+        self, read: Read, asker: Asker, endpoint: str, parameters: Mapping[str, str], deadline: float
+    ) -> Answer:
+        """Ask what has to be known for a read, under its own API prefix: another knows other credentials."""
+        route = match("GET", read.prefix + endpoint)
+        return await self._ask(asker, route, read.prefix, parameters, deadline)
 
     async def disown(self, answer: Answer) -> None:
         """Forget an answer that proved wrong, so that it is asked for anew."""
@@ -216,47 +230,38 @@ class Pipeline:
             return await request.read()
         return None
 
-    def _shared(self, route: Route, headers: Fields) -> tuple[tuple[str, str], ...]:
-        """Return the fields to send for an answer that others may get as well."""
-        shared = without(headers, UNSHARED)
-        if route.freshness is Freshness.DISCOVERY:
-            # Everyone shares these, so they are asked for in nobody's name.
-            shared = [(name, value) for name, value in shared if name.lower() in NEUTRAL]
-        return (*shared, ("Accept-Encoding", ACCEPTED))
-
-    async def _admitted(
-        self, read: Read, request: UpstreamRequest, deadline: float, *, fresh: bool
-    ) -> Answer:
+    async def _admitted(self, read: Read, asker: Asker, deadline: float) -> Answer:
         """Answer a read from what those share who may read the model, once this credential has proven so.
 
         Without proofs every credential has its own.
         """
         proofs, model = self._proofs, read.model
         if proofs is None or model is None:
-            return await self._read(read, request, deadline, fresh=fresh)
+            return await self._read(read, asker, deadline)
         if not needs_proof(read):
             epoch = proofs.epoch
-            answer = await self._read(read, request, deadline, fresh=fresh)
-            if read.route.path == PROOF:
+            answer = await self._read(read, asker, deadline)
+            if is_proof(read):
                 proofs.note(read.partition, model, answer.response, answer.as_of, epoch)
             return answer
-        proof = await self._proof(proofs, read, model, request, deadline)
+        proof = await self._proof(proofs, read, model, asker, deadline)
         if isinstance(proof, Answer):
             return proof
-        if proof is None:
-            return await self._read(read, request, deadline, fresh=fresh)
-        common = read.within(self._access.common(request.headers, proof))
-        answer = await self._read(common, request, deadline, fresh=fresh)
-        if answer.response.status in REFUSED:
-            if answer.outcome in {Outcome.COLLAPSED, Outcome.HIT}:
-                # Said to somebody else, who may have lost what this one has; a 404 may be said for a 403.
-                return await self._read(read, request, deadline)
-            if answer.response.status != 404:
+        if proof is None or self._store.get(read.key, time.monotonic()) is not None:
+            return await self._read(read, asker, deadline)
+        answer = await self._read(read.within(self._access.common(asker.fields, proof)), asker, deadline)
+        if is_personal(answer.response):
+            if answer.outcome in {Outcome.COLLAPSED, Outcome.HIT} or (
+                varies_by_credential(answer.response) and not asker.fresh
+            ):
+                # Said to somebody else, who may have lost what this one has; or what each has of its own.
+                return await self._read(read, asker, deadline)
+            if answer.response.status in {401, 403}:
                 proofs.withdraw(read.partition, model)
         return answer
 
     async def _proof(
-        self, proofs: Proofs, read: Read, model: str, request: UpstreamRequest, deadline: float
+        self, proofs: Proofs, read: Read, model: str, asker: Asker, deadline: float
     ) -> Answer | int | None:
         """Return what the workspace says to who may not read the model; to who may, when that was created.
 
@@ -268,29 +273,28 @@ class Pipeline:
             if known.refusal is None:
                 return known.created
             return Answer(read.key, known.refusal, Outcome.HIT, now, age=0)
-        answer = await self.ask(request.headers, PROOF, {"name": model}, deadline)
+        asked = {"name": model}
+        answer = await self._ask_beside(read, asker, PROOF, asked, deadline)
         if answer.response.status == 200 and proofs.get(read.partition, model, now) is None:
             # It was stored too long ago, or asked before permissions were written, to prove anything.
             await self.disown(answer)
-            answer = await self.ask(request.headers, PROOF, {"name": model}, deadline)
+            answer = await self._ask_beside(read, asker, PROOF, asked, deadline)
         return described(answer.response, model) if answer.response.status == 200 else answer
 
     # -- cache lookup and coalescing ---------------------------------------------------------------
 
-    async def _read(
-        self, read: Read, request: UpstreamRequest, deadline: float, *, fresh: bool = False
-    ) -> Answer:
-        if fresh:
+    async def _read(self, read: Read, asker: Asker, deadline: float) -> Answer:
+        if asker.fresh:
             alone = Flight(read, deadline, storable=False)
             now = time.monotonic()
-            return Answer(read.key, (await self._fetch(alone, request)).response, Outcome.REQUEST, now)
+            return Answer(read.key, (await self._fetch(alone, asker)).response, Outcome.REQUEST, now)
         now = time.monotonic()
         entry = self._store.get(read.key, now)
         if entry is not None:
             return Answer(read.key, entry.response, Outcome.HIT, self._decided(entry), now - entry.stored_at)
         try:
             answer, _, joined = await self.flights.fetch(
-                read, deadline, lambda flight: self._fly(flight, request)
+                read, deadline, lambda flight: self._fly(flight, asker)
             )
         except (UnreachableError, UpstreamTimeoutError):
             stale = self._stale(read)
@@ -316,14 +320,14 @@ class Pipeline:
         """Return a moment that is not after the workspace's decision: the answer took time to arrive."""
         return entry.stored_at - self._patience
 
-    async def _fly(self, flight: Flight, request: UpstreamRequest) -> Answer:
+    async def _fly(self, flight: Flight, asker: Asker) -> Answer:
         """Bring an answer: from the fleet if it has it or is fetching it, else from the workspace."""
         key, began = flight.read.key, time.monotonic()
         if self._fleet is None:
-            return self._fetched(flight, await self._fetch(flight, request), began)
+            return self._fetched(flight, await self._fetch(flight, asker), began)
         async with self._fleet.turn(flight.read, lambda: flight.deadline) as turn:
             if turn.found is None:
-                brought = await self._fetch(flight, request)
+                brought = await self._fetch(flight, asker)
                 if self._access.owns(flight.read.partition):
                     turn.brought = brought
                 return self._fetched(flight, brought, began)
@@ -339,11 +343,13 @@ class Pipeline:
         outcome = Outcome.STORED if self._keep(flight, entry) else Outcome.MISS
         return Answer(flight.read.key, entry.response, outcome, min(began, entry.stored_at))
 
-    async def _fetch(self, flight: Flight, request: UpstreamRequest) -> Entry:
+    async def _fetch(self, flight: Flight, asker: Asker) -> Entry:
         """Ask the workspace; the entry has expired already if its answer may not be kept."""
         read = flight.read
         if read.route.freshness is Freshness.LISTING:
-            await self._look_up_status(flight, request)
+            await self._look_up_status(flight, asker)
+        # Made of the key here and nowhere else: what else its first client said cannot reach those who share.
+        request = read.request(asker.fields, asker.client, fresh=asker.fresh)
         call = Call(read.route.group, request, lambda: flight.deadline, shared=True)
         async with self._workspace.call(call) as got:
             try:
@@ -353,12 +359,12 @@ class Pipeline:
                     "The workspace broke off in the middle of its answer."
                 ) from error
             body = decoded(body, got.headers.getall("Content-Encoding", ()), self._largest_entry)
-            kept = tuple(without(fields(got), NOT_STORED))
+            kept = tuple(without(self._access.returned(fields(got)), NOT_STORED))
             response = StoredResponse(got.status, reason_phrase(got.reason), kept, body)
         self._learn(read, response)
         return self._entry(read, response, age(got.headers.get("Age")))
 
-    async def _look_up_status(self, flight: Flight, request: UpstreamRequest) -> None:
+    async def _look_up_status(self, flight: Flight, asker: Asker) -> None:
         """Find out whether a version is READY, when that is worth a call: then its files stay as they are."""
         model, version = flight.read.model, flight.read.version
         if model is None or version is None:
@@ -366,9 +372,8 @@ class Pipeline:
         if not self._versions.worth_asking(model, version, time.monotonic(), self._lifetimes.unverified):
             return
         try:
-            await self.ask(
-                request.headers, "model-versions/get", {"name": model, "version": version}, flight.deadline
-            )
+            asked = {"name": model, "version": version}
+            await self._ask_beside(flight.read, asker, "model-versions/get", asked, flight.deadline)
         except (AnswerableError, NotShareableError) as error:
             # The listing does not depend on it; it is merely kept for a shorter time.
             log.info("status of model version unknown", model=model, version=version, reason=str(error))
@@ -402,6 +407,8 @@ class Pipeline:
             version_status=status,
             url_expires_in=_url_expires_in(read, response, age),
         )
+        if "*" in vary(response.headers) or (read.common and varies_by_credential(response)):
+            seconds = NOT_AT_ALL
         survives = survives_metadata_writes(read.route.freshness, response.status, status)
         return Entry(response, read.model, read.version, survives, now - age, now - age + seconds)
 

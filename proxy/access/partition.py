@@ -21,6 +21,19 @@ def common_partition(headers: Iterable[tuple[str, str]], key: bytes) -> str:
     return "common-" + partition(without(headers, frozenset({"authorization"})), key)
 
 
+def counted(headers: Iterable[tuple[str, str]]) -> tuple[tuple[str, str], ...]:
+    """Return the fields of a request that say who is asking: all that are not known to be neutral.
+
+    Of the request's fields these alone go out with a call that others may share. Their names are spelt alike,
+    so that equal partitions ask equally.
+    """
+    return tuple(
+        ("-".join(part.capitalize() for part in lower.split("-")), value)
+        for name, value in headers
+        if (lower := name.lower()) not in HOP_BY_HOP and lower not in NEUTRAL and lower not in UNSHARED
+    )
+
+
 def partition(headers: Iterable[tuple[str, str]], key: bytes) -> str:
     """Name the credential behind a request.
 
@@ -29,11 +42,9 @@ def partition(headers: Iterable[tuple[str, str]], key: bytes) -> str:
     order and repetition count as well. Returns 32 hexadecimal digits.
     """
     digest = hashlib.blake2b(key=key, digest_size=16)
-    for name, value in headers:
-        lower = name.lower()
-        if lower not in HOP_BY_HOP and lower not in NEUTRAL and lower not in UNSHARED:
-            for part in (lower, value):
-                encoded = part.encode("utf-8", "surrogateescape")
-                # Lengths keep ("ab", "c") apart from ("a", "bc").
-                digest.update(len(encoded).to_bytes(8, "big") + encoded)
+    for field in counted(headers):
+        for part in field:
+            encoded = part.encode("utf-8", "surrogateescape")
+            # Lengths keep ("ab", "c") apart from ("a", "bc").
+            digest.update(len(encoded).to_bytes(8, "big") + encoded)
     return digest.hexdigest()

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from cachetools import LRUCache
 
 from proxy.mlflow_api.answers import json_object, model_created
+from proxy.mlflow_api.headers import vary
 from proxy.mlflow_api.messages import StoredResponse
 from proxy.mlflow_api.reads import Read
 from proxy.mlflow_api.routes import Freshness
@@ -17,6 +18,10 @@ PROOF = "registered-models/get"
 make it anyway, before they ask for anything else about the model (facts.md 2)."""
 REFUSED = frozenset({401, 403, 404})
 """Answers by which the workspace says that this credential has nothing to read there."""
+
+_UNDERSTOOD = frozenset({"alias", "name", "page_token", "path", "stages", "version"})
+"""Parameters of calls about one model. Another could be one by which some server chooses the model (``Name``,
+``name[]``), so that the proof would be about a model that the answer is not about."""
 
 _MOST_PROOFS = 100_000
 """About 40 MB at the very most; a proof forgotten is one call. Rotated tokens leave no more behind."""
@@ -31,8 +36,8 @@ class Proof:
     """What the workspace said to one credential about one model; ``refusal`` is its answer if it said no.
 
     ``created`` tells the model from another one that has its name later: who may read the one has proven
-    nothing about the other, which may have had other readers. None if the workspace did not say: then nothing
-    is shared.
+    nothing about the other, which may have had other readers. None if the workspace did not say, or named
+    another model: then nothing is shared.
     """
 
     until: float
@@ -105,17 +110,45 @@ class Proofs:
 
 
 def described(response: StoredResponse, model: str) -> int | None:
-    """Return when the model was created that an answer to ``PROOF`` describes, None if it does not say."""
+    """Return when the model was created that an answer to ``PROOF`` describes, None if it does not say.
+
+    Nor does it if it names another model. A workspace that reads names in a way of its own (without case,
+    without blanks at their ends) may do so in one call and not in another; then it cannot be told what it has
+    proven.
+    """
     return model_created(json_object(response.body) or {}, model)
 
 
 def needs_proof(read: Read) -> bool:
     """Whether an answer may be shared by all who can read the model that it is about.
 
-    What is about no model in particular, or is itself the proof, stays each credential's own.
+    What is about no model in particular, or is itself the proof, stays each credential's own. So does what is
+    asked with parameters that nobody has heard of.
     """
     return (
         read.model is not None
         and read.route.path != PROOF
         and read.route.freshness is not Freshness.DISCOVERY
+        and _UNDERSTOOD.issuperset(name for name, _ in read.key[2])
     )
+
+
+def is_proof(read: Read) -> bool:
+    """Whether a read proves something: it asks about one model by its name, and says nothing else."""
+    return read.route.path == PROOF and read.model is not None and read.key[2] == (("name", read.model),)
+
+
+def varies_by_credential(response: StoredResponse) -> bool:
+    """Whether the workspace says that its answer depends on who asks, beyond whether he may."""
+    return "authorization" in vary(response.headers)
+
+
+def is_personal(response: StoredResponse) -> bool:
+    """Whether an answer is for the credential that got it only, whoever else may read the model.
+
+    Refusals are, and a 404 that may stand for one; redirects (to a login); and what the workspace calls
+    dependent on the credential.
+    """
+    if response.status in REFUSED or 300 <= response.status < 400:
+        return True
+    return varies_by_credential(response) or "*" in vary(response.headers)

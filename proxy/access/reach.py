@@ -4,28 +4,19 @@ The proxy's credential can do more than MLflow needs: one call to another API ma
 """
 
 import re
-from urllib.parse import unquote
 
-_MLFLOW = re.compile(r"/(?:ajax-)?api/\d+\.\d+/(?:preview/)?mlflow(?:-artifacts)?/.")
-_DECODINGS = 4
-"""How often a path may be encoded over again and still be understood."""
+from proxy.mlflow_api.lenient_paths import decodings, plain, settles
+
+_MLFLOW = re.compile(r"/(?:ajax-)?api/[0-9]+\.[0-9]+/(?:preview/)?mlflow(?:-artifacts)?/.")
 
 
 def is_mlflow(target: str) -> bool:
     """Whether a raw request target is of the MLflow API, however a server may read its path.
 
-    Servers differ in what they decode, and in what they take for a step up: ``..``, ``%2e%2e``, ``..;x``,
-    backslashes. A path with any of them is not.
+    A path that has a step up by any reading is not (``..``, ``%2e%2e``, ``..;x``, backslashes), nor is one
+    that is encoded over and over.
     """
     path = target.partition("?")[0]
-    if not _MLFLOW.match(path):
+    if not _MLFLOW.match(path) or not settles(path):
         return False
-    for _ in range(_DECODINGS):
-        segments = re.split(r"[/\\]", path)
-        if any(segment.partition(";")[0].strip() in {".", ".."} for segment in segments):
-            return False
-        decoded = unquote(path)
-        if decoded == path:
-            return True
-        path = decoded
-    return False
+    return not any({".", ".."} & set(plain(decoded).split("/")) for decoded in decodings(path))

@@ -92,6 +92,10 @@ class ServiceAccess(Access):
         """Whether the credential is still the principal's that a question was asked for."""
         return partition in {PUBLIC, self._partition()}
 
+    def fields(self, route: Route, headers: Fields) -> tuple[tuple[str, str], ...]:
+        """Nothing of a client's goes out with a call that all share; the credential is added to it."""
+        return ()
+
     def client(self, partition: str, headers: Fields) -> str:
         """Name the client: what it says of others it asks for would only get it more than its share."""
         return f"{PUBLIC if partition == PUBLIC else self._name(headers)}:"

@@ -5,11 +5,30 @@ where clients bring the workspace's own credentials and the workspace checks the
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
-from proxy.access.partition import PUBLIC, common_partition, partition
-from proxy.mlflow_api.headers import CLIENT, Fields, field
+from proxy.access.partition import PUBLIC, common_partition, counted, partition
+from proxy.mlflow_api.headers import CLIENT, Fields, asks_for_fresh, field
 from proxy.mlflow_api.messages import UpstreamRequest
 from proxy.mlflow_api.routes import Freshness, Route
+
+
+@dataclass(frozen=True, slots=True)
+class Asker:
+    """Who asks for something that may be shared; of a request nothing else but its question counts.
+
+    Attributes:
+        partition: whose stored answers it may be served from.
+        client: whose share of the budget its calls take.
+        fields: what its calls carry: only what the partition is made of.
+        fresh: whether it refuses stored answers.
+
+    """
+
+    partition: str
+    client: str
+    fields: tuple[tuple[str, str], ...]
+    fresh: bool
 
 
 class Access:
@@ -27,6 +46,18 @@ class Access:
         ``target`` is the raw request target, ``headers`` are the request's fields. Raises AnswerableError.
         """
         return ""
+
+    def asker(self, route: Route, headers: Fields) -> Asker:
+        """Name who asks, from a request's end-to-end fields. The request has been admitted."""
+        partition = self.partition(route, headers)
+        return Asker(
+            partition, self.client(partition, headers), self.fields(route, headers), asks_for_fresh(headers)
+        )
+
+    def fields(self, route: Route, headers: Fields) -> tuple[tuple[str, str], ...]:
+        """Return the fields that go out with a call that others may share: what ``partition`` is made of."""
+        # Everyone shares the public documents, so they are asked for in nobody's name.
+        return () if route.freshness is Freshness.DISCOVERY else counted(headers)
 
     def partition(self, route: Route, headers: Fields) -> str:
         """Name whose stored answers a request may be served from. The request has been admitted."""

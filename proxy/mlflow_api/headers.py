@@ -29,7 +29,6 @@ NEUTRAL = frozenset(
         "content-length",
         "content-type",
         "host",
-        "origin",
         "pragma",
         "referer",
         "traceparent",
@@ -39,10 +38,11 @@ NEUTRAL = frozenset(
         "x-request-id",
     }
 )
-"""Request fields that do not change who is asking or what for.
+"""Request fields that do not change who is asking or what for. None of them goes out with a shared call.
 
-Every *other* field, known or not, separates stored answers: a header this proxy has never heard of may
-be a credential, so it must not be shared across.
+Every *other* field, known or not, separates stored answers and goes out with the call: a header this proxy
+has never heard of may be a credential, so it must not be shared across. ``Origin`` is not neutral, since
+servers answer it with ``Access-Control-Allow-Origin`` (Fetch, section 3.3).
 """
 
 CLIENT = "Mlflow-Proxy-Client"
@@ -84,11 +84,26 @@ _NOT_FOR_STORAGE = HOP_BY_HOP | {
 _NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _VALUE = re.compile(r"[\t\x20-\x7e\x80-\ud7ff\ue000-\U0010ffff]*")
 
+CODINGS = ("gzip", "deflate")
+"""Content codings that a shared call asks for: all that ``upstream.decoding`` can undo."""
+
 CACHE_NAME = "mlflow-proxy"
 """What this cache is called in Cache-Status (RFC 9211)."""
 
-NOT_STORED = frozenset({"age", "cache-status", "content-encoding", "content-length", "set-cookie"})
-"""Response fields that are not part of a shared answer: its body is decoded, and its age is ours to tell."""
+NOT_STORED = frozenset(
+    {
+        "age",
+        "authentication-info",
+        "cache-status",
+        "clear-site-data",
+        "content-encoding",
+        "content-length",
+        "set-cookie",
+        "set-cookie2",
+    }
+)
+"""Response fields that are not part of a shared answer: they are about one client's session, or about the
+message; its body is decoded, and its age is ours to tell."""
 
 Fields = Iterable[tuple[str, str]]
 """Header fields in order, repeated names kept."""
@@ -164,3 +179,23 @@ def asks_for_fresh(fields: Fields) -> bool:
         for directive in value.split(",")
     }
     return not directives.isdisjoint({"no-cache", "no-store"})
+
+
+def vary(fields: Fields) -> frozenset[str]:
+    """Return what an answer says that it depends on: request fields in lower case, or ``*``.
+
+    RFC 9110 section 12.5.5.
+    """
+    return frozenset(
+        member.strip().lower()
+        for name, value in fields
+        if name.lower() == "vary"
+        for member in value.split(",")
+        if member.strip()
+    )
+
+
+def only_header(fields: Fields, name: str) -> str | None:
+    """Return the field of that lower-case name, None if there are several, empty if there is none."""
+    values = [value for each, value in fields if each.lower() == name]
+    return None if len(values) > 1 else "".join(values)

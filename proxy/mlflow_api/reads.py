@@ -1,23 +1,37 @@
-"""Shareable reads: what makes two requests the same question.
+"""Shareable reads: what makes two requests the same question, and how that question is asked.
 
 A request is only ever recognised as a shareable read when its meaning is beyond doubt; anything
 ambiguous (repeated parameters, broken escapes, an unexpected body) is answered with None and passes
-through unshared.
+through unshared. The workspace is then asked as the key says, never as the first client spelt it: whatever a
+request says beyond its key does not reach a call that others share, so it cannot choose their answer.
 """
 
 import json
 import re
+import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Self
-from urllib.parse import parse_qsl
+from urllib.parse import parse_qsl, quote, urlencode
 
+from proxy import __version__
+from proxy.mlflow_api.headers import CODINGS, Fields, only_header
+from proxy.mlflow_api.messages import UpstreamRequest
 from proxy.mlflow_api.routes import Freshness, Route
 
 Key = tuple[str, str, tuple[tuple[str, str], ...]]
-"""Partition, route name, sorted parameters: equal keys are the same question by the same credential."""
+"""Partition, method and path, sorted parameters: equal keys are the same question by the same credential.
+
+The path counts with its API prefix: the web interface's is open to other credentials than the others.
+"""
+
+OWN_FIELDS = (("Accept-Encoding", ", ".join(CODINGS)), ("User-Agent", f"mlflow-proxy/{__version__}"))
+"""Fields of every call that is shared; others only if they count in its partition."""
 
 _BROKEN_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
+_JSON = re.compile(r'application/json\s*(;\s*charset\s*=\s*"?utf-?8"?\s*)?', re.IGNORECASE)
+_MOST_EXACT = 2**53 - 1
+"""Beyond it JSON parsers disagree about whole numbers (RFC 8259 section 6)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,15 +43,48 @@ class Read:
     model: str | None
     """Registered model the answer is about; None when it may be about any (searches, discovery)."""
     version: str | None
+    common: bool = False
+    """Whether its partition is not one credential's, but of all who have proven something."""
 
     @property
     def partition(self) -> str:
         """The credential that asks."""
         return self.key[0]
 
+    @property
+    def path(self) -> str:
+        """The path as it was asked for, which is spelt like a row of the route table."""
+        return self.key[1].partition(" ")[2]
+
+    @property
+    def prefix(self) -> str:
+        """The API prefix that it was asked for under."""
+        return self.path.removesuffix(self.route.path)
+
     def within(self, partition: str) -> Self:
-        """Return the same question in another partition."""
-        return replace(self, key=(partition, *self.key[1:]))
+        """Return the same question in the partition that some credentials have in common."""
+        return replace(self, key=(partition, *self.key[1:]), common=True)
+
+    def request(self, fields: tuple[tuple[str, str], ...], client: str, *, fresh: bool) -> UpstreamRequest:
+        """Return the request that asks it, made of its key and nothing else.
+
+        ``fields`` are those that its partition is made of; ``client`` is whose share of the budget it takes.
+        ``fresh`` is for one that refuses stored answers, those of a proxy behind this one as well; it is not
+        shared.
+        """
+        _, endpoint, asked = self.key
+        method, _, path = endpoint.partition(" ")
+        headers, body = (*fields, *OWN_FIELDS), b""
+        if method == "POST":
+            members = (f"{json.dumps(name, ensure_ascii=False)}:{value}" for name, value in asked)
+            headers = (*headers, ("Content-Type", "application/json"))
+            body = f"{{{','.join(members)}}}".encode()
+        elif asked:
+            path = f"{path}?{urlencode(asked, quote_via=quote)}"
+        if fresh:
+            headers = (*headers, ("Cache-Control", "no-cache"))
+        public = self.route.freshness is Freshness.DISCOVERY
+        return UpstreamRequest(method, path, headers, body, client, public)
 
 
 def parameters(raw_query: str) -> dict[str, str] | None:
@@ -58,43 +105,47 @@ def json_parameters(body: bytes) -> dict[str, str] | None:
     """
     try:
         value = json.loads(body.decode(), object_pairs_hook=_object)
+        if not isinstance(value, dict):
+            return None
+        return {name: json.dumps(member, sort_keys=True) for name, member in value.items()}
     except (ValueError, RecursionError):
         return None
-    if not isinstance(value, dict):
-        return None
-    return {name: json.dumps(member, sort_keys=True) for name, member in value.items()}
 
 
-def shareable(route: Route, method: str, partition: str, raw_query: str, body: bytes) -> Read | None:
+def shareable(
+    route: Route, method: str, target: str, headers: Fields, body: bytes, partition: str
+) -> Read | None:
     """Return the read that a request asks for, or None if it must not be shared.
 
-    ``partition`` names the credential (``access.partition``); ``body`` is the whole request body, empty
-    for none.
+    ``target`` is the raw request target that ``route`` was found for; ``body`` is the whole request body,
+    empty for none; ``partition`` names the credential (``access.partition``).
     """
-    if route.freshness is Freshness.NEVER:
+    if route.freshness is Freshness.NEVER or only_header(headers, "content-encoding") != "":
+        return None
+    path, mark, raw_query = target.partition("?")
+    if route.freshness is Freshness.DISCOVERY and mark:
         return None
     asked = parameters(raw_query)
     if asked is None:
         return None
     if method == "POST":
         # The only read sent as POST is get-latest-versions; its parameters travel in the body.
-        members = json_parameters(body)
-        if members is None or asked:
+        members = _exact_members(body)
+        if members is None or asked or not _JSON.fullmatch(only_header(headers, "content-type") or ""):
             return None
-        model = _string(members.get("name"))
-        asked = {f"json:{name}": value for name, value in members.items()}
-        version = None
-    elif body or any(name.startswith("json:") for name in asked):
-        # The prefix is for what came in a body: a query must not pass for one.
+        asked, model, version = members, _string(members.get("name")), None
+    elif body:
         return None
     else:
         if route.freshness is Freshness.LISTING:
             asked = _canonical_listing(asked)
         model, version = asked.get("name"), asked.get("version")
+    if "" in (folded := {_folded(name) for name in asked}) or len(folded) < len(asked):
+        return None  # such as Name beside name: servers differ on which of them counts
     if route.path.endswith(("/search", "/list")):
         # About any model, whatever a stray parameter says.
         model = version = None
-    return Read((partition, route.name, tuple(sorted(asked.items()))), route, model, version)
+    return Read((partition, f"{method} {path}", tuple(sorted(asked.items()))), route, model, version)
 
 
 def written_models(raw_query: str, body: bytes) -> frozenset[str] | None:
@@ -106,11 +157,24 @@ def written_models(raw_query: str, body: bytes) -> frozenset[str] | None:
     members = json_parameters(body) if body else {}
     if asked is None or members is None:
         return None
-    named = [asked.get("name"), asked.get("new_name")]
-    # JSON of protocol buffers may spell new_name either way.
-    named += [_string(members.get(member)) for member in ("name", "new_name", "newName")]
+    # JSON of protocol buffers may spell new_name either way; some parsers do not tell case apart.
+    named = [value for name, value in asked.items() if _folded(name) in _NAMES]
+    for name, value in members.items():
+        if _folded(name) in _NAMES:
+            model = _string(value)
+            if model is None:
+                return None
+            named.append(model)
     models = frozenset(name for name in named if name)
     return models or None
+
+
+_NAMES = frozenset({"name", "newname"})
+
+
+def _folded(name: str) -> str:
+    """Return what is left of a parameter's name for who cares for letters only: ``name[]``, ``Name``."""
+    return "".join(each for each in unicodedata.normalize("NFKC", name).casefold() if each.isalnum())
 
 
 def _canonical_listing(asked: Mapping[str, str]) -> dict[str, str]:
@@ -134,6 +198,45 @@ def _object(pairs: list[tuple[str, object]]) -> dict[str, object]:
     if len(unique) != len(pairs):
         raise ValueError("repeated member")
     return unique
+
+
+def _exact_members(body: bytes) -> dict[str, str] | None:
+    """Return what ``json_parameters`` does, None also for values that not all parsers read alike.
+
+    What reads take is text, lists of it and whole numbers. Fractions, numbers beyond what all parsers hold
+    and surrogates that stand alone are none of it, nor is anything nested.
+    """
+    try:
+        value = json.loads(
+            body.decode(),
+            object_pairs_hook=_object,
+            parse_int=_exact_number,
+        )
+        if not isinstance(value, dict):
+            return None
+        if not all(_is_plain(member) for member in value.values()):
+            return None
+        members = {
+            name: json.dumps(member, ensure_ascii=False, separators=(",", ":"))
+            for name, member in value.items()
+        }
+        # Surrogates that stand alone have no form in UTF-8.
+        "".join([*members, *members.values()]).encode()
+    except (ValueError, RecursionError):
+        return None
+    return members
+
+
+def _is_plain(value: object) -> bool:
+    values = value if isinstance(value, list) else [value]
+    return all(isinstance(each, str | int | None) for each in values)
+
+
+def _exact_number(digits: str) -> int:
+    number = int(digits)
+    if abs(number) > _MOST_EXACT:
+        raise ValueError("too large a number")
+    return number
 
 
 def _string(canonical: str | None) -> str | None:

@@ -4,12 +4,13 @@ Adding an endpoint is adding a row. A request that matches no row passes through
 every budget and cache.
 """
 
-import posixpath
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 from urllib.parse import unquote
+
+from proxy.mlflow_api.lenient_paths import readings
 
 API_PREFIXES = ("/api/2.0/mlflow/", "/api/2.0/preview/mlflow/", "/ajax-api/2.0/mlflow/")
 """Three spellings of one API: current clients, mlflow 1.x, and the web interface."""
@@ -133,8 +134,6 @@ ROUTES: tuple[Route, ...] = (
     Route(_GET, "/oidc/.well-known/oauth-authorization-server", Group.NONE, Freshness.DISCOVERY),
 )
 
-_SLASHES = re.compile("/+")
-
 UNKNOWN = Route((), "unknown", Group.NONE)
 """Stands for every request that matches no row."""
 
@@ -162,18 +161,46 @@ _WILDCARD = tuple(
 )
 
 
-def match(method: str, raw_path: str) -> Route:
+_OVERRIDES = frozenset({"x-http-method", "x-http-method-override", "x-method-override"})
+"""Fields by which some servers let a request have another method than it has."""
+_METHODS = frozenset(_READ + _WRITE)
+
+
+def overrides_method(names: Iterable[str], raw_query: str) -> bool:
+    """Whether a server may take a request's method to be another, by its field names or its query.
+
+    Gateways of some servers do not tell ``_`` and ``-`` in field names apart.
+    """
+    if any(name.lower().replace("_", "-") in _OVERRIDES for name in names):
+        return True
+    named = (unquote(part.partition("=")[0]) for part in re.split("[&;]", raw_query))
+    return any(name.strip().casefold() == "_method" for name in named)
+
+
+def match(method: str, raw_path: str, *, overridden: bool = False) -> Route:
     """Return the row for a request, ``UNKNOWN`` when there is none.
 
-    ``raw_path`` is the path as it came over the wire. One that merely *decodes* to a known endpoint
-    (``registered%2Dmodels/get``, doubled slashes, ``/./``) gets the row for the rest of its family: it spends
-    from the budget and its writes are noticed, but nothing is shared under a name it did not spell.
+    ``raw_path`` is the path as it came over the wire, ``overridden`` what ``overrides_method`` says. A path
+    that a server may merely *take* for a known endpoint (``registered%2Dmodels/get``, doubled slashes,
+    ``;x``, capitals) gets the row for the rest of its family: it spends from the budget and its writes are
+    noticed, but nothing is shared under a name it did not spell. So does one whose method is in doubt: it
+    may be a write.
     """
     exact = _EXACT.get((method, raw_path))
-    if exact is not None:
+    if exact is not None and not overridden:
         return exact
-    path = posixpath.normpath(_SLASHES.sub("/", unquote(raw_path)))
-    for row_method, prefix, route in _WILDCARD:
-        if method == row_method and path.startswith(prefix):
-            return route
-    return UNKNOWN
+    known = method.upper() in _METHODS and not overridden
+    taken, meant = readings(raw_path), method.upper() if known else "POST"
+    family = next(
+        (
+            route
+            for row_method, prefix, route in _WILDCARD
+            if meant == row_method and any(path.startswith(prefix) for path in taken)
+        ),
+        UNKNOWN,
+    )
+    if family.group is not Group.TRACKING:
+        return family
+    # Of tracking some endpoints have a limit of their own, which other spellings do not lead around.
+    spelt = (_EXACT.get((each, path)) for path in taken for each in (method, meant))
+    return next((route for route in spelt if route is not None), family)

@@ -8,9 +8,7 @@ import zlib
 from collections.abc import Iterable
 
 from proxy.errors import TooLargeToShareError, UnknownCodingError, UpstreamUnavailableError
-
-ACCEPTED = "gzip, deflate"
-"""What to ask for: everything that ``decoded`` can undo."""
+from proxy.mlflow_api.headers import CODINGS
 
 _MOST_CODINGS = 2
 """Codings applied one after the other; nobody means more."""
@@ -30,7 +28,7 @@ def decoded(body: bytes, codings: Iterable[str], limit: int) -> bytes:
     """
     names = [name.strip().lower() for value in codings for name in value.split(",")]
     applied = [name.removeprefix("x-") for name in names if name not in {"", "identity"}]
-    if unknown := set(applied) - {"gzip", "deflate"}:
+    if unknown := set(applied).difference(CODINGS):
         raise UnknownCodingError(f"in the coding {min(unknown)[:40]!r}")
     if len(applied) > _MOST_CODINGS:
         raise UnknownCodingError(f"in {len(applied)} codings")

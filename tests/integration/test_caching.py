@@ -97,15 +97,21 @@ async def test_nothing_is_hit_beyond_its_lifetime(
 
 
 @pytest.mark.parametrize("prefix", ["/api/2.0/preview/mlflow/", "/ajax-api/2.0/mlflow/"])
-async def test_all_prefixes_name_the_same_endpoint(
+async def test_each_prefix_is_asked_for_itself_and_written_for_all(
     workspace: EmulatedWorkspace, api: Api, prefix: str
 ) -> None:
-    await api.get(MODEL, name="m")
-    assert (await api.get(prefix + MODEL, name="m")).outcome == HIT
+    endpoints = [MODEL, prefix + MODEL]
+    for outcome in (STORED, HIT):
+        assert [(await api.get(endpoint, name="m")).outcome for endpoint in endpoints] == [outcome] * 2
+    assert [arrival.target for arrival in workspace.arrivals] == [
+        f"{API}{MODEL}?name=m",
+        f"{prefix}{MODEL}?name=m",
+    ]
     await api.call("PATCH", prefix + "registered-models/update", {"name": "m", "description": "new"})
-    reply = await api.get(MODEL, name="m")
-    assert reply.outcome == STORED
-    assert reply.json()["registered_model"]["description"] == "new"
+    for endpoint in endpoints:
+        reply = await api.get(endpoint, name="m")
+        assert reply.outcome == STORED
+        assert reply.json()["registered_model"]["description"] == "new"
 
 
 async def test_spellings_of_one_directory_are_one_listing(workspace: EmulatedWorkspace, api: Api) -> None:

@@ -211,7 +211,7 @@ async def test_a_shared_call_asks_for_the_whole_unconditionally(upstream: Upstre
     for fields in (own, []):
         assert (await raw(proxy_url, "GET", READ, fields)).body == b"ok"
     [inbound] = upstream.seen
-    assert {name for name, _ in lower_names(inbound.headers)} == {"host", "accept-encoding"}
+    assert {name for name, _ in lower_names(inbound.headers)} == {"host", "accept-encoding", "user-agent"}
 
 
 @pytest.mark.parametrize("target", ["/.well-known/databricks-config", READ])

@@ -78,6 +78,45 @@ def test_all_ways_into_the_log_are_redacted(form: str, capsys: pytest.CaptureFix
         ]
 
 
+FORGED = "2026-01-01T00:00:00Z [error    ] forged"
+BREAKS = [
+    "\n",
+    "\r",
+    "\r\n",
+    "\x0b",
+    "\x0c",
+    "\x1b[2K\x1b[1G",
+    "\x85",
+    "\u2028",
+    "\u2029",
+    "\u202e",
+    "\0",
+    "\udcff\n",
+]
+
+
+@pytest.mark.parametrize("form", ["json", "console"])
+@pytest.mark.parametrize("between", BREAKS)
+def test_no_value_forges_a_line(form: str, between: str, capsys: pytest.CaptureFixture[str]) -> None:
+    logs.configure("debug", "json" if form == "json" else "console")
+    log, text = structlog.get_logger(), f"m{between}{FORGED}"
+    log.info("failed", model=text, number=[text])
+    log.info(text)
+    logging.getLogger("library").warning("said %s", text)
+    try:
+        raise ValueError(text)
+    except ValueError:
+        log.exception("failed")
+    lines = capsys.readouterr().err.splitlines()
+    assert not any(line.startswith(FORGED) for line in lines)
+    assert len([line for line in lines if line.strip() and not line.startswith(" ")]) == (
+        4 if form == "json" else 5
+    )
+    assert all(line.isprintable() for line in lines)
+    if form == "json":
+        assert json.loads(lines[0])["model"] == text
+
+
 def test_the_level_is_a_threshold(capsys: pytest.CaptureFixture[str]) -> None:
     logs.configure("warning", "json")
     structlog.get_logger().info("quiet")

@@ -16,7 +16,8 @@ from proxy.mlflow_api.routes import match
 
 KEY = b"k" * 32
 IGNORED = HOP_BY_HOP | NEUTRAL | UNSHARED
-LISTING = match("GET", "/api/2.0/mlflow/model-versions/list-artifacts")
+LIST = "/api/2.0/mlflow/model-versions/list-artifacts"
+LISTING = match("GET", LIST)
 
 tokens = st.text(string.ascii_letters + string.digits + "-_", min_size=1, max_size=12)
 names = st.one_of(
@@ -92,7 +93,7 @@ def test_a_partition_tells_nothing_without_the_key(headers: list[tuple[str, str]
 def test_no_stored_answer_crosses_credentials(requests: list[list[tuple[str, str]]]) -> None:
     store = MemoryStore(10**6)
     for number, headers in enumerate(requests):
-        read = shareable(LISTING, "GET", partition(headers, KEY), "name=m&version=1", b"")
+        read = shareable(LISTING, "GET", f"{LIST}?name=m&version=1", (), b"", partition(headers, KEY))
         assert read is not None
         answer = StoredResponse(200, "OK", (), str(number).encode())
         found = store.get(read.key, 0.0)

@@ -5,12 +5,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.access.partition import common_partition, partition
-from proxy.access.proofs import PROOF, Proofs, needs_proof
+from proxy.access.proofs import PROOF, Proofs, is_personal, is_proof, needs_proof
 from proxy.mlflow_api.messages import StoredResponse
 from proxy.mlflow_api.reads import shareable
 from proxy.mlflow_api.routes import match
 
-YES, NO = StoredResponse(200, "OK", (), b"{}"), StoredResponse(403, "Forbidden", (), b"no")
+YES = StoredResponse(200, "OK", (), b'{"registered_model": {"name": "m", "creation_timestamp": 16}}')
+NO = StoredResponse(403, "Forbidden", (), b"no")
 
 
 def test_a_yes_counts_from_when_it_was_decided() -> None:
@@ -18,7 +19,7 @@ def test_a_yes_counts_from_when_it_was_decided() -> None:
     proofs.note("a", "m", YES, as_of=100.0, epoch=(0, 0))
     known = proofs.get("a", "m", 399.9)
     assert known is not None
-    assert known.refusal is None
+    assert (known.refusal, known.created) == (None, 16)
     assert proofs.get("a", "m", 400.0) is None
 
 
@@ -30,6 +31,55 @@ def test_an_older_yes_takes_nothing_away_from_a_newer_one() -> None:
     other = StoredResponse(200, "OK", (), b'{"registered_model": {"name": "m", "creation_timestamp": 17}}')
     proofs.note("a", "m", other, 61.0, proofs.epoch)
     assert proofs.get("a", "m", 361.0) is None
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"registered_model": {"name": "M", "creation_timestamp": 16}}',
+        b'{"registered_model": {"name": "m ", "creation_timestamp": 16}}',
+        b'{"registered_model": {"name": "n", "name_": "m", "creation_timestamp": 16}}',
+        b'{"registered_model": {"name": ["m"], "creation_timestamp": 16}}',
+        b'{"registered_model": {"name": "m"}}',
+        b'{"registered_model": "m"}',
+        b'{"name": "m"}',
+        b"[]",
+        b"m",
+    ],
+)
+def test_a_yes_about_another_name_shares_nothing(body: bytes) -> None:
+    proofs = Proofs(granted=300, refused=5)
+    proofs.note("a", "m", StoredResponse(200, "OK", (), body), as_of=0.0, epoch=(0, 0))
+    known = proofs.get("a", "m", 1.0)
+    assert known is not None
+    assert (known.refusal, known.created) == (None, None)
+
+
+@pytest.mark.parametrize(
+    ("query", "proves"),
+    [("name=m", True), ("name=m&model_name=n", False), ("name=m&x=1", False), ("x=m", False)],
+)
+def test_a_proof_asks_for_nothing_else(query: str, proves: bool) -> None:
+    target = f"/api/2.0/mlflow/{PROOF}"
+    read = shareable(match("GET", target), "GET", f"{target}?{query}", (), b"", "p")
+    assert read is not None
+    assert is_proof(read) is proves
+
+
+@pytest.mark.parametrize(
+    ("status", "fields", "personal"),
+    [
+        (200, (), False),
+        (200, (("Vary", "Accept-Encoding, Accept"),), False),
+        (200, (("vary", "Origin"), ("Vary", "Accept, AUTHORIZATION")), True),
+        (200, (("Vary", "*"),), True),
+        (400, (), False),
+        (500, (), False),
+        *((status, (), True) for status in (301, 302, 303, 307, 308, 401, 403, 404)),
+    ],
+)
+def test_what_is_said_to_one_alone(status: int, fields: tuple[tuple[str, str], ...], personal: bool) -> None:
+    assert is_personal(StoredResponse(status, "", fields, b"")) is personal
 
 
 def test_a_no_counts_for_seconds() -> None:
@@ -146,10 +196,15 @@ def test_nothing_is_granted_longer_than_it_was_proven(
         ("registered-models/search", "name=m", False),
         ("model-versions/search", "filter=name%3D%27m%27", False),
         ("model-versions/list-artifacts", "version=1", False),
+        *(
+            ("model-versions/list-artifacts", f"name=m&version=1&{more}", False)
+            for more in ("model_name=n", "registered_model.name=n", "x=1")
+        ),
     ],
 )
 def test_what_needs_a_proof_is_what_is_about_one_model(endpoint: str, query: str, needed: bool) -> None:
-    read = shareable(match("GET", f"/api/2.0/mlflow/{endpoint}"), "GET", "p", query, b"")
+    target = f"/api/2.0/mlflow/{endpoint}"
+    read = shareable(match("GET", target), "GET", f"{target}?{query}", (), b"", "p")
     assert read is not None
     assert needs_proof(read) is needed
 

@@ -12,6 +12,7 @@ from proxy.mlflow_api.routes import (
     Group,
     Invalidates,
     match,
+    overrides_method,
 )
 
 PREFIXES = ["/api/2.0/mlflow/", "/api/2.0/preview/mlflow/", "/ajax-api/2.0/mlflow/"]
@@ -156,7 +157,7 @@ def test_an_encoded_spelling_spends_and_invalidates_but_does_not_share(
         ("GET", "/api/3.0/mlflow/server-info"),
         ("POST", "/api/2.1/unity-catalog/models"),
         ("GET", "/x/api/2.0/mlflow/registered-models/get"),
-        ("BREW", "/api/2.0/mlflow/registered-models/get"),
+        ("BREW", "/api/2.0/mlflow/x"),
     ],
 )
 def test_everything_else_is_unknown(method: str, path: str) -> None:
@@ -174,11 +175,90 @@ def test_a_trailing_slash_spends_but_does_not_share() -> None:
         "//api/2.0/mlflow/registered-models/update",
         "/api//2.0/mlflow///registered-models/update",
         "/api/./2.0/x/../mlflow/registered-models/update",
+        "/api/2.0/mlflow/registered-models/update/",
+        "/api/2.0/mlflow/registered-models/update/.",
+        "/api/2.0/mlflow/registered-models%2Fupdate",
+        "/api/2.0/mlflow/registered-models%252Fupdate",
+        "/api/2.0/mlflow/registered-models%25252Fupdate",
+        "/api/2.0/mlflow/registered%252525252dmodels/../registered-models/update",
+        "/api/2.0/mlflow/registered-models;x=1/update",
+        "/api/2.0/mlflow/registered-models%3bx=1/update",
+        "/api/2.0/mlflow/registered-models/update;jsessionid=1",
+        "/api;v=1/2.0/mlflow/registered-models/update",
+        "/api/2.0/mlflow\\registered-models\\update",
+        "/api/2.0/mlflow%5cregistered-models%5cupdate",
+        "/API/2.0/MLflow/Registered-Models/Update",
+        "/api/2.0/mlflow/x/%2e%2e/registered-models/update",
+        "/api/2.0/mlflow/x/..%2fregistered-models/update",
+        "/api/2.0/mlflow/x/..;y/registered-models/update",
+        "/api/2.0/mlflow/registered-models/x/../update",
+        "/api/2.0/mlflow/registered-models/%2e%2e/%2e%2e/x",
+        "/api/2.0/mlflow/registered-models%00/update",
+        "/api/2.0/mlflow/registered-models%20/update",
+        "/api/2.0/mlflow/registered-models\x00/update",
+        "/api/2.0/mlflow/registered-models/%ff",
+        "/api/2.0/mlflow/registered-models/\udcff",
+        "/api/2.0/mlflow%c0%afregistered-models/update",
+        "/api/2.0/mlflow/registered%u002dmodels/update",
+        "/api/2.0/mlflow/registered-models／update",
+        "/api/2.0/mlflow/%EF%BD%92egistered-models/update",
+        "/api/2.0/mlflow/registered-models/update%3fname=m",
+        "/api/2.0/mlflow/experiments/..%2fregistered-models/update",
     ],
 )
-def test_a_path_that_only_comes_down_to_a_write_drops_everything(path: str) -> None:
+def test_a_path_that_some_server_takes_for_a_write_drops_everything(path: str) -> None:
     route = match("PATCH", path)
     assert (route.group, route.invalidates) == (Group.REGISTRY, Invalidates.REGISTRY)
+    read = match("GET", path)
+    assert (read.group, read.freshness) == (Group.REGISTRY, Freshness.NEVER)
+
+
+@pytest.mark.parametrize("method", ["BREW", "patch", "Delete", "MKCOL", "LINK"])
+def test_a_method_nobody_knows_may_write(method: str) -> None:
+    route = match(method, "/api/2.0/mlflow/registered-models/get")
+    assert (route.group, route.invalidates) == (Group.REGISTRY, Invalidates.REGISTRY)
+
+
+@pytest.mark.parametrize("path", ["runs%2fsearch", "runs/search/", "Runs/Search", "runs;x/search"])
+def test_another_spelling_leads_around_no_limit(path: str) -> None:
+    assert match("POST", PREFIXES[0] + path).group is Group.RUNS_SEARCH
+    assert match("POST", PREFIXES[0] + "runs/search", overridden=True).group is Group.RUNS_SEARCH
+
+
+@pytest.mark.parametrize(
+    ("names", "query", "doubtful"),
+    [
+        (["X-HTTP-Method-Override"], "", True),
+        (["Accept", "x-http-method"], "", True),
+        (["X-METHOD-OVERRIDE"], "", True),
+        (["X_HTTP_Method_Override"], "", True),
+        ([], "name=m&_method=DELETE", True),
+        ([], "name=m;_Method=DELETE", True),
+        ([], "%5fmethod", True),
+        ([], "filter=tags.training_method%3D1&x=_method=", False),
+        (["X-Method", "Accept"], "method=DELETE", False),
+    ],
+)
+def test_fields_by_which_a_method_may_be_another(names: list[str], query: str, doubtful: bool) -> None:
+    assert overrides_method(names, query) is doubtful
+
+
+@pytest.mark.parametrize(("method", "path", "freshness"), READS)
+def test_a_read_that_may_be_a_write_is_one(method: str, path: str, freshness: Freshness) -> None:
+    route = match(method, PREFIXES[0] + path, overridden=True)
+    assert (route.group, route.freshness, route.invalidates) == (
+        Group.REGISTRY, Freshness.NEVER, Invalidates.REGISTRY,
+    )  # fmt: skip
+    assert match("GET", "/.well-known/databricks-config", overridden=True) is UNKNOWN
+
+
+def test_a_path_that_is_encoded_without_end_is_read_in_time() -> None:
+    assert match("GET", "/" + "%" + "25" * 16_000 + "2e") is UNKNOWN
+
+
+@pytest.mark.parametrize("path", ["/api/2.0/mlflow-artifacts/artifacts/1/a%20b/runs/x;y/registered-models/z"])
+def test_files_are_no_calls(path: str) -> None:
+    assert match("PUT", path) is UNKNOWN
 
 
 def test_rows_make_sense() -> None:
