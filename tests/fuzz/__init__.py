@@ -1,1 +1,1 @@
-"""A fuzzer for the clients' door: bytes on the wire, paths of the façade, and the pure functions behind them."""
+"""A fuzzer for the clients' door: bytes on the wire, the façade's paths, the pure functions behind."""

@@ -12,7 +12,7 @@ from tests.fuzz.expected import PRINCIPAL, Allowed, allowed, end_to_end, shown
 from tests.fuzz.grammar import Wire
 from tests.fuzz.http1 import Message, Reading, read_requests
 from tests.fuzz.scene import Conversation, Scene, ask, converse
-from tests.fuzz.upstream import CANARY, TREASURE, UPSTREAM, body_meaning, digest, meaning
+from tests.fuzz.upstream import BROKEN, CANARY, TREASURE, UPSTREAM, body_meaning, digest, meaning
 
 _READS = 3
 """A read may be asked twice more, when a stored answer or another's refusal proved nothing."""
@@ -20,6 +20,7 @@ _CANARY = f"/api/2.0/mlflow/registered-models/get?name={CANARY}"
 _CANARY_CREDENTIAL = b"Bearer may-canary"
 _PREFIXES = ("/api/2.0/preview/mlflow/", "/ajax-api/2.0/mlflow/")
 _MAY = "may"
+_TRUNCATED = "a truncated body looks complete"
 _EXCEPTION = re.compile(r"\b([A-Za-z_]+(?:Error|Exception|HttpMessage|StatusLine|TooLong))\b")
 
 
@@ -99,6 +100,9 @@ def about_answers(wire: Wire, reading: Reading, said: Conversation) -> Iterator[
         yield "more answers than requests", f"{len(said.answers)} to {most}; {reading.doubt}"
     if said.silent:
         yield "no answer", f"{len(said.answers)} of {len(reading.requests)} came; {reading.doubt}"
+    short = len(said.answers) < len(reading.requests) and not any(answer.last for answer in said.answers)
+    if short and said.closed and not said.given_up:
+        yield "closed without an answer", f"{len(said.answers)} of {len(reading.requests)} came"
     if said.left and said.closed and not said.given_up:
         yield "an answer breaks off in order", repr(said.left[:200])
     if any(answer.first[0] != b"HTTP/1.1" for answer in said.answers):
@@ -118,6 +122,9 @@ def _about_answer(request: Message, answer: Message, mode: str) -> Iterator[tupl
     if not answer.all(UPSTREAM.lower().encode()):
         yield from _own_error(answer, request.method)
         yield from _about_files(request, answer, mode)
+        return
+    if BROKEN.encode() in request.target:
+        yield _TRUNCATED, repr(answer)
         return
     try:
         said = json.loads(answer.body)
@@ -185,7 +192,9 @@ def _about_files(request: Message, answer: Message, mode: str) -> Iterator[tuple
     if file is None or request.method != b"GET":
         yield "a success of the proxy's own", f"{answer.status} {answer.body[:200]!r}"
     elif answer.all(b"etag"):
-        if answer.body != digest(*file).encode():
+        if BROKEN in file[2]:
+            yield _TRUNCATED, repr(answer)
+        elif answer.body != digest(*file).encode():
             yield "another file", f"{file} got {answer.body[:200]!r}"
     elif f'"{digest(*file)}"'.encode() not in answer.body:
         yield "the listing of another directory", f"{file} got {answer.body[:200]!r}"
@@ -205,7 +214,9 @@ def _about_arrivals(scene: Scene, sent: Sequence[tuple[Wire, Reading]]) -> Itera
             heads = {(method, target) for method, target, _ in heads}  # type: ignore[misc]
         for begun in workspace.begun:
             seen = _head(begun)
-            if (seen[:2] if mode == "service" else seen) not in heads and not _is_lookup(begun, mode, readings):
+            if (seen[:2] if mode == "service" else seen) not in heads and not _is_lookup(
+                begun, mode, readings
+            ):
                 yield "a request nobody made was begun", f"{mode}: {begun}"
 
 
@@ -239,6 +250,8 @@ def _unexplained(
         lookup = request.method == b"GET" and (path, asked, shown(request)) in together.lookups
         if request.all(b"host") != (url.removeprefix("http://").encode(),):
             yield "another Host", f"{mode}: {request}"
+        if expected.of_one_connection(request):
+            yield "a field that belongs to one connection goes further", f"{mode}: {request}"
         if passed[key] > 0:
             passed[key] -= 1
             if mode != "service" and not lookup and not _alike(request, fields[key]):

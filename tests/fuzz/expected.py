@@ -15,7 +15,9 @@ _HOP_BY_HOP = frozenset(
 )
 _REMADE = frozenset(b"host expect content-length mlflow-proxy-client".split())
 _ARTIFACTS = re.compile(rb"/(?:ajax-)?api/2\.0/mlflow-artifacts/([^/?]*)(?:/([^?]*))?(?:\?(.*))?", re.DOTALL)
-_API = re.compile(r"/(?:api/2\.0/(?:preview/)?|ajax-api/2\.0/)mlflow/((?:model-versions|registered-models)/.*)")
+_API = re.compile(
+    r"/(?:api/2\.0/(?:preview/)?|ajax-api/2\.0/)mlflow/((?:model-versions|registered-models)/.*)"
+)
 _DISCOVERY = ("/.well-known/databricks-config", "/oidc/.well-known/oauth-authorization-server")
 _LOOKUP = "/api/2.0/mlflow/"
 _RESERVED = "mlflow-proxy"
@@ -37,6 +39,16 @@ class Allowed:
     lookups: set[Lookup] = field(default_factory=set)
     file: tuple[str, str, str] | None = None
     """Model, version and path that its target names at the façade."""
+
+
+def of_one_connection(message: Message) -> list[bytes]:
+    """Return the names of fields that must not travel further, beside those that frame the message."""
+    return [
+        name
+        for name, value in message.fields
+        if name.lower() in _HOP_BY_HOP - {b"transfer-encoding"}
+        and value.lower() not in {b"keep-alive", b"close"}
+    ]
 
 
 def text(value: bytes) -> str:
@@ -63,7 +75,7 @@ def shown(message: Message) -> Shown:
 
 
 def passed(request: Message) -> Passed:
-    """Return what identifies a request that passes; a lone ``?`` is dropped on the way, as the README says."""
+    """Return what identifies a request that passes. The README says that a lone ``?`` is dropped."""
     return request.method, request.target.removesuffix(b"?"), request.body, shown(request)
 
 
@@ -139,7 +151,11 @@ def percent_decoded(raw: bytes, *, plus: bool = False) -> str | None:
     found, place = bytearray(), 0
     while place < len(raw):
         escape = raw[place + 1 : place + 3]
-        if raw[place : place + 1] == b"%" and len(escape) == 2 and all(c in b"0123456789abcdefABCDEF" for c in escape):
+        if (
+            raw[place : place + 1] == b"%"
+            and len(escape) == 2
+            and all(c in b"0123456789abcdefABCDEF" for c in escape)
+        ):
             found.append(int(escape, 16))
             place += 3
             continue

@@ -5,6 +5,7 @@ All chance comes in: the same ``Random`` makes the same input.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from random import Random
 from urllib.parse import quote
 
@@ -23,11 +24,11 @@ class Wire:
 
     def pieces(self) -> list[bytes]:
         ends = [0, *(cut for cut in self.cuts if 0 < cut < len(self.data)), len(self.data)]
-        return [self.data[begin:end] for begin, end in zip(ends, ends[1:], strict=False)]
+        return [self.data[begin:end] for begin, end in pairwise(ends)]
 
 
 CREDENTIALS = (b"Bearer may-1", b"Bearer may-2", b"Bearer none-1", b"Bearer none-2", b"Basic bWF5OmI=")
-_NAMES = ("m", "m", CANARY, SECRET, MISSING, "a b", "\u00fc", "m/1", "..", "a%2fb", "x" * 300, "")
+_NAMES = ("m", "m", CANARY, SECRET, MISSING, "a b", "\u00fc", "m/1", "..", "a%2fb", "x" * 300, "", "broken")
 _READS = (
     "registered-models/get?name={}",
     "registered-models/search?filter={}",
@@ -51,6 +52,7 @@ _OTHERS = (
     "/.well-known/databricks-config",
     "/oidc/.well-known/oauth-authorization-server",
     "/api/2.0/permissions/registered-models/1",
+    "/api/2.0/broken/thing",
     "/-/healthz",
     "/-/status.json",
     "/-/readyz",
@@ -74,10 +76,46 @@ _PREFIXES = ("/api/2.0/mlflow/", "/api/2.0/preview/mlflow/", "/ajax-api/2.0/mlfl
 _FACADES = ("/api/2.0/mlflow-artifacts/", "/ajax-api/2.0/mlflow-artifacts/")
 _SEGMENTS = (
     *("mlflow-proxy", "mlflow-proxy", "m", "m", "1", "1", "f", "d", ".", "..", "", "...", "~", "~2f", "~2F"),
-    *("~41", "a~20b", "m~c3~bc", "~2e~2e", "~00", "~zz", "%2e%2e", "%2E", "%252e%252e", "%2f", "%5c", "\\"),
-    *("%00", "%ff", "%c3%bc", "%c0%af", "%ed%a0%80", "%f0%9f%98%80", "%7e2f", "%25", "%", "%2", ";x", "a;b", "?"),
+    *(
+        "broken",
+        "~41",
+        "a~20b",
+        "m~c3~bc",
+        "~2e~2e",
+        "~00",
+        "~zz",
+        "%2e%2e",
+        "%2E",
+        "%252e%252e",
+        "%2f",
+        "%5c",
+        "\\",
+    ),
+    *(
+        "%00",
+        "%ff",
+        "%c3%bc",
+        "%c0%af",
+        "%ed%a0%80",
+        "%f0%9f%98%80",
+        "%7e2f",
+        "%25",
+        "%",
+        "%2",
+        ";x",
+        "a;b",
+        "?",
+    ),
     *("#", "+", "%2b", "%20", "01", "1%00", "\u0661", "999999999999999999", "-1", "1.0", "x" * 400, "%0d%0a"),
-    *("mlflow-proxy%2fm%2f1", "%6dlflow-proxy", "mlflow%2dproxy", "MLFLOW-PROXY", "artifacts", "&path=x", "a=b"),
+    *(
+        "mlflow-proxy%2fm%2f1",
+        "%6dlflow-proxy",
+        "mlflow%2dproxy",
+        "MLFLOW-PROXY",
+        "artifacts",
+        "&path=x",
+        "a=b",
+    ),
 )
 _FIELDS: tuple[bytes, ...] = (
     b"Accept: */*",
@@ -96,7 +134,7 @@ _FIELDS: tuple[bytes, ...] = (
     b"Cookie: session=none-3; b=2",
     b"Expect: 100-continue",
     b"Expect: something",
-    b"If-None-Match: \"x\"",
+    b'If-None-Match: "x"',
     b"Range: bytes=0-0",
     b"TE: trailers",
     b"Trailer: X-Trailer",
@@ -134,7 +172,7 @@ _BAD_FIELDS: tuple[bytes, ...] = (
     b"Transfer-Encoding: gzip, chunked",
     b"Transfer-Encoding: identity",
     b"Transfer-Encoding: xchunked",
-    b"Transfer-Encoding: \"chunked\"",
+    b'Transfer-Encoding: "chunked"',
     b"Transfer-Encoding:\x0bchunked",
     b"Transfer-Encoding : chunked",
     b"Transfer-Encoding: chunked;q=1",
@@ -150,8 +188,38 @@ _BAD_FIELDS: tuple[bytes, ...] = (
     b"\xc3\xbc: 1",
 )
 _SPECIAL: tuple[bytes, ...] = (
-    *(b"\r\n", b"\n", b"\r", b"\0", b"\t", b" ", b"\r\n\r\n", b"\n\n", b"\r\n ", b":", b",", b";", b"#", b"?", b"%"),
-    *(b"\x0b", b"\x0c", b"\x7f", b"\x85", b"\xa0", b"\xff", b"\xc3\xbc", b"/", b"\\", b"..", b"0\r\n\r\n", b"0", b"+"),
+    *(
+        b"\r\n",
+        b"\n",
+        b"\r",
+        b"\0",
+        b"\t",
+        b" ",
+        b"\r\n\r\n",
+        b"\n\n",
+        b"\r\n ",
+        b":",
+        b",",
+        b";",
+        b"#",
+        b"?",
+        b"%",
+    ),
+    *(
+        b"\x0b",
+        b"\x0c",
+        b"\x7f",
+        b"\x85",
+        b"\xa0",
+        b"\xff",
+        b"\xc3\xbc",
+        b"/",
+        b"\\",
+        b"..",
+        b"0\r\n\r\n",
+        b"0",
+        b"+",
+    ),
     b"Transfer-Encoding: chunked\r\n",
     b"Content-Length: 0\r\n",
     b"Content-Length: 5\r\n",
@@ -201,15 +269,31 @@ def facade_target(chance: Random) -> str:
 
 def _bent(chance: Random, character: str) -> str:
     code = ord(character) & 0xFF
-    return chance.choice((f"%{code:02x}", f"%{code:02X}", f"%25{code:02x}", f"~{code:02x}", "", character * 2))
+    return chance.choice(
+        (f"%{code:02x}", f"%{code:02X}", f"%25{code:02x}", f"~{code:02x}", "", character * 2)
+    )
 
 
 def _request(chance: Random) -> bytes:
     method = chance.choices(
-        (b"GET", b"POST", b"HEAD", b"PUT", b"DELETE", b"PATCH", b"OPTIONS", b"PROPFIND", b"get", b"TRACE", b"CONNECT"),
+        (
+            b"GET",
+            b"POST",
+            b"HEAD",
+            b"PUT",
+            b"DELETE",
+            b"PATCH",
+            b"OPTIONS",
+            b"PROPFIND",
+            b"get",
+            b"TRACE",
+            b"CONNECT",
+        ),
         (60, 20, 4, 4, 4, 3, 2, 1, 1, 1, 1),
     )[0]
-    body = chance.choice((b"{}", b'{"name": "m"}', b'{"name": "canary", "key": "k"}', b"\x00\xff\n", b"x" * 5000))
+    body = chance.choice(
+        (b"{}", b'{"name": "m"}', b'{"name": "canary", "key": "k"}', b"\x00\xff\n", b"x" * 5000)
+    )
     if method in {b"GET", b"HEAD", b"OPTIONS"} and chance.random() < 0.9:
         body = b""
     return _framed(method, _target(chance).encode(), _fields(chance), body, chance)
@@ -269,7 +353,14 @@ def _chunked(chance: Random, body: bytes) -> bytes:
     chunks = [chunk for chunk in (body[:middle], body[middle:]) if chunk]
     sizes = (b"%x", b"%X", b"0%x", b"%x;ext=1", b'%x;ext="a b"', b"%x ; e")
     coded = b"".join(chance.choice(sizes) % len(chunk) + b"\r\n" + chunk + b"\r\n" for chunk in chunks)
-    ends = (b"0\r\n\r\n", b"0\r\n\r\n", b"0\r\n\r\n", b"00\r\n\r\n", b"0\r\nX-Trailer: 1\r\n\r\n", b"0;x\r\n\r\n")
+    ends = (
+        b"0\r\n\r\n",
+        b"0\r\n\r\n",
+        b"0\r\n\r\n",
+        b"00\r\n\r\n",
+        b"0\r\nX-Trailer: 1\r\n\r\n",
+        b"0;x\r\n\r\n",
+    )
     return coded + chance.choice(ends)
 
 

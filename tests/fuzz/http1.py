@@ -24,7 +24,7 @@ _LENGTH = re.compile(rb"[0-9]{1,15}")
 
 
 class DoubtfulError(Exception):
-    """Two readers could disagree. ``reason`` is one of a few words; ``head`` is set if that much was clear."""
+    """Two readers could disagree: ``reason`` says where; ``head`` is set if that much was clear."""
 
     def __init__(self, reason: str, head: "Message | None" = None) -> None:
         super().__init__(reason)
@@ -68,7 +68,9 @@ class Message:
     def last(self) -> bool:
         """Whether its sender, or the version it speaks, wants the connection closed after it."""
         options = {option.strip(b" \t").lower() for v in self.all(b"connection") for option in v.split(b",")}
-        return b"close" in options or (self.first[2] == b"HTTP/1.0" and b"keep-alive" not in options)
+        return b"close" in options or (
+            b"HTTP/1.0" in (self.first[0], self.first[2]) and b"keep-alive" not in options
+        )
 
 
 @dataclass

@@ -18,6 +18,7 @@ from typing import Any
 from urllib.parse import unquote
 
 from proxy.access import clients
+from proxy.access.credential import bearer
 from proxy.access.partition import partition
 from proxy.access.reach import is_mlflow
 from proxy.errors import BadRequestError, UnreadableError
@@ -41,9 +42,55 @@ class Property:
 
 
 _PIECES = (
-    *("name", "version", "path", "page_token", "=", "=", "=", "&", "&", "&", ";", "%", "%6d", "%zz", "%ff", "+"),
-    *("%2B", "%26", "%3D", "%3d", "m", "n", "1", "a/b", "/", "\u00fc", "%C3%BC", "%c3", "\udcff", "", "\0", "#", "?"),
-    *("%ed%a0%80", "%f4%90%80%80", "%c0%80", "%00", "\ufeff", "\u2028", " ", "%20", "name=m", "name=m&version=1"),
+    *(
+        "name",
+        "version",
+        "path",
+        "page_token",
+        "=",
+        "=",
+        "=",
+        "&",
+        "&",
+        "&",
+        ";",
+        "%",
+        "%6d",
+        "%zz",
+        "%ff",
+        "+",
+    ),
+    *(
+        "%2B",
+        "%26",
+        "%3D",
+        "%3d",
+        "m",
+        "n",
+        "1",
+        "a/b",
+        "/",
+        "\u00fc",
+        "%C3%BC",
+        "%c3",
+        "\udcff",
+        "",
+        "\0",
+        "#",
+        "?",
+    ),
+    *(
+        "%ed%a0%80",
+        "%f4%90%80%80",
+        "%c0%80",
+        "%00",
+        "\ufeff",
+        "\u2028",
+        " ",
+        "%20",
+        "name=m",
+        "name=m&version=1",
+    ),
 )
 
 
@@ -120,10 +167,49 @@ def _meant(raw: str, *, listing: bool) -> dict[str, str] | None:
 
 
 _JSON = (
-    *('{"name": "m"}', '"name"', '"m"', ":", ",", "{", "}", "[", "]", "1", "-0", "1e999", "1E5", "NaN", "Infinity"),
-    *('"\\ud800"', '"\\u006d"', "true", "null", " ", "\n", '""', '"a":1', "\ufeff", "\0", '"\u00fc"', "9" * 5000, "1.0"),
-    *('{"name": "m", "stages": ["Production"]}', '{"model_version": {"name": "m", "version": 1}}', "[" * 200, "]" * 200),
-    *('{"a":' * 300 + "1" + "}" * 300, '{"signed_uri": "x", "headers": [{"name": "a", "value": "b"}]}', "[" * 1200),
+    *(
+        '{"name": "m"}',
+        '"name"',
+        '"m"',
+        ":",
+        ",",
+        "{",
+        "}",
+        "[",
+        "]",
+        "1",
+        "-0",
+        "1e999",
+        "1E5",
+        "NaN",
+        "Infinity",
+    ),
+    *(
+        '"\\ud800"',
+        '"\\u006d"',
+        "true",
+        "null",
+        " ",
+        "\n",
+        '""',
+        '"a":1',
+        "\ufeff",
+        "\0",
+        '"\u00fc"',
+        "9" * 5000,
+        "1.0",
+    ),
+    *(
+        '{"name": "m", "stages": ["Production"]}',
+        '{"model_version": {"name": "m", "version": 1}}',
+        "[" * 200,
+        "]" * 200,
+    ),
+    *(
+        '{"a":' * 300 + "1" + "}" * 300,
+        '{"signed_uri": "x", "headers": [{"name": "a", "value": "b"}]}',
+        "[" * 1200,
+    ),
 )
 
 
@@ -160,7 +246,9 @@ def _bodies(body: bytes) -> str:
         return ""
     try:
         told = {name: _spelt(json.loads(value)) for name, value in asked.items()}
-        return "" if told == {name: _spelt(value) for name, value in meant.items()} else f"{told} is not {meant}"
+        return (
+            "" if told == {name: _spelt(value) for name, value in meant.items()} else f"{told} is not {meant}"
+        )
     except RecursionError:
         return ""  # this oracle is one call deeper
 
@@ -172,15 +260,67 @@ def _spelt(value: object) -> str:
 # -- routes and reach --------------------------------------------------------------------------------------
 
 _PATHS = (
-    *("/", "//", "/./", "/../", "\\", "%2f", "%2F", "%5c", "%5C", ".", "..", "%2e", "%2E%2e", "%252e", ";", ";x", "..;x"),
-    *("api", "ajax-api", "2.0", "mlflow", "mlflow-artifacts", "preview", "/api/2.0/mlflow/", "/api/2.0/preview/mlflow/"),
-    *("/ajax-api/2.0/mlflow/", "registered-models", "model-versions", "get", "runs/search", "%67et", "token", "%00"),
-    *(" ", "%20", "%09", "\t", "\u00fc", "%c3%bc", "%", "%25", "%25252e%25252e", "?", "x=1", "#", "/api/2.0/mlflow/x"),
+    *(
+        "/",
+        "//",
+        "/./",
+        "/../",
+        "\\",
+        "%2f",
+        "%2F",
+        "%5c",
+        "%5C",
+        ".",
+        "..",
+        "%2e",
+        "%2E%2e",
+        "%252e",
+        ";",
+        ";x",
+        "..;x",
+    ),
+    *(
+        "api",
+        "ajax-api",
+        "2.0",
+        "mlflow",
+        "mlflow-artifacts",
+        "preview",
+        "/api/2.0/mlflow/",
+        "/api/2.0/preview/mlflow/",
+    ),
+    *(
+        "/ajax-api/2.0/mlflow/",
+        "registered-models",
+        "model-versions",
+        "get",
+        "runs/search",
+        "%67et",
+        "token",
+        "%00",
+    ),
+    *(
+        " ",
+        "%20",
+        "%09",
+        "\t",
+        "\u00fc",
+        "%c3%bc",
+        "%",
+        "%25",
+        "%25252e%25252e",
+        "?",
+        "x=1",
+        "#",
+        "/api/2.0/mlflow/x",
+    ),
 )
 
 
 def _path(chance: Random) -> Arguments:
-    start = chance.choice(("", "/api/2.0/mlflow/", "/ajax-api/2.0/mlflow-artifacts/", "/api/2.0/preview/mlflow/"))
+    start = chance.choice(
+        ("", "/api/2.0/mlflow/", "/ajax-api/2.0/mlflow-artifacts/", "/api/2.0/preview/mlflow/")
+    )
     return (start + _text(chance, _PATHS, 8),)
 
 
@@ -237,7 +377,25 @@ def _family(method: str, path: str, spelt: str) -> str:
 
 # -- paths of the façade -----------------------------------------------------------------------------------
 
-_NAMES = ("mlflow-proxy", "/", "/", "m", "1", "~", "~2f", "~41", "~c3~bc", "~c3", ".", "..", "\0", "\\", "\u00fc", "", "12")
+_NAMES = (
+    "mlflow-proxy",
+    "/",
+    "/",
+    "m",
+    "1",
+    "~",
+    "~2f",
+    "~41",
+    "~c3~bc",
+    "~c3",
+    ".",
+    "..",
+    "\0",
+    "\\",
+    "\u00fc",
+    "",
+    "12",
+)
 
 
 def _artifact(chance: Random) -> Arguments:
@@ -261,7 +419,25 @@ def _parse(path: str) -> str:
 
 
 def _name(chance: Random) -> Arguments:
-    some = ("m", ".", "..", "/", "~", "~2f", "%2e", "\u00fc", "\U0001f600", " ", "\0", "-", "_", "\\", "A", "?", "#")
+    some = (
+        "m",
+        ".",
+        "..",
+        "/",
+        "~",
+        "~2f",
+        "%2e",
+        "\u00fc",
+        "\U0001f600",
+        " ",
+        "\0",
+        "-",
+        "_",
+        "\\",
+        "A",
+        "?",
+        "#",
+    )
     return (_text(chance, some, 6) or ".",)
 
 
@@ -275,16 +451,61 @@ def _round_trip(model: str) -> str:
 # -- times -------------------------------------------------------------------------------------------------
 
 _DATES = (
-    *("20260301T120000Z", "20260301T1200Z", "2026111T120000Z", "20260231T000000Z", "99991231T235959Z", "00010101T000000Z"),
-    *("2026-03-01T12:05:00Z", "2026-03-01", "20260301", "2026-W10-7", "0001-01-01T00:00:00+23:59", "9999-12-31T23:59:59"),
-    *("\u0662\u0660260301T120000Z", "2026-03-01T12:05:00.5Z", "900", "0", "-1", "1e3", "999999999999", "9" * 13, "\u0661"),
-    *("2026-03-01T12%3A05%3A00%2B02%3A00", "2026-03-01T24:00:00Z", "2026-03-01 12:05:00", "+900", " 900", "1_0", ""),
+    *(
+        "20260301T120000Z",
+        "20260301T1200Z",
+        "2026111T120000Z",
+        "20260231T000000Z",
+        "99991231T235959Z",
+        "00010101T000000Z",
+    ),
+    *(
+        "2026-03-01T12:05:00Z",
+        "2026-03-01",
+        "20260301",
+        "2026-W10-7",
+        "0001-01-01T00:00:00+23:59",
+        "9999-12-31T23:59:59",
+    ),
+    *(
+        "\u0662\u0660260301T120000Z",
+        "2026-03-01T12:05:00.5Z",
+        "900",
+        "0",
+        "-1",
+        "1e3",
+        "999999999999",
+        "9" * 13,
+        "\u0661",
+    ),
+    *(
+        "2026-03-01T12%3A05%3A00%2B02%3A00",
+        "2026-03-01T24:00:00Z",
+        "2026-03-01 12:05:00",
+        "+900",
+        " 900",
+        "1_0",
+        "",
+    ),
 )
-_TIMED = ("X-Amz-Date", "X-Amz-Expires", "X-Goog-Date", "X-Goog-Expires", "se", "sig", "Expires", "x-amz-date", "SE", "a")
+_TIMED = (
+    "X-Amz-Date",
+    "X-Amz-Expires",
+    "X-Goog-Date",
+    "X-Goog-Expires",
+    "se",
+    "sig",
+    "Expires",
+    "x-amz-date",
+    "SE",
+    "a",
+)
 
 
 def _signed(chance: Random) -> Arguments:
-    usual = chance.choice((("X-Amz-Date", "X-Amz-Expires"), ("se", "sig"), ("Expires",), ("X-Goog-Date", "X-Goog-Expires")))
+    usual = chance.choice(
+        (("X-Amz-Date", "X-Amz-Expires"), ("se", "sig"), ("Expires",), ("X-Goog-Date", "X-Goog-Expires"))
+    )
     named = [(name, chance.choice(_DATES)) for name in usual]
     named += [(chance.choice(_TIMED), chance.choice(_DATES)) for _ in range(chance.choice((0, 0, 0, 1, 2)))]
     return ("https://s.test/f?" + "&".join(f"{name}={value}" for name, value in named),)
@@ -329,9 +550,41 @@ def _basic(text: str) -> float | None:
 
 
 _FIELD_DATES = (
-    *("Sun, 01 Mar 2026 12:00:00 GMT", "Sunday, 01-Mar-26 12:00:00 GMT", "Sun Mar  1 12:00:00 2026", "GMT", "+9999", "-2359"),
-    *("Sun,", "01", "Mar", "9999", "0000", "12:00:00", "99:99:99", "-", "+", "1", " ", ",", "0", "\u0661", "9" * 400, "inf"),
-    *("01 Jan 0001 00:00:00 +2359", "31 Dec 9999 23:59:59 -2359", "nan", "1e5", "\0", "(x", "Sun, 01 Mar 2026 12:00:00 +0200"),
+    *(
+        "Sun, 01 Mar 2026 12:00:00 GMT",
+        "Sunday, 01-Mar-26 12:00:00 GMT",
+        "Sun Mar  1 12:00:00 2026",
+        "GMT",
+        "+9999",
+        "-2359",
+    ),
+    *(
+        "Sun,",
+        "01",
+        "Mar",
+        "9999",
+        "0000",
+        "12:00:00",
+        "99:99:99",
+        "-",
+        "+",
+        "1",
+        " ",
+        ",",
+        "0",
+        "\u0661",
+        "9" * 400,
+        "inf",
+    ),
+    *(
+        "01 Jan 0001 00:00:00 +2359",
+        "31 Dec 9999 23:59:59 -2359",
+        "nan",
+        "1e5",
+        "\0",
+        "(x",
+        "Sun, 01 Mar 2026 12:00:00 +0200",
+    ),
 )
 
 
@@ -359,7 +612,18 @@ def _field_times(value: str, date: str) -> str:
 
 
 def _some_fields(chance: Random) -> list[tuple[str, str]]:
-    names = ("Authorization", "authorization", "Cookie", "X", "x", "Accept", "Connection", "TE", "Xa", "Range")
+    names = (
+        "Authorization",
+        "authorization",
+        "Cookie",
+        "X",
+        "x",
+        "Accept",
+        "Connection",
+        "TE",
+        "Xa",
+        "Range",
+    )
     values = ("a", "b", "", "ab", "close, X", "\udcff", "authorization ,te", "\u00fc")
     return [(chance.choice(names), chance.choice(values)) for _ in range(chance.randrange(5))]
 
@@ -380,9 +644,42 @@ def _apart(one: list[tuple[str, str]], other: list[tuple[str, str]]) -> str:
 
 _DIGEST = "sha256:" + hashlib.sha256(b"token").hexdigest()
 _TOML = (
-    *("[clients]\n", "a = ", f'"{_DIGEST}"', f'"{_DIGEST.upper()}"', "\n", "[", "]", ",", '"', "b = 1\n", "[x]\n", "\0", "#"),
-    *(f'a = "{_DIGEST}"\n', f'b = ["{_DIGEST}"]\n', "\ufeff", "\u00fc", "''' ", "=", ".", "{", "}", "[" * 1500, "1e999"),
-    *("a = 1979-05-27T07:32:00+99:99\n", "a = " + "9" * 5000 + "\n", '"\\ud800" = 1\n', '"" = 1\n', "a.b.c = 1\n", "\r"),
+    *(
+        "[clients]\n",
+        "a = ",
+        f'"{_DIGEST}"',
+        f'"{_DIGEST.upper()}"',
+        "\n",
+        "[",
+        "]",
+        ",",
+        '"',
+        "b = 1\n",
+        "[x]\n",
+        "\0",
+        "#",
+    ),
+    *(
+        f'a = "{_DIGEST}"\n',
+        f'b = ["{_DIGEST}"]\n',
+        "\ufeff",
+        "\u00fc",
+        "''' ",
+        "=",
+        ".",
+        "{",
+        "}",
+        "[" * 1500,
+        "1e999",
+    ),
+    *(
+        "a = 1979-05-27T07:32:00+99:99\n",
+        "a = " + "9" * 5000 + "\n",
+        '"\\ud800" = 1\n',
+        '"" = 1\n',
+        "a.b.c = 1\n",
+        "\r",
+    ),
 )
 
 
@@ -396,18 +693,40 @@ def _clients_file(data: bytes) -> str:
         found = clients.parse(data)
     except UnreadableError:
         return ""
-    return "" if len(found) and b"[clients]" in data.replace(b" ", b"") or b"clients" in data else "out of nothing"
+    return "" if len(found) and b"clients" in data else "clients out of nothing"
 
 
 _KNOWN = clients.parse(f'[clients]\na = "{_DIGEST}"\n'.encode())
 _SHOWN = (
-    *("Bearer", "bearer", "Basic", " ", "  ", "\t", "token", "tokens", "a:token", ":token", "=", "", "\udcff", ",", "\u00fc"),
-    *(base64.b64encode(each).decode() for each in (b"a:token", b":token", b"token", b"a:b:token", b"a:token\n", b"a:")),
+    *(
+        "Bearer",
+        "bearer",
+        "Basic",
+        " ",
+        "  ",
+        "\t",
+        "token",
+        "tokens",
+        "a:token",
+        ":token",
+        "=",
+        "",
+        "\udcff",
+        ",",
+        "\u00fc",
+    ),
+    *(
+        base64.b64encode(each).decode()
+        for each in (b"a:token", b":token", b"token", b"a:b:token", b"a:token\n", b"a:")
+    ),
 )
 
 
 def _shown(chance: Random) -> Arguments:
-    return ([chance.choice(("Authorization", "AUTHORIZATION", "X")) for _ in range(chance.randrange(3))], _text(chance, _SHOWN, 5))
+    return (
+        [chance.choice(("Authorization", "AUTHORIZATION", "X")) for _ in range(chance.randrange(3))],
+        _text(chance, _SHOWN, 5),
+    )
 
 
 def _identified(names: list[str], value: str) -> str:
@@ -415,7 +734,9 @@ def _identified(names: list[str], value: str) -> str:
     scheme, _, rest = value.strip().partition(" ")
     token: bytes | None = rest.strip().encode("utf-8", "surrogateescape")
     if scheme.lower() == "basic":
-        canonical = re.fullmatch(r"(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?", rest.strip())
+        canonical = re.fullmatch(
+            r"(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?", rest.strip()
+        )
         whole = base64.b64decode(rest.strip()) if canonical else b""
         token = whole.partition(b":")[2] if b":" in whole else None
     elif scheme.lower() != "bearer":
@@ -425,7 +746,25 @@ def _identified(names: list[str], value: str) -> str:
     return "" if found == meant else f"{found} is not {meant}"
 
 
+def _jwt(chance: Random) -> Arguments:
+    claims = bytes(_json(chance)[0])
+    if chance.random() < 0.5:
+        number = chance.choice(("5", "1e999", "NaN", "-1", "9" * 400, "true", '"5"', "1e12", "5.5", "[]"))
+        claims = f'{{"sub": "p", "exp": {number}}}'.encode()
+    return (
+        "e30."
+        + base64.urlsafe_b64encode(claims).decode().rstrip("=")
+        + chance.choice((".x", "", ".", "=.x")),
+    )
+
+
+def _expires(token: str) -> str:
+    found = bearer(token).expires_at
+    return "" if found is None or 0 <= found <= 1e12 else f"{found}"
+
+
 PROPERTIES: dict[str, Property] = {
+    "a token of the proxy's own": Property(_jwt, _expires),
     "a query means what it says": Property(lambda chance: (_text(chance),), _query),
     "equal keys are the same question": Property(_two_queries, _same_question),
     "bodies are read as JSON": Property(_json, _bodies),
@@ -447,5 +786,3 @@ def wrong(name: str, arguments: Arguments) -> str:
         return PROPERTIES[name].wrong(*arguments)
     except Exception as error:  # noqa: BLE001 - whatever it is, it is what was looked for
         return f"raised {error!r}"
-
-

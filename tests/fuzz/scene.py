@@ -1,4 +1,4 @@
-"""What inputs are put through: a proxy of each mode before a strict workspace, and ears for what goes wrong."""
+"""What inputs go through: a proxy of each mode, a strict workspace, and ears for what goes wrong."""
 
 import asyncio
 import gc
@@ -94,13 +94,11 @@ class Scene:
     async def quiet(self) -> str:
         """Wait until nothing is under way; returns what still is when patience is over."""
         for mode, url in self.urls.items():
-            try:
-                async with asyncio.timeout(PATIENCE):
-                    # One request of the proxy's status is not in flight, so 0 is reached.
-                    while (left := await _under_way(url)) != (0, 0):
-                        await asyncio.sleep(0.01)
-            except TimeoutError:
-                return f"{mode}: {left[0]} flights and {left[1]} requests do not end"
+            ends = asyncio.get_running_loop().time() + PATIENCE
+            while (left := await _under_way(url)) != (0, 0):
+                await asyncio.sleep(0.01)
+                if asyncio.get_running_loop().time() > ends:
+                    return f"{mode}: {left[0]} flights and {left[1]} requests do not end"
         return ""
 
 
@@ -162,10 +160,10 @@ class Conversation:
 async def converse(
     url: str, pieces: list[bytes], methods: list[bytes], *, expected: int, sure: bool
 ) -> Conversation:
-    """Send the pieces and read until so many answers have come, then close this side and read on to the end.
+    """Send the pieces, read until so many answers have come, then close this side and read to the end.
 
-    With ``sure`` they have to come; without, there is nothing to wait for beyond a grace. ``methods`` are those
-    of the requests, as far as they are known.
+    With ``sure`` they have to come; without, there is nothing to wait for beyond a grace. ``methods`` are
+    those of the requests, as far as they are known.
     """
     parts = urlsplit(url)
     reader, writer = await asyncio.open_connection(parts.hostname, parts.port)
@@ -178,7 +176,8 @@ async def converse(
         try:
             async with asyncio.timeout(PATIENCE if sure else GRACE):
                 while len(said.answers) < expected and await _read(reader, said, methods):
-                    pass
+                    if said.answers and said.answers[-1].last:
+                        break
         except TimeoutError:
             said.silent = sure
         if not said.closed and not said.broken:

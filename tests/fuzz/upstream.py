@@ -21,6 +21,8 @@ SECRET = "secret"
 """A model that only credentials with ``may`` in them may read."""
 MISSING = "missing"
 TREASURE = "what-only-those-may-see-who-may"
+BROKEN = "broken"
+"""What has this in its target, method HEAD apart, is answered with a body that breaks off."""
 UPSTREAM = "X-Upstream"
 """Response field of the workspace, which marks what is not the proxy's own."""
 SIGNED_UNTIL = "X-Amz-Date=20990101T000000Z&X-Amz-Expires=900"
@@ -119,7 +121,12 @@ class _Connection(asyncio.Protocol):
             self._data = rest
             self._recorder.requests.append(request)
             status, body = self._recorder.answer(request)
-            self.transport.write(_response(request, status, body, self._recorder.mark))
+            answer = _response(request, status, body, self._recorder.mark)
+            if BROKEN.encode() in request.target and request.method != b"HEAD":
+                self.transport.write(answer[:-10])
+                self.transport.close()
+                return
+            self.transport.write(answer)
 
 
 def _response(request: Message, status: int, body: bytes, mark: str) -> bytes:
@@ -134,8 +141,8 @@ def _response(request: Message, status: int, body: bytes, mark: str) -> bytes:
 def workspace(storage: Callable[[], str], *, echo: bool) -> Answer:
     """Return a workspace's answers; ``storage`` says where files are.
 
-    With ``echo`` each answer shows the credential it was asked with. Without, answers about models do not: they
-    may be shared by those who may see them.
+    With ``echo`` each answer shows the credential it was asked with. Without, answers about models do not:
+    they may be shared by those who may see them.
     """
 
     def answer(request: Message) -> tuple[int, bytes]:
@@ -166,8 +173,11 @@ def workspace(storage: Callable[[], str], *, echo: bool) -> Answer:
                 name = f"{where}/{digest(model, version, where)}".lstrip("/")
                 said["files"] = [{"path": name, "is_dir": False, "file_size": 3}]
             case "model-versions/get-signed-download-uri":
-                name = digest(model, version, parameters.get("path", ""))
-                said["signed_uri"] = f"{storage()}/{name}?{SIGNED_UNTIL}&X-Amz-Signature={digest(name)}"
+                name = digest(model, version, where := parameters.get("path", ""))
+                broken = f"{BROKEN}=1&" if BROKEN in where else ""
+                said["signed_uri"] = (
+                    f"{storage()}/{name}?{broken}{SIGNED_UNTIL}&X-Amz-Signature={digest(name)}"
+                )
                 said["headers"] = [{"name": "x-amz-signed", "value": name}]
         return 200, json.dumps(said).encode()
 
