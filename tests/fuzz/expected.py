@@ -53,7 +53,7 @@ def of_one_connection(message: Message) -> list[bytes]:
 
 def text(value: bytes) -> str:
     """Read a field's value as far as it is UTF-8: the rest is lost on the way, as the README says."""
-    return value.decode("utf-8", "ignore")
+    return value.decode("utf-8", "ignore").strip(" \t")
 
 
 def end_to_end(message: Message) -> list[tuple[str, str]]:
