@@ -111,7 +111,8 @@ async def _send(
             async for chunk in body:
                 await reply.write(chunk)
         # The last of it leaves together with a header still held back: one packet for a small answer.
-        await reply.write_eof(last)
+        # aiohttp would send it in answer to a HEAD too, where a client takes it for the next answer.
+        await reply.write_eof(b"" if request.method == "HEAD" else last)
         reply.ended = True
     except (TruncatedError, ConnectionResetError) as error:
         log.info("answer broke off", status=reply.status, reason=str(error))

@@ -105,7 +105,7 @@ def about_answers(wire: Wire, reading: Reading, said: Conversation) -> Iterator[
         yield "closed without an answer", f"{len(said.answers)} of {len(reading.requests)} came"
     if said.left and said.closed and not said.given_up:
         yield "an answer breaks off in order", repr(said.left[:200])
-    if any(answer.first[0] != b"HTTP/1.1" for answer in said.answers):
+    if b"HTTP/1.0" not in wire.data and any(answer.first[0] != b"HTTP/1.1" for answer in said.answers):
         # RFC 9110 section 2.5: the version is the sender's own.
         yield "an answer in HTTP/1.0", repr(said.answers[-1])
     for request, answer in zip(reading.requests, said.answers, strict=False):
@@ -147,7 +147,7 @@ def _about_answer(request: Message, answer: Message, mode: str) -> Iterator[tupl
 def _about_whose(
     request: Message, said: dict[str, object], mode: str, body: bytes
 ) -> Iterator[tuple[str, str]]:
-    own = " ".join(value for values in shown(request) for value in values)
+    own = " ".join(value for values in shown(request) for value in values).strip()
     shows = said.get("shown")
     if isinstance(shows, str):
         shows = expected.text(shows.encode("latin-1"))

@@ -1,5 +1,6 @@
 """What of a request may reach the workspace: the oracle, in its own words and with its own decoders."""
 
+import json
 import re
 from dataclasses import dataclass, field
 
@@ -106,10 +107,19 @@ def allowed(request: Message, mode: str) -> Allowed:
             found.lookups.add((f"{_LOOKUP}model-versions/get", named, credential))
     elif _API.fullmatch(path) and request.body:
         # get-latest-versions says in its body what it is about: any name may be looked up for a proof.
-        name = re.search(rb'"name": "([a-z]*)"', request.body)
+        name = _named(request.body)
         if name is not None:
-            found.lookups.add((f"{_LOOKUP}registered-models/get", (("name", name[1].decode()),), credential))
+            found.lookups.add((f"{_LOOKUP}registered-models/get", (("name", name),), credential))
     return found
+
+
+def _named(body: bytes) -> str | None:
+    try:
+        said = json.loads(body)
+    except (ValueError, RecursionError):
+        return None
+    name = said.get("name") if isinstance(said, dict) else None
+    return name if isinstance(name, str) else None
 
 
 def _about(model: str, version: str, path: str, credential: Shown) -> set[Lookup]:

@@ -111,7 +111,8 @@ def take_request(data: bytes) -> tuple[Message, bytes]:
     head, rest = lines
     parts = head[0].split(b" ")
     if len(parts) != 3:
-        raise DoubtfulError("request line")
+        # RFC 9112 section 3 lets a recipient take any white space for one space.
+        raise DoubtfulError("request line" if len(head[0].split()) != 3 else "white space in a request line")
     method, target, version = parts
     if not _TOKEN.fullmatch(method):
         raise DoubtfulError("method")
