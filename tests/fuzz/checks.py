@@ -21,7 +21,8 @@ _CANARY_CREDENTIAL = b"Bearer may-canary"
 _PREFIXES = ("/api/2.0/preview/mlflow/", "/ajax-api/2.0/mlflow/")
 _MAY = "may"
 _TRUNCATED = "a truncated body looks complete"
-_EXCEPTION = re.compile(r"\b([A-Za-z_]+(?:Error|Exception|HttpMessage|StatusLine|TooLong))\b")
+_EXCEPTION = re.compile(r"\b([A-Za-z_]+(?:Error|Exception))\b")
+_OF_THE_PARSER = "aiohttp.http_exceptions."
 
 
 @dataclass(frozen=True)
@@ -287,6 +288,9 @@ def _about_storage(scene: Scene) -> Iterator[tuple[str, str]]:
 
 def _heard(scene: Scene) -> Iterator[tuple[str, str]]:
     for line in scene.ears.taken():
+        if _OF_THE_PARSER in line:
+            yield "logged: the parser's error", line[-3000:]
+            continue
         kind = _EXCEPTION.findall(line)
         yield f"logged: {kind[-1] if kind else line[:40]}", line[-3000:]
 

@@ -236,10 +236,25 @@ _SPECIAL: tuple[bytes, ...] = (
 def wire(chance: Random) -> Wire:
     """Make an input of one to three requests, most of them bent somewhere."""
     count = chance.choices((1, 2, 3), (6, 3, 1))[0]
+    if chance.random() < 0.15:
+        return Wire(chance.choice(MODES), _two_askers(chance))
     data = b"".join(_request(chance) for _ in range(count))
     for _ in range(chance.choices((0, 1, 2, 4), (4, 4, 2, 1))[0]):
         data = mutated(chance, data)
     return Wire(chance.choice(MODES), data, _cuts(chance, len(data)))
+
+
+def _two_askers(chance: Random) -> bytes:
+    """Ask the same twice, each time under a credential of its own."""
+    target = _question(chance, chance.choice((SECRET, "m", CANARY))).encode()
+    return b"".join(
+        _framed(b"GET", target, [b"Host: 127.0.0.1", b"Authorization: " + credential], b"")
+        for credential in chance.sample(CREDENTIALS, 2)
+    )
+
+
+def _question(chance: Random, name: str) -> str:
+    return chance.choice(_PREFIXES) + chance.choice(_READS).format(quote(name, safe=chance.choice(("", "/"))))
 
 
 def facade_wire(chance: Random) -> Wire:
@@ -302,8 +317,7 @@ def _request(chance: Random) -> bytes:
 def _target(chance: Random) -> str:
     kind = chance.random()
     if kind < 0.5:
-        name = quote(chance.choice(_NAMES), safe=chance.choice(("", "/")))
-        target = chance.choice(_PREFIXES) + chance.choice(_READS).format(name)
+        target = _question(chance, chance.choice(_NAMES))
         spoil = chance.random()
         if spoil < 0.05:
             return target + "&name=canary"

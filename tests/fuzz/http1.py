@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 Fields = tuple[tuple[bytes, bytes], ...]
 
+_EMPTY_LINES = re.compile(rb"\A[\r\n]+")
 _TOKEN = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _TARGET = re.compile(rb"[\x21-\x7e]+")
 _VALUE = re.compile(rb"[\t\x20-\x7e\x80-\xff]*")
@@ -104,8 +105,9 @@ def read_requests(data: bytes) -> Reading:
 
 def take_request(data: bytes) -> tuple[Message, bytes]:
     """Return the first request and what follows it. Raises DoubtfulError and IncompleteError."""
-    # RFC 9112 section 2.2: an empty line before the request line is to be ignored.
-    lines = _head(data.removeprefix(b"\r\n") if data != b"\r" else b"")
+    # RFC 9112 section 2.2: empty lines before the request line are to be ignored.
+    data = _EMPTY_LINES.sub(b"", data)
+    lines = _head(data if data != b"\r" else b"")
     if lines is None:
         raise IncompleteError
     head, rest = lines
@@ -220,6 +222,9 @@ def _chunks(head: Message, data: bytes) -> tuple[bytes, bytes]:
         size = _CHUNK.fullmatch(line)
         if size is None:
             raise DoubtfulError("chunk size", head)
+        if size[2].translate(None, b" \t") != size[2] and b'"' not in size[2]:
+            # RFC 9112 section 7.1.1 has it read, and not every parser does.
+            raise DoubtfulError("white space in a chunk's extension", head)
         data, length = data[end + 2 :], int(size[1], 16)
         if length == 0:
             return bytes(body), _trailer(head, data)

@@ -16,7 +16,7 @@ AT_ONCE = 64
 """Connections of one batch."""
 _FACADE = 4
 """Every so many-th input is a request for a path of the façade."""
-_PURE = 400
+_PURE = 50
 """Pure cases of each property in a round."""
 SHOWN = 2
 """Findings of one check that are made small and shown; more are counted."""

@@ -149,7 +149,9 @@ def workspace(storage: Callable[[], str], *, echo: bool) -> Answer:
         path, asked = meaning(request.target)
         parameters = dict(asked)
         shown = b" ".join(request.all(b"authorization") + request.all(b"cookie")).decode("latin-1")
-        model, version = parameters.get("name", ""), parameters.get("version", "")
+        body = body_meaning(request.body)
+        named = body.get("name") if isinstance(body, dict) else None
+        model, version = parameters.get("name", named or ""), parameters.get("version", "")
         if model == SECRET and "may" not in shown:
             return 403, b'{"error_code": "PERMISSION_DENIED", "message": "no"}'
         if model == MISSING:
@@ -158,11 +160,11 @@ def workspace(storage: Callable[[], str], *, echo: bool) -> Answer:
         if model == SECRET:
             said["treasure"] = TREASURE
         endpoint = "/".join(path.split("/")[-2:])
-        about_a_model = endpoint.startswith("model-versions/") or "latest" in endpoint
-        if echo or not about_a_model:
+        shared = model and endpoint != "registered-models/get" and "search" not in endpoint
+        if echo or not shared:
             said["shown"] = shown
         if request.body:
-            said["body"] = body_meaning(request.body)
+            said["body"] = body
         match endpoint:
             case "model-versions/get":
                 said["model_version"] = {"name": model, "version": version, "status": "READY"}
