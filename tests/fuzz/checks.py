@@ -245,6 +245,9 @@ def _unexplained(
         for each in one.passed:
             passed[each] += _READS if one.lookups else 1
             fields[each].append(end_to_end(request))
+    # The façade, and answers from the cache, need no more than a head.
+    heads = [reading.head for reading in readings if reading.head is not None]
+    together.lookups |= {lookup for head in heads for lookup in allowed(head, mode).lookups}
     for request in arrived:
         key = expected.passed(request)
         path, asked = meaning(request.target)

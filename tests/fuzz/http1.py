@@ -21,6 +21,7 @@ _CHUNK = re.compile(
     rb"([0-9A-Fa-f]{1,15})((?:[ \t]*;[ \t]*[!#$%&'*+.^_`|~0-9A-Za-z-]+"
     rb"(?:=(?:[!#$%&'*+.^_`|~0-9A-Za-z-]+|\"[\t\x20\x21\x23-\x5b\x5d-\x7e]*\"))?)*)"
 )
+_SIZE = re.compile(rb"[0-9A-Fa-f]{1,15}[ \t]*;")
 _LENGTH = re.compile(rb"[0-9]{1,15}")
 
 
@@ -221,7 +222,7 @@ def _chunks(head: Message, data: bytes) -> tuple[bytes, bytes]:
             raise IncompleteError(head)
         size = _CHUNK.fullmatch(line)
         if size is None:
-            raise DoubtfulError("chunk size", head)
+            raise DoubtfulError("chunk extension" if _SIZE.match(line) else "chunk size", head)
         if size[2].translate(None, b" \t") != size[2] and b'"' not in size[2]:
             # RFC 9112 section 7.1.1 has it read, and not every parser does.
             raise DoubtfulError("white space in a chunk's extension", head)

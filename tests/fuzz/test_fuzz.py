@@ -150,6 +150,7 @@ def test_requests_in_a_row() -> None:
             (b"GET / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n" + body, doubt)
             for body, doubt in [
                 (b"0x1\r\na\r\n0\r\n\r\n", "chunk size"),
+                (b"1;;x\r\na\r\n0\r\n\r\n", "chunk extension"),
                 (b"1\na\r\n0\r\n\r\n", "line end in a chunk's size"),
                 (b"1\r\nab\r\n0\r\n\r\n", "end of a chunk"),
                 (b"0\r\nX\r\n\r\n", "trailer: field without colon"),
