@@ -28,8 +28,9 @@ from proxy.access import databricks
 from proxy.access.credential import Credentials, Fetched, TokenFile
 from proxy.access.files import WatchedFile
 from proxy.access.proofs import Proofs
-from proxy.access.service import ServiceAccess, is_loopback
+from proxy.access.service import ServiceAccess
 from proxy.access.sharing import Access
+from proxy.addresses import is_loopback
 from proxy.admin import crew, entrance, purge
 from proxy.admin import handlers as admin
 from proxy.artifacts.facade import ArtifactFacade
@@ -40,9 +41,11 @@ from proxy.budget.queue import Budget, Limits, Queue
 from proxy.budget.shared import SharedPacer
 from proxy.cache.freshness import Lifetimes
 from proxy.cache.store import MemoryStore
-from proxy.errors import AnswerableError, BadRequestError, InvalidSettingsError
+from proxy.errors import AnswerableError, InvalidSettingsError
 from proxy.fleet.member import Fleet
-from proxy.limits import BoundedRunner, InFlight, allow_descriptors
+from proxy.limits import InFlight, allow_descriptors
+from proxy.listener.connection import Timeouts, refusal
+from proxy.listener.runner import BoundedRunner
 from proxy.metrics import Metrics
 from proxy.mlflow_api.routes import UNKNOWN, Group, Route, match
 from proxy.pipeline import LARGEST_HELD_BODY, Pipeline
@@ -50,12 +53,12 @@ from proxy.responses import Outcome, Reply, remove_defaults, send_error
 from proxy.settings import BudgetSettings, Settings
 from proxy.upstream.circuit_breaker import State
 from proxy.upstream.client import HttpClient
+from proxy.upstream.destination import Destinations
 from proxy.upstream.forward_proxy import ForwardProxies, without_credentials
+from proxy.workspace import Workspace
 
 log = structlog.get_logger(__name__)
 
-_LONGEST_LINE = 32 * 1024
-"""Bytes of a request line or header field; page tokens and long model paths outgrow aiohttp's 8 KiB."""
 _SLACK = 1.0
 """Seconds for requests to end that were told to."""
 _LOCAL = frozenset({"0.0.0.0", "127.0.0.1", "::", "::1", "localhost"})  # noqa: S104 - compared with, not bound
@@ -103,7 +106,7 @@ class Proxy:
         access = _access(settings)
         self._fleet = self._join(settings)
         self._access = access((self._fleet and self._fleet.partition_key) or secrets.token_bytes(32))
-        self._clients = workspace, storage = [
+        self._clients = to_workspace, to_storage = [
             HttpClient(
                 peer,
                 connect_timeout=connections.connect_timeout,
@@ -111,8 +114,16 @@ class Proxy:
                 connections=connections.max_connections,
                 tls=partial(_current, context),
                 forward_proxies=forward_proxies,
+                destinations=destinations,
             )
-            for peer, context in (("The workspace", of_workspace), ("The workspace's storage", of_storage))
+            for peer, context, destinations in (
+                ("The workspace", of_workspace, None),
+                (
+                    "The workspace's storage",
+                    of_storage,
+                    Destinations.of(settings.upstream, local=settings.artifacts.local_storage),
+                ),
+            )
         ]
         if (forward := forward_proxies.towards(URL(settings.upstream))) is not None:
             log.info("the workspace is called through a proxy", proxy=without_credentials(forward))
@@ -121,10 +132,9 @@ class Proxy:
         budget = settings.budget
         # Each limit of the workspace is one queue, whoever calls (rule 1).
         self._queues = {group: self._queue(group, limit, budget) for group, limit in budget.limits.items()}
+        self._workspace = Workspace(settings.upstream, to_workspace, self._queues, self._access, self.metrics)
         self.pipeline = Pipeline(
-            origin=settings.upstream,
-            client=workspace,
-            queues=self._queues,
+            workspace=self._workspace,
             store=self._store,
             lifetimes=Lifetimes(
                 listing=settings.cache.listing_ttl,
@@ -136,7 +146,6 @@ class Proxy:
                 signed_url_margin=settings.cache.signed_url_margin,
             ),
             stale_if_error=settings.cache.stale_if_error,
-            metrics=self.metrics,
             patience=budget.patience,
             largest_entry=settings.cache.max_entry_bytes,
             rewrite_dbfs=settings.artifacts.rewrite_dbfs,
@@ -153,9 +162,9 @@ class Proxy:
                     self.pipeline.forget, lambda how: self.metrics.fleet_answers.labels(how).inc()
                 )
             )
-        self._artifacts = ArtifactFacade(self.pipeline, storage, self.metrics)
+        self._artifacts = ArtifactFacade(self.pipeline, to_storage, self.metrics)
         self._in_flight = InFlight(connections.max_requests)
-        self._readiness = admin.Readiness(workspace, settings.upstream)
+        self._readiness = admin.Readiness(to_workspace, settings.upstream)
         questions = admin.handlers(self.metrics.registry, self._readiness, self._status, self._detail)
         self.apart = crew.apart(self.metrics.registry, self._status)
         if workers:
@@ -177,8 +186,8 @@ class Proxy:
         self._in_flight.stop(grace)
 
     async def close_connection(self, request: web.Request, response: web.StreamResponse) -> None:
-        """Signal handler for ``on_response_prepare``: keep no connection that has to be closed soon."""
-        if self._readiness.leaving:
+        """Signal handler for ``on_response_prepare``: keep no connection that has to be closed."""
+        if self._readiness.leaving or refusal(request) is not None:
             response.force_close()
             response.headers["Connection"] = "close"
 
@@ -196,12 +205,9 @@ class Proxy:
         unbind_contextvars("client")
         route = UNKNOWN
         try:
+            if (refused := refusal(request)) is not None:
+                raise refused
             target = request.raw_path
-            if not target.startswith("/") or "#" in target:
-                raise BadRequestError(
-                    "This proxy serves one workspace: a request target must be a path "
-                    "(RFC 9112 section 3.2.1)."
-                )
             if target.startswith(admin.PREFIX):
                 return await self._administer(request)
             async with self._in_flight.admitted():
@@ -214,7 +220,9 @@ class Proxy:
                     reply = await self._artifacts.handle(request)
                 else:
                     reply = await self.pipeline.handle(request, route)
-        except AnswerableError as error:
+        except AnswerableError as failure:
+            # What breaks a client's body on its way shows at its other end as well.
+            error = refusal(request) or failure
             log.info("request failed", route=route.name, status=error.status, reason=str(error))
             reply = await send_error(request, error, Outcome.MISS)
         except Exception as error:
@@ -261,7 +269,7 @@ class Proxy:
 
     def _detail(self) -> dict[str, object]:
         redis = {"redis": self._fleet.condition()} if self._fleet is not None else {}
-        return {"circuit": self.pipeline.circuit.state, **redis, **self._access.condition()}
+        return {"circuit": self._workspace.circuit.state, **redis, **self._access.condition()}
 
     def _status(self) -> dict[str, object]:
         return {
@@ -272,7 +280,7 @@ class Proxy:
             "cache": {"entries": len(self._store), "bytes": self._store.bytes},
             "flights": len(self.pipeline.flights),
             "requests": len(self._in_flight),
-            "circuit": self.pipeline.circuit.state,
+            "circuit": self._workspace.circuit.state,
         }
 
     def _watch(self) -> None:
@@ -292,7 +300,7 @@ class Proxy:
         watch(
             "mlflow_proxy_circuit_open",
             "1 while calls to the workspace are not tried.",
-            lambda: self.pipeline.circuit.state is not State.CLOSED,
+            lambda: self._workspace.circuit.state is not State.CLOSED,
         )
         watch("mlflow_proxy_cache_entries", "Stored answers.", lambda: len(self._store))
         watch("mlflow_proxy_cache_bytes", "Bytes of stored answers.", lambda: self._store.bytes)
@@ -335,6 +343,8 @@ async def serving(
         # Not only a route: aiohttp's router knows no place for targets such as "*", ours to refuse.
         return await proxy.handle(request)
 
+    connections = settings.connections
+    timeouts = Timeouts(connections.head_timeout, connections.client_timeout, connections.idle_timeout)
     application = web.Application(client_max_size=LARGEST_HELD_BODY + 1, middlewares=[enter])
     # What the router does not find costs it an exception: a fifth of the time of a cache hit (measured).
     application.router.add_route("*", "/{target:.*}", proxy.handle, expect_handler=_let_the_body_come)
@@ -350,17 +360,19 @@ async def serving(
 
         application.cleanup_ctx.append(
             partial(
-                entrance.answer_on_its_own, proxy.admin, listen, lambda own: administered(_url(own, context))
+                entrance.answer_on_its_own,
+                proxy.admin,
+                listen,
+                lambda own: administered(_url(own, context)),
+                timeouts,
             )
         )
     runner = BoundedRunner(
         application,
-        settings.connections.max_clients,
-        access_log=None,
+        connections.max_clients,
+        "connections.max_clients",
+        timeouts,
         handler_cancellation=True,
-        auto_decompress=False,
-        max_line_size=_LONGEST_LINE,
-        max_field_size=_LONGEST_LINE,
         # For what does not end although its time is up.
         shutdown_timeout=settings.shutdown_grace + _SLACK,
     )

@@ -43,6 +43,34 @@ class BadRequestError(AnswerableError):
     error_code = "INVALID_PARAMETER_VALUE"
 
 
+class ClientTimeoutError(AnswerableError):
+    """The client did not send the rest of its request in time; the message names the limit."""
+
+    status = 408
+    error_code = "DEADLINE_EXCEEDED"
+
+
+class TargetTooLongError(AnswerableError):
+    """A request's target is longer than what is read of one; the message names the limit."""
+
+    status = 414
+    error_code = "INVALID_PARAMETER_VALUE"
+
+
+class ExpectationFailedError(AnswerableError):
+    """The request expects something other than 100-continue (RFC 9110 section 10.1.1)."""
+
+    status = 417
+    error_code = "INVALID_PARAMETER_VALUE"
+
+
+class FieldsTooLargeError(AnswerableError):
+    """A request's fields are too large or too many; the message names the limit (RFC 6585 section 5)."""
+
+    status = 431
+    error_code = "INVALID_PARAMETER_VALUE"
+
+
 class UnauthenticatedError(AnswerableError):
     """A client that the proxy itself has to know is not known to it."""
 
@@ -139,6 +167,13 @@ class UpstreamUnavailableError(AnswerableError):
     error_code = "TEMPORARILY_UNAVAILABLE"
 
 
+class RefusedDestinationError(UpstreamUnavailableError):
+    """The workspace names a place for a file that the proxy does not ask. Nothing was connected to."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"The place that the workspace names for this file was not asked: {reason}.")
+
+
 class UpstreamTimeoutError(AnswerableError):
     """The workspace or its storage did not answer in time."""
 
@@ -199,5 +234,13 @@ class TruncatedError(MlflowProxyError):
     """A response broke off in the middle of its body. The client's connection must be aborted."""
 
 
-class TooLargeToShareError(MlflowProxyError):
-    """A response is larger than what the cache may hold; whoever asked must stream it for himself."""
+class NotShareableError(MlflowProxyError):
+    """A response that cannot be held for others; whoever asked must stream it for himself."""
+
+
+class TooLargeToShareError(NotShareableError):
+    """A response is larger than what the cache may hold."""
+
+
+class UnknownCodingError(NotShareableError):
+    """A response is in a content coding that was not asked for."""

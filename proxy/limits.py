@@ -1,17 +1,15 @@
-"""How much clients may have open at once, and how long it goes on once the proxy is told to stop.
+"""How many requests there may be at once, and how long they go on once the proxy is told to stop.
 
-What belongs here: connections and requests of clients as such, whatever they ask. Waiting calls are bounded
-by their queues, stored answers by the store.
+What belongs here: requests of clients as such, whatever they ask, and the files they take. Connections are
+bounded by their listener, waiting calls by their queues, stored answers by the store.
 """
 
 import asyncio
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
-from typing import cast
 
 import structlog
-from aiohttp import web
 
 from proxy.errors import OverloadedError, StoppingError
 
@@ -64,46 +62,6 @@ class InFlight:
             if not scope.expired():
                 raise
             raise StoppingError("The proxy is stopping; ask again.") from None
-
-
-class BoundedRunner(web.AppRunner):
-    """Serves ``most`` connections at a time; more of them are told so and closed."""
-
-    __slots__ = ("_most",)
-
-    def __init__(self, application: web.Application, most: int, **options: object) -> None:
-        super().__init__(application, **options)  # type: ignore[arg-type]
-        self._most = most
-
-    @property
-    def server(self) -> web.Server | None:
-        """What its sites call for each new connection."""
-        server = super().server
-        if server is None:
-            return None
-
-        def protocol() -> asyncio.Protocol:
-            return server() if len(server.connections) < self._most else _Refusal(self._most)
-
-        return cast("web.Server", protocol)
-
-
-class _Refusal(asyncio.Protocol):
-    """Answers whatever may be asked over a connection, and closes it."""
-
-    def __init__(self, most: int) -> None:
-        error = OverloadedError(f"{most} connections are open (connections.max_clients).")
-        body = error.body()
-        head = [f"HTTP/1.1 {error.status} Service Unavailable", "Content-Type: application/json"]
-        head += [f"Content-Length: {len(body)}", "Connection: close"]
-        head += [f"{name}: {value}" for name, value in error.headers.items()]
-        self._answer = "\r\n".join([*head, "", ""]).encode() + body
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Say so at once: what is asked does not matter."""
-        assert isinstance(transport, asyncio.WriteTransport)  # noqa: S101 - what a server gets
-        transport.write(self._answer)
-        transport.close()
 
 
 def allow_descriptors(clients: int, upstream: int) -> None:

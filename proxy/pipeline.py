@@ -4,25 +4,21 @@
             -> respond
 
 ``handle`` is the line for a client's request, ``ask`` for a question that the proxy has to put to the
-registry itself. Requests whose answers may be shared take ``_read``, all others ``_forward``.
+registry itself. Requests whose answers may be shared take ``_read``, all others ``_forward``. Both end in
+``Workspace.call``, which is the part from budget to upstream.
 """
 
 import asyncio
-import random
-import secrets
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, nullcontext
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from urllib.parse import quote, urlencode
 
-import aiohttp
 import structlog
 from aiohttp import web
 
-from proxy.access.proofs import PROOF, REFUSED, Proofs, needs_proof
+from proxy.access.proofs import PROOF, REFUSED, Proofs, described, needs_proof
 from proxy.access.sharing import Access
-from proxy.budget.queue import Deadline, Queue
 from proxy.cache.freshness import Lifetimes, lifetime, may_be_stale, survives_metadata_writes
 from proxy.cache.refusals import Refusals
 from proxy.cache.single_flight import Flight, SingleFlight
@@ -31,14 +27,13 @@ from proxy.cache.versions import VersionBook
 from proxy.errors import (
     AnswerableError,
     BadRequestError,
-    TooLargeToShareError,
+    NotShareableError,
     TruncatedError,
     UnreachableError,
     UpstreamTimeoutError,
     UpstreamUnavailableError,
 )
 from proxy.fleet.shared_cache import SharedCache
-from proxy.metrics import Metrics
 from proxy.mlflow_api import answers
 from proxy.mlflow_api.artifact_paths import rewrite_download_uri
 from proxy.mlflow_api.headers import (
@@ -50,38 +45,25 @@ from proxy.mlflow_api.headers import (
     age,
     asks_for_fresh,
     end_to_end,
-    from_proxy,
     unix_time,
     without,
 )
 from proxy.mlflow_api.messages import StoredResponse, UpstreamRequest
 from proxy.mlflow_api.reads import Key, Read, shareable, written_models
-from proxy.mlflow_api.routes import API_PREFIXES, Freshness, Group, Invalidates, Route, match
+from proxy.mlflow_api.routes import API_PREFIXES, Freshness, Invalidates, Route, match
 from proxy.mlflow_api.signed_urls import expires_at
 from proxy.responses import Outcome, Reply, cache_status, relay, send_stored
-from proxy.upstream.circuit_breaker import CircuitBreaker, Permit
-from proxy.upstream.client import HttpClient, chunks, fields, read_whole
-from proxy.upstream.retry import (
-    FAILURES,
-    REPEATED,
-    UNAVAILABLE,
-    backoff,
-    repeatable_after_failure,
-    retry_after_seconds,
-)
+from proxy.upstream.client import chunks, fields, read_whole
+from proxy.upstream.decoding import ACCEPTED, decoded
+from proxy.upstream.malformed import reason_phrase
+from proxy.upstream.retry import UNAVAILABLE
+from proxy.workspace import Call, Workspace
 
 log = structlog.get_logger(__name__)
 
 LARGEST_HELD_BODY = 2**20
 """Bytes. Request bodies up to this are held, to be understood and sent again after a 429; larger ones
 stream through and get one attempt."""
-_LARGEST_REFUSAL = 64 * 1024
-"""Bytes read of a 429's body, so that its connection can be used again."""
-
-_REFUSED = frozenset({401, 403, 404})
-"""Statuses that say that this credential has no such thing to see."""
-_LEAST_TO_BE_ANSWERED = 5.0
-"""Seconds. A call that had less left before its deadline says nothing about the way to the workspace."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,21 +83,6 @@ class Answer:
 
 
 @dataclass(frozen=True, slots=True)
-class Call:
-    """A call to the workspace, and what may be done for it.
-
-    What is ``shared`` is read whole, on behalf of everyone who waits for it; ``stream`` is a body too large
-    to hold, which can be sent only once.
-    """
-
-    group: Group
-    request: UpstreamRequest
-    deadline: Deadline
-    shared: bool
-    stream: aiohttp.StreamReader | None = None
-
-
-@dataclass(frozen=True, slots=True)
 class Purged:
     """What a purge did: answers dropped here, and whether the fleet knows; None if there is none."""
 
@@ -129,27 +96,21 @@ class Pipeline:
     def __init__(
         self,
         *,
-        origin: str,
-        client: HttpClient,
-        queues: Mapping[Group, Queue],
+        workspace: Workspace,
         store: MemoryStore,
         lifetimes: Lifetimes,
         stale_if_error: float,
-        metrics: Metrics,
         patience: float,
         largest_entry: int,
         rewrite_dbfs: bool,
         access: Access,
         proofs: Proofs | None = None,
     ) -> None:
-        self._origin = origin
-        self._client = client
-        self._queues = queues
+        self._workspace = workspace
         self._store = store
         self._lifetimes = lifetimes
         self._stale_if_error = stale_if_error
         self._refusals = Refusals()
-        self._metrics = metrics
         self._patience = patience
         self._largest_entry = largest_entry
         self._rewrite_dbfs = rewrite_dbfs
@@ -157,10 +118,7 @@ class Pipeline:
         self._proofs = proofs
         self._versions = VersionBook()
         self._fleet: SharedCache | None = None
-        self._name = secrets.token_hex(8)
-        self._behind_proxy = False
         self.flights: SingleFlight[Answer] = SingleFlight()
-        self.circuit = CircuitBreaker()
 
     def deadline(self) -> float:
         """Return the event loop's time at which a request that arrives now loses patience."""
@@ -180,8 +138,8 @@ class Pipeline:
             asked = UpstreamRequest(request.method, request.raw_path, shared, body, client, public)
             try:
                 answer = await self._admitted(read, asked, self.deadline(), fresh=asks_for_fresh(headers))
-            except TooLargeToShareError:
-                log.info("answer too large to store", route=route.name, limit=self._largest_entry)
+            except NotShareableError as error:
+                log.info("answer cannot be shared", route=route.name, reason=str(error))
             else:
                 return await self._respond(request, read, answer)
         return await self._forward(request, route, headers, body, client)
@@ -193,7 +151,7 @@ class Pipeline:
 
         ``headers`` are that client's end-to-end fields, ``endpoint`` a shareable GET of the route table,
         such as ``model-versions/get``; ``deadline`` is in the event loop's time. Errors of the workspace
-        are answers; raises AnswerableError when there is none, TooLargeToShareError.
+        are answers; raises AnswerableError when there is none, NotShareableError.
         """
         raw_query = urlencode(parameters, quote_via=quote)
         route = match("GET", API_PREFIXES[0] + endpoint)
@@ -252,7 +210,7 @@ class Pipeline:
         """Return the request's body, or None if it is to be streamed."""
         if not request.can_read_body:
             return b""
-        matters = route.group in self._queues or route.invalidates is not Invalidates.NOTHING
+        matters = self._workspace.limits(route.group) or route.invalidates is not Invalidates.NOTHING
         size = request.content_length
         if matters and size is not None and size <= LARGEST_HELD_BODY:
             return await request.read()
@@ -264,7 +222,7 @@ class Pipeline:
         if route.freshness is Freshness.DISCOVERY:
             # Everyone shares these, so they are asked for in nobody's name.
             shared = [(name, value) for name, value in shared if name.lower() in NEUTRAL]
-        return (*shared, ("Accept-Encoding", "gzip, deflate"))
+        return (*shared, ("Accept-Encoding", ACCEPTED))
 
     async def _admitted(
         self, read: Read, request: UpstreamRequest, deadline: float, *, fresh: bool
@@ -274,40 +232,48 @@ class Pipeline:
         Without proofs every credential has its own.
         """
         proofs, model = self._proofs, read.model
-        if proofs is None or model is None or not needs_proof(read):
-            epoch = proofs.epoch if proofs is not None else 0
+        if proofs is None or model is None:
+            return await self._read(read, request, deadline, fresh=fresh)
+        if not needs_proof(read):
+            epoch = proofs.epoch
             answer = await self._read(read, request, deadline, fresh=fresh)
-            if proofs is not None and model is not None and read.route.path == PROOF:
+            if read.route.path == PROOF:
                 proofs.note(read.partition, model, answer.response, answer.as_of, epoch)
             return answer
-        refusal = await self._refusal(proofs, read, model, request, deadline)
-        if refusal is not None:
-            return refusal
-        common = read.within(self._access.common(request.headers))
+        proof = await self._proof(proofs, read, model, request, deadline)
+        if isinstance(proof, Answer):
+            return proof
+        if proof is None:
+            return await self._read(read, request, deadline, fresh=fresh)
+        common = read.within(self._access.common(request.headers, proof))
         answer = await self._read(common, request, deadline, fresh=fresh)
-        if answer.response.status in REFUSED - {404}:
-            if answer.outcome is Outcome.COLLAPSED:
-                # Said to somebody else, who may have lost what this one has.
+        if answer.response.status in REFUSED:
+            if answer.outcome in {Outcome.COLLAPSED, Outcome.HIT}:
+                # Said to somebody else, who may have lost what this one has; a 404 may be said for a 403.
                 return await self._read(read, request, deadline)
-            proofs.withdraw(read.partition, model)
+            if answer.response.status != 404:
+                proofs.withdraw(read.partition, model)
         return answer
 
-    async def _refusal(
+    async def _proof(
         self, proofs: Proofs, read: Read, model: str, request: UpstreamRequest, deadline: float
-    ) -> Answer | None:
-        """Return what the workspace says to who may not read the model, None to who may."""
+    ) -> Answer | int | None:
+        """Return what the workspace says to who may not read the model; to who may, when that was created.
+
+        None if it does not say, so that nothing can be shared.
+        """
         now = time.monotonic()
         known = proofs.get(read.partition, model, now)
         if known is not None:
             if known.refusal is None:
-                return None
+                return known.created
             return Answer(read.key, known.refusal, Outcome.HIT, now, age=0)
         answer = await self.ask(request.headers, PROOF, {"name": model}, deadline)
         if answer.response.status == 200 and proofs.get(read.partition, model, now) is None:
             # It was stored too long ago, or asked before permissions were written, to prove anything.
             await self.disown(answer)
             answer = await self.ask(request.headers, PROOF, {"name": model}, deadline)
-        return None if answer.response.status == 200 else answer
+        return described(answer.response, model) if answer.response.status == 200 else answer
 
     # -- cache lookup and coalescing ---------------------------------------------------------------
 
@@ -317,17 +283,15 @@ class Pipeline:
         if fresh:
             alone = Flight(read, deadline, storable=False)
             now = time.monotonic()
-            with self._coming_back():
-                return Answer(read.key, (await self._fetch(alone, request)).response, Outcome.REQUEST, now)
+            return Answer(read.key, (await self._fetch(alone, request)).response, Outcome.REQUEST, now)
         now = time.monotonic()
         entry = self._store.get(read.key, now)
         if entry is not None:
-            return Answer(read.key, entry.response, Outcome.HIT, entry.stored_at, now - entry.stored_at)
+            return Answer(read.key, entry.response, Outcome.HIT, self._decided(entry), now - entry.stored_at)
         try:
-            with self._coming_back():
-                answer, _, joined = await self.flights.fetch(
-                    read, deadline, lambda flight: self._fly(flight, request)
-                )
+            answer, _, joined = await self.flights.fetch(
+                read, deadline, lambda flight: self._fly(flight, request)
+            )
         except (UnreachableError, UpstreamTimeoutError):
             stale = self._stale(read)
             if stale is None:
@@ -346,7 +310,11 @@ class Pipeline:
         if entry.stored_at <= self._refusals.last(read.partition, read.model):
             return None
         age, ttl = now - entry.stored_at, entry.expires_at - now
-        return Answer(read.key, entry.response, Outcome.STALE, entry.stored_at, age, ttl)
+        return Answer(read.key, entry.response, Outcome.STALE, self._decided(entry), age, ttl)
+
+    def _decided(self, entry: Entry) -> float:
+        """Return a moment that is not after the workspace's decision: the answer took time to arrive."""
+        return entry.stored_at - self._patience
 
     async def _fly(self, flight: Flight, request: UpstreamRequest) -> Answer:
         """Bring an answer: from the fleet if it has it or is fetching it, else from the workspace."""
@@ -355,15 +323,17 @@ class Pipeline:
             return self._fetched(flight, await self._fetch(flight, request), began)
         async with self._fleet.turn(flight.read, lambda: flight.deadline) as turn:
             if turn.found is None:
-                turn.brought = await self._fetch(flight, request)
-                return self._fetched(flight, turn.brought, began)
+                brought = await self._fetch(flight, request)
+                if self._access.owns(flight.read.partition):
+                    turn.brought = brought
+                return self._fetched(flight, brought, began)
             entry = turn.found
         self._learn(flight.read, entry.response)
         self._keep(flight, entry)
         if turn.joined:
-            return Answer(key, entry.response, Outcome.COLLAPSED, entry.stored_at)
+            return Answer(key, entry.response, Outcome.COLLAPSED, self._decided(entry))
         age = time.monotonic() - entry.stored_at
-        return Answer(key, entry.response, Outcome.HIT, entry.stored_at, age)
+        return Answer(key, entry.response, Outcome.HIT, self._decided(entry), age)
 
     def _fetched(self, flight: Flight, entry: Entry, began: float) -> Answer:
         outcome = Outcome.STORED if self._keep(flight, entry) else Outcome.MISS
@@ -375,15 +345,16 @@ class Pipeline:
         if read.route.freshness is Freshness.LISTING:
             await self._look_up_status(flight, request)
         call = Call(read.route.group, request, lambda: flight.deadline, shared=True)
-        async with self._call(call) as got:
+        async with self._workspace.call(call) as got:
             try:
                 body = await read_whole(got, self._largest_entry)
             except TruncatedError as error:
                 raise UpstreamUnavailableError(
                     "The workspace broke off in the middle of its answer."
                 ) from error
+            body = decoded(body, got.headers.getall("Content-Encoding", ()), self._largest_entry)
             kept = tuple(without(fields(got), NOT_STORED))
-            response = StoredResponse(got.status, got.reason or "", kept, body)
+            response = StoredResponse(got.status, reason_phrase(got.reason), kept, body)
         self._learn(read, response)
         return self._entry(read, response, age(got.headers.get("Age")))
 
@@ -398,188 +369,15 @@ class Pipeline:
             await self.ask(
                 request.headers, "model-versions/get", {"name": model, "version": version}, flight.deadline
             )
-        except (AnswerableError, TooLargeToShareError) as error:
+        except (AnswerableError, NotShareableError) as error:
             # The listing does not depend on it; it is merely kept for a shorter time.
             log.info("status of model version unknown", model=model, version=version, reason=str(error))
-
-    # -- budget, upstream and retry ----------------------------------------------------------------
-
-    @asynccontextmanager
-    async def _call(self, call: Call) -> AsyncIterator[aiohttp.ClientResponse]:
-        """Call the workspace within its budget, again after a failure while there is time.
-
-        A refused call was not executed, so any method may be repeated (facts: 429s come before the work).
-        What failed otherwise may have been: only reads are repeated then, and not often.
-        """
-        refusals = failures = renewals = 0
-        while True:
-            sent = await self._access.upstream_headers(call.request)
-            async with AsyncExitStack() as attempt:
-                try:
-                    response = await attempt.enter_async_context(
-                        self._attempt(call, sent, returned=refusals > 0)
-                    )
-                except (UpstreamUnavailableError, UpstreamTimeoutError):
-                    failures += 1
-                    delay = self._after_failure(call, failures, None)
-                    if delay is None:
-                        raise
-                else:
-                    asked = _retry_after(response)
-                    if response.status == 429 and call.stream is None:
-                        refusals += 1
-                        delay = self._after_refusal(call, refusals, asked)
-                    elif response.status in REPEATED and not self._behind_proxy:
-                        failures += 1
-                        delay = self._after_failure(call, failures, asked)
-                    elif response.status in {401, 403} and await self._access.renewed(
-                        call.request,
-                        sent,
-                        response.status,
-                        response.headers.items(),
-                        repeatable=renewals == 0 and call.stream is None,
-                    ):
-                        renewals += 1
-                        delay = 0.0
-                    else:
-                        delay = None
-                    if delay is None:
-                        yield response
-                        return
-                    await _drain(response)
-            await asyncio.sleep(delay)
-
-    def _after_refusal(self, call: Call, refusals: int, asked: float | None) -> float | None:
-        """Return the seconds to wait after a 429, None if it is the client's."""
-        if call.group in self._queues and not self._behind_proxy:
-            return 0.0  # its queue knows how long, for everyone who waits in it
-        return self._in_time(call, backoff(refusals, asked, random.random()))  # noqa: S311 - keeps no secret
-
-    def _after_failure(self, call: Call, failures: int, asked: float | None) -> float | None:
-        """Return the seconds to wait before a failed call is repeated, None if it is not."""
-        known = call.shared or call.group in self._queues
-        if not known or failures > FAILURES:
-            return None
-        if not repeatable_after_failure(call.request.method, read=call.shared):
-            return None
-        return self._in_time(call, backoff(failures, asked, random.random()))  # noqa: S311 - keeps no secret
-
-    def _in_time(self, call: Call, delay: float) -> float | None:
-        return delay if asyncio.get_running_loop().time() + delay < call.deadline() else None
-
-    @asynccontextmanager
-    async def _attempt(
-        self, call: Call, headers: Fields, *, returned: bool
-    ) -> AsyncIterator[aiohttp.ClientResponse]:
-        queue = self._queues.get(call.group)
-        slot = None
-        if self.circuit.refuses(time.monotonic()):
-            raise self._circuit_open()
-        if queue is not None:
-            slot = await queue.acquire(call.deadline, client=call.request.client, returned=returned)
-        # What is shared is read whole, so all of it counts; a stream may take as long as it flows.
-        within = call.deadline() - asyncio.get_running_loop().time() if call.shared else None
-        status = "error"
-        with slot if slot is not None else nullcontext(), self._through_circuit(call) as note_answer:
-            try:
-                async with self._client.open(
-                    call.request.method,
-                    self._origin + call.request.target,
-                    self._introduced(call.request, headers),
-                    call.stream or call.request.body or None,
-                    on_sent=slot.sent if slot is not None else None,
-                    within=within,
-                    decode=call.shared,
-                ) as response:
-                    status = str(response.status)
-                    self._note_who_answers(response)
-                    note_answer(response.status)
-                    if response.status == 429:
-                        self._metrics.refusals.labels(call.group).inc()
-                        if slot is not None:
-                            slot.refused(_retry_after(response))
-                    yield response
-            finally:
-                self._metrics.upstream_calls.labels(call.group, status).inc()
-
-    @contextmanager
-    def _through_circuit(self, call: Call) -> Iterator[Callable[[int], None]]:
-        """Let a call through unless the circuit is open; yields what its answer's status is told to.
-
-        It may have opened since the call began to wait, and whoever waits goes out one by one then. Raises
-        UnreachableError.
-        """
-        permit = self.circuit.admit(began := time.monotonic())
-        if permit is None:
-            raise self._circuit_open()
-        told = False
-
-        def note_answer(status: int) -> None:
-            nonlocal told
-            told = True
-            # A proxy in between speaks for itself; it is there as long as it answers.
-            self._note_way(permit, reached=status not in UNAVAILABLE or self._behind_proxy)
-
-        try:
-            yield note_answer
-        except (UpstreamUnavailableError, UpstreamTimeoutError) as error:
-            # A body that streams may break by its sender's fault, and who had no time to wait learnt nothing.
-            hurried = (
-                isinstance(error, UpstreamTimeoutError) and time.monotonic() - began < _LEAST_TO_BE_ANSWERED
-            )
-            if not told and call.stream is None and not hurried:
-                told = True
-                self._note_way(permit, reached=False)
-            raise
-        finally:
-            if not told:
-                self.circuit.gave_up(permit, time.monotonic())
-
-    def _note_way(self, permit: Permit, *, reached: bool) -> None:
-        if reached:
-            if self.circuit.succeeded(permit):
-                log.info("circuit closed: the workspace answers again")
-        elif self.circuit.failed(permit, time.monotonic(), random.random()):  # noqa: S311 - keeps no secret
-            log.warning("circuit open: the workspace cannot be reached, calls are not tried")
-
-    def _circuit_open(self) -> UnreachableError:
-        return self._later(
-            "The workspace could not be reached several times in a row; it is tried again every few seconds."
-        )
-
-    @contextmanager
-    def _coming_back(self) -> Iterator[None]:
-        """Let the clients of a read come back: the Databricks SDK repeats what got a 503, but not a 502."""
-        try:
-            yield
-        except UpstreamUnavailableError as error:
-            raise self._later(str(error)) from error
-
-    def _later(self, message: str) -> UnreachableError:
-        after = self.circuit.retry_after(time.monotonic(), random.random())  # noqa: S311 - keeps no secret
-        return UnreachableError(message, retry_after=after)
-
-    def _note_who_answers(self, response: aiohttp.ClientResponse) -> None:
-        """Leave the pacing to a proxy of this kind between here and the workspace."""
-        behind = from_proxy(response.headers.items())
-        if behind != self._behind_proxy:
-            log.info("the upstream is a proxy and paces" if behind else "the upstream is no proxy")
-            self._behind_proxy = behind
-            for queue in self._queues.values():
-                queue.stand_aside(behind)
-
-    def _introduced(self, request: UpstreamRequest, headers: Fields) -> Fields:
-        """Return a request's fields, and for another proxy on whose behalf it is made."""
-        if not self._behind_proxy:
-            return headers
-        client = request.client.partition(":")[2] or self._name
-        return (*headers, (CLIENT, client))
 
     # -- cache store -------------------------------------------------------------------------------
 
     def _learn(self, read: Read, response: StoredResponse) -> None:
         """Note the status of the versions that an answer describes, and to whom it was refused."""
-        if response.status in _REFUSED:
+        if response.status in REFUSED:
             everything = response.status == 401
             self._refusals.note(read.partition, None if everything else read.model, time.monotonic())
         if read.route.freshness is not Freshness.MUTABLE or response.status != 200:
@@ -609,7 +407,8 @@ class Pipeline:
 
     def _keep(self, flight: Flight, entry: Entry) -> bool:
         fresh = entry.expires_at > time.monotonic()
-        return fresh and flight.storable and self._store.put(flight.read.key, entry)
+        owned = self._access.owns(flight.read.partition)
+        return fresh and owned and flight.storable and self._store.put(flight.read.key, entry)
 
     # -- respond -----------------------------------------------------------------------------------
 
@@ -640,7 +439,7 @@ class Pipeline:
             stream=request.content if body is None else None,
         )
         try:
-            async with self._call(call) as response:
+            async with self._workspace.call(call) as response:
                 if response.status == 401:
                     self._refusals.note(client.partition(":")[0], None, time.monotonic())
                 # The write has happened: whoever asks from here on must see it.
@@ -650,7 +449,7 @@ class Pipeline:
                 return await relay(
                     request,
                     response.status,
-                    response.reason,
+                    reason_phrase(response.reason),
                     [*self._access.returned(fields(response)), cache_status(Outcome.BYPASS)],
                     chunks(response),
                 )
@@ -670,17 +469,6 @@ class Pipeline:
 
 _OURS = frozenset({"host", "expect", CLIENT.lower()})
 """The client's ``Host`` names the proxy; ``Expect`` was answered by it."""
-
-
-def _retry_after(response: aiohttp.ClientResponse) -> float | None:
-    return retry_after_seconds(response.headers.get("Retry-After"), time.time(), response.headers.get("Date"))
-
-
-async def _drain(response: aiohttp.ClientResponse) -> None:
-    try:
-        await read_whole(response, _LARGEST_REFUSAL)
-    except (TruncatedError, TooLargeToShareError):
-        response.close()
 
 
 def _url_expires_in(read: Read, response: StoredResponse, age: float) -> float | None:

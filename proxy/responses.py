@@ -1,9 +1,6 @@
 """How answers go out to a client: stored ones, errors of our own, and bodies relayed as they arrive."""
 
-import asyncio
 import math
-import socket
-import struct
 from collections.abc import AsyncIterator, Iterable
 from enum import StrEnum
 from http import HTTPStatus
@@ -13,6 +10,7 @@ from aiohttp import web
 from multidict import CIMultiDict
 
 from proxy.errors import AnswerableError, TruncatedError
+from proxy.listener.connection import reset
 from proxy.mlflow_api.headers import CACHE_NAME
 from proxy.mlflow_api.messages import StoredResponse
 
@@ -111,23 +109,13 @@ async def _send(
             async for chunk in body:
                 await reply.write(chunk)
         # The last of it leaves together with a header still held back: one packet for a small answer.
-        # aiohttp would send it in answer to a HEAD too, where a client takes it for the next answer.
-        await reply.write_eof(b"" if request.method == "HEAD" else last)
+        # After HEAD it would be taken for the beginning of the next answer.
+        await reply.write_eof(last if request.method != "HEAD" else b"")
         reply.ended = True
     except (TruncatedError, ConnectionResetError) as error:
         log.info("answer broke off", status=reply.status, reason=str(error))
     finally:
         # Also when this is cancelled or fails: what has begun and not ended must not look complete.
         if not reply.ended and transport is not None:
-            _reset(transport)
+            reset(transport)
     return reply
-
-
-def _reset(transport: asyncio.BaseTransport) -> None:
-    """Abort a connection such that its end cannot be taken for the end of a body that has no length."""
-    connection = transport.get_extra_info("socket")
-    if connection is not None and not transport.is_closing():
-        # With a linger time of zero RST is sent, else an orderly end.
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    if isinstance(transport, asyncio.WriteTransport):
-        transport.abort()

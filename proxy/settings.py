@@ -196,6 +196,13 @@ class ConnectionSettings(_Section):
     max_connections: int = Field(256, ge=1, description="to the workspace, and as many to its storage")
     max_clients: int = Field(10_000, ge=1, description="connections of clients open at once")
     max_requests: int = Field(10_000, ge=1, description="requests of clients being answered at once")
+    head_timeout: PositiveSeconds = Field(
+        30, description="for a client to send a request's head, from when it connected or began with it"
+    )
+    client_timeout: PositiveSeconds = Field(
+        60, description="for a client to send nothing of a body, or to take nothing of an answer"
+    )
+    idle_timeout: PositiveSeconds = Field(3630, description="for a client's connection between requests")
     ca_file: str = Field("", description="PEM file of CAs to trust beside the system's")
     client_certificate: str = Field("", description="PEM file, for a workspace that wants one")
     client_key: Annotated[str, AfterValidator(_key_of("client_certificate"))] = Field(
@@ -216,6 +223,9 @@ class ArtifactSettings(_Section):
     """Door A: plain http(s) tracking URIs."""
 
     rewrite_dbfs: bool = Field(True, description="serve registry models whose download URI is dbfs: as files")
+    local_storage: bool = Field(
+        False, description="follow signed URLs to this machine although the workspace is elsewhere"
+    )
 
 
 def _secret(value: SecretStr) -> SecretStr:

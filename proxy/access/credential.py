@@ -97,8 +97,14 @@ class Credentials(Protocol):
 class TokenFile:
     """A file that holds a token and nothing else. Raises InvalidSettingsError if it does not."""
 
-    def __init__(self, path: Path, *, clock: Callable[[], float] = time.monotonic) -> None:
-        self._file = WatchedFile(path, _token_in, "access.token_file", clock=clock)
+    def __init__(
+        self,
+        path: Path,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        wall_clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._file = WatchedFile(path, _token_in, "access.token_file", clock=clock, wall_clock=wall_clock)
         self.remedy = f"put a valid token into access.token_file ({path}); it is read again when it changes"
 
     async def current(self) -> Credential:

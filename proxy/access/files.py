@@ -31,7 +31,8 @@ _LARGEST = 2**20
 class WatchedFile(Generic[Content]):
     """One file, read at once: raises InvalidSettingsError, naming ``setting``, if that cannot be done.
 
-    ``parse`` makes of its bytes what it means, or raises UnreadableError.
+    ``parse`` makes of its bytes what it means, or raises UnreadableError. ``wall_clock`` is that of the times
+    at which files change.
     """
 
     def __init__(
@@ -41,11 +42,13 @@ class WatchedFile(Generic[Content]):
         setting: str,
         *,
         clock: Callable[[], float] = time.monotonic,
+        wall_clock: Callable[[], float] = time.time,
     ) -> None:
         self._path = path
         self._parse = parse
         self._setting = setting
         self._clock = clock
+        self._wall_clock = wall_clock
         self._look = Blocking(self._look_now, _LIMIT)
         self._problem = ""
         self._growing: Stamp | None = None
@@ -61,7 +64,9 @@ class WatchedFile(Generic[Content]):
 
     async def current(self) -> Content:
         """Return what the file says, no older than a second."""
-        if self._clock() - self._looked_at >= INTERVAL:
+        oldest = self._clock() - INTERVAL
+        # Twice if it joined a look that had been under way for long, and may have seen what was before.
+        while self._looked_at <= oldest:
             await self._see()
         return self._content
 
@@ -80,18 +85,21 @@ class WatchedFile(Generic[Content]):
             await self._look()
         except TimeoutError:
             self._complain("reading it takes too long")
-        self._looked_at = self._clock()
+            self._looked_at = self._clock()
 
     def _look_now(self) -> None:
         """Read the file if it has changed. Runs in a thread, one at a time."""
         believed, self._believed = self._believed, False
+        self._looked_at = self._clock()
         try:
             found = _stamp(os.stat(self._path))
             if found == self._stamp:
                 return
-            if not believed and found[:2] == self._stamp[:2] and found != self._growing:
-                # Written in place, not replaced: whoever writes may not have finished. What still looks the
-                # same at the next look is believed.
+            rests = self._wall_clock() - found[3] / 1e9 >= INTERVAL
+            if not (believed or rests) and found[:2] == self._stamp[:2] and found != self._growing:
+                # Written in place, not replaced, or replaced more than once by files that took turns at one
+                # inode: whoever writes may not have finished. What still looks the same at the next look is
+                # believed.
                 self._growing = found
                 return
             stamp, data = _read(self._path)

@@ -3,10 +3,11 @@
 Pure; ``now`` in monotonic seconds comes in. Credentials are known by their partitions only, never in clear.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from cachetools import LRUCache
 
+from proxy.mlflow_api.answers import json_object, model_created
 from proxy.mlflow_api.messages import StoredResponse
 from proxy.mlflow_api.reads import Read
 from proxy.mlflow_api.routes import Freshness
@@ -21,12 +22,22 @@ _MOST_PROOFS = 100_000
 """About 40 MB at the very most; a proof forgotten is one call. Rotated tokens leave no more behind."""
 
 
+Epoch = tuple[int, int]
+"""How often refusals were forgotten, and how often what was granted was too."""
+
+
 @dataclass(frozen=True, slots=True)
 class Proof:
-    """What the workspace said to one credential about one model; ``refusal`` is its answer if it said no."""
+    """What the workspace said to one credential about one model; ``refusal`` is its answer if it said no.
+
+    ``created`` tells the model from another one that has its name later: who may read the one has proven
+    nothing about the other, which may have had other readers. None if the workspace did not say: then nothing
+    is shared.
+    """
 
     until: float
     refusal: StoredResponse | None
+    created: int | None = None
 
 
 class Proofs:
@@ -38,12 +49,17 @@ class Proofs:
     def __init__(self, granted: float, refused: float) -> None:
         self._granted = granted
         self._refused = refused
-        self.epoch = 0
-        """Changes whenever proofs are forgotten: what was asked before may not count any more."""
+        self._forgotten = 0
+        self._withdrawn = 0
         self._known: LRUCache[tuple[str, str], Proof] = LRUCache(_MOST_PROOFS)
 
     def __len__(self) -> int:
         return len(self._known)
+
+    @property
+    def epoch(self) -> Epoch:
+        """Changes whenever proofs are forgotten: what was asked before may not count any more."""
+        return self._forgotten, self._withdrawn
 
     def get(self, credential: str, model: str, now: float) -> Proof | None:
         """Return what the workspace said, None if it has to be asked (again)."""
@@ -53,15 +69,21 @@ class Proofs:
             return None
         return known
 
-    def note(self, credential: str, model: str, response: StoredResponse, as_of: float, epoch: int) -> None:
+    def note(self, credential: str, model: str, response: StoredResponse, as_of: float, epoch: Epoch) -> None:
         """Learn from an answer to ``PROOF``.
 
         ``as_of`` is a moment before the workspace decided it, ``epoch`` the one in which it was asked.
         """
-        if epoch != self.epoch:
+        granted = response.status == 200
+        # Most writes change no permission, and must not wear out what is granted.
+        if epoch[1] != self._withdrawn or (epoch != self.epoch and not granted):
             return
-        if response.status == 200:
-            self._known[credential, model] = Proof(as_of + self._granted, None)
+        if granted:
+            proof = Proof(as_of + self._granted, None, described(response, model))
+            known = self._known.get((credential, model))
+            if known is not None and known.until > proof.until and replace(proof, until=known.until) == known:
+                return  # the same, of a stored answer: it takes nothing away from the newer one
+            self._known[credential, model] = proof
         elif response.status in REFUSED:
             self._known[credential, model] = Proof(as_of + self._refused, response)
         else:
@@ -73,12 +95,18 @@ class Proofs:
 
     def forget(self, models: frozenset[str] | None, *, granted: bool) -> None:
         """Forget the refusals about these models, None for all, and what was ``granted`` too if told so."""
-        self.epoch += 1
+        self._forgotten += 1
+        self._withdrawn += granted
         folded = None if models is None else {model.casefold() for model in models}
         for (credential, model), proof in list(self._known.items()):
             concerned = folded is None or model.casefold() in folded
             if concerned and (granted or proof.refusal is not None):
                 del self._known[credential, model]
+
+
+def described(response: StoredResponse, model: str) -> int | None:
+    """Return when the model was created that an answer to ``PROOF`` describes, None if it does not say."""
+    return model_created(json_object(response.body) or {}, model)
 
 
 def needs_proof(read: Read) -> bool:

@@ -6,7 +6,6 @@ of a client's fields only those go there that cannot be a credential.
 
 import asyncio
 from collections.abc import Mapping
-from ipaddress import ip_address
 from urllib.parse import urlsplit
 
 from proxy.access.clients import UNNAMED, Clients
@@ -15,6 +14,7 @@ from proxy.access.files import WatchedFile
 from proxy.access.partition import PUBLIC, partition
 from proxy.access.reach import is_mlflow
 from proxy.access.sharing import Access
+from proxy.addresses import is_loopback
 from proxy.errors import (
     AnswerableError,
     CredentialRefusedError,
@@ -86,7 +86,11 @@ class ServiceAccess(Access):
         """Name the one partition, which is another when the credential is another principal's."""
         if route.freshness is Freshness.DISCOVERY:
             return PUBLIC
-        return partition((("service", self._identity),), self._key)
+        return self._partition()
+
+    def owns(self, partition: str) -> bool:
+        """Whether the credential is still the principal's that a question was asked for."""
+        return partition in {PUBLIC, self._partition()}
 
     def client(self, partition: str, headers: Fields) -> str:
         """Name the client: what it says of others it asks for would only get it more than its share."""
@@ -101,7 +105,9 @@ class ServiceAccess(Access):
             raise PermissionDeniedError(
                 "This proxy lends its credential to calls of the MLflow API only (access.reach)."
             )
-        return (*passed, *(await self._credentials.current()).headers)
+        credential = await self._credentials.current()
+        self._identity = credential.identity
+        return (*passed, *credential.headers)
 
     async def renewed(
         self, request: UpstreamRequest, sent: Fields, status: int, answer: Fields, *, repeatable: bool
@@ -133,6 +139,10 @@ class ServiceAccess(Access):
             self._credentials.close(), *([self._clients.close()] if self._clients is not None else [])
         )
 
+    def _partition(self) -> str:
+        # Not to be reached where a proxy of the same fleet takes partitions from what clients send.
+        return "service-" + partition((("service", self._identity),), self._key)
+
     def _name(self, headers: Fields) -> str:
         if self._clients is None:
             return UNNAMED
@@ -153,16 +163,6 @@ def refuses_credential(status: int, answer: Fields) -> bool:
     """
     reason = field(answer, "X-Databricks-Reason-Phrase").lower()
     return status == 401 or (status == 403 and "token" in reason)
-
-
-def is_loopback(host: str) -> bool:
-    """Whether an address or name to listen on is reached from this machine only."""
-    if host.lower() == "localhost":
-        return True
-    try:
-        return ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return False
 
 
 def _host(value: str) -> str:

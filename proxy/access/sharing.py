@@ -32,9 +32,16 @@ class Access:
         """Name whose stored answers a request may be served from. The request has been admitted."""
         return PUBLIC if route.freshness is Freshness.DISCOVERY else partition(headers, self._key)
 
-    def common(self, headers: Fields) -> str:
-        """Name the answers that those share who have proven that they may read what they are about."""
-        return common_partition(headers, self._key)
+    def common(self, headers: Fields, created: int) -> str:
+        """Name the answers that those share who have proven that they may read what they are about.
+
+        ``created`` is when that model was: another one of the same name has answers of its own.
+        """
+        return f"{common_partition(headers, self._key)}-{created}"
+
+    def owns(self, partition: str) -> bool:
+        """Whether what was fetched just now is what this partition's credential is answered."""
+        return True
 
     def client(self, partition: str, headers: Fields) -> str:
         """Name whose share of the budget a request takes, before a colon; after it, for whom it is asked.

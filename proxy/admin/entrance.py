@@ -10,6 +10,8 @@ from aiohttp import web
 from proxy.admin import permission
 from proxy.admin.handlers import PREFIX, Handler
 from proxy.errors import AnswerableError, NoSuchEndpointError, PostOnlyError
+from proxy.listener.connection import Timeouts, refusal
+from proxy.listener.runner import BoundedRunner
 
 
 class Entrance:
@@ -23,6 +25,8 @@ class Entrance:
     async def handle(self, request: web.Request) -> web.StreamResponse:
         """Answer a request, with an error if need be."""
         try:
+            if (refused := refusal(request)) is not None:
+                raise refused
             return await self._answer(request)
         except AnswerableError as error:
             return _said(error)
@@ -46,11 +50,18 @@ async def elsewhere(request: web.Request) -> web.StreamResponse:
     return _said(NoSuchEndpointError("The proxy's own endpoints are served elsewhere (admin.host)."))
 
 
+_MOST_CLIENTS = 100
+"""Connections at once to the listener of its own: a few probes and scrapers, with room for more."""
+
 Listen = Callable[[web.AppRunner], Sequence[web.BaseSite]]
 
 
 async def answer_on_its_own(
-    entrance: Entrance, listen: Listen, started: Callable[[web.AppRunner], None], application: web.Application
+    entrance: Entrance,
+    listen: Listen,
+    started: Callable[[web.AppRunner], None],
+    timeouts: Timeouts,
+    application: web.Application,
 ) -> AsyncIterator[None]:
     """Listen for own endpoints alone for as long as the application lives (a context of ``cleanup_ctx``).
 
@@ -61,7 +72,9 @@ async def answer_on_its_own(
     async def enter(request: web.Request, handler: object) -> web.StreamResponse:
         return await entrance.handle(request)
 
-    runner = web.AppRunner(web.Application(middlewares=[enter]), access_log=None, shutdown_timeout=1.0)
+    own = web.Application(middlewares=[enter])
+    own.on_response_prepare.append(_close_refused)
+    runner = BoundedRunner(own, _MOST_CLIENTS, "of the proxy's own endpoints", timeouts, shutdown_timeout=1.0)
     await runner.setup()
     try:
         for site in listen(runner):
@@ -70,6 +83,12 @@ async def answer_on_its_own(
         yield
     finally:
         await runner.cleanup()
+
+
+async def _close_refused(request: web.Request, response: web.StreamResponse) -> None:
+    if refusal(request) is not None:
+        response.force_close()
+        response.headers["Connection"] = "close"
 
 
 def _said(error: AnswerableError) -> web.Response:

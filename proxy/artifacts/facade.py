@@ -11,29 +11,35 @@ from typing import Any
 from urllib.parse import unquote
 
 import aiohttp
+import structlog
 from aiohttp import web
 
 from proxy.errors import (
     BadRequestError,
     NotOfferedError,
+    NotShareableError,
     ReadOnlyError,
+    RefusedDestinationError,
     TooLargeToShareError,
     UpstreamUnavailableError,
 )
 from proxy.metrics import Metrics
-from proxy.mlflow_api.answers import SignedUrl, json_object, signed_url
+from proxy.mlflow_api.answers import Listed, SignedUrl, json_object, listed, next_page, signed_url
 from proxy.mlflow_api.artifact_paths import ModelFile, is_ours, parse
-from proxy.mlflow_api.headers import end_to_end
+from proxy.mlflow_api.headers import end_to_end, for_storage
 from proxy.mlflow_api.messages import StoredResponse
 from proxy.mlflow_api.reads import parameters
 from proxy.pipeline import Answer, Pipeline
 from proxy.responses import Outcome, Reply, cache_status, relay, send_stored
 from proxy.upstream.client import HttpClient, chunks, fields
+from proxy.upstream.malformed import reason_phrase
+
+log = structlog.get_logger(__name__)
 
 PREFIXES = ("/api/2.0/mlflow-artifacts/", "/ajax-api/2.0/mlflow-artifacts/")
 
-_MOST_PAGES = 10_000
-"""Bound on the pages of one directory, so that a workspace whose last page never comes ends in an error."""
+_LARGEST_LISTING = 32 * 2**20
+"""Bytes of all pages of one directory, some 200,000 files, so that one whose last page never comes ends."""
 _ASKED_OF_STORAGE = frozenset({"if-range", "range"})
 """The client's request fields that mean something to storage. None of them may be a credential."""
 _TOLD_BY_STORAGE = frozenset(
@@ -87,20 +93,30 @@ class ArtifactFacade:
         files: list[dict[str, Any]] = []
         page: dict[str, str] = {}
         stale: Answer | None = None
-        for _ in range(_MOST_PAGES):
+        seen: set[str] = set()
+        size = 0
+        while True:
             answer = await self._ask(headers, "list-artifacts", directory, page, deadline)
-            listing = json_object(answer.response.body)
-            if answer.response.status != 200 or listing is None:
+            if answer.response.status != 200:
                 return await send_stored(request, answer.response, answer.outcome, answer.age, answer.ttl)
             if answer.ttl is not None and (stale is None or answer.ttl < (stale.ttl or 0.0)):
                 stale = answer
-            files += _below(directory.path, listing)
-            token = listing.get("next_page_token")
-            if not token:
-                break
-            page = {"page_token": str(token)}
-        else:
-            raise UpstreamUnavailableError(f"The workspace's listing has no end after {_MOST_PAGES} pages.")
+            try:
+                found, token = _page(answer.response.body, directory.path)
+                files += found
+                if not token:
+                    break
+                size += len(answer.response.body)
+                if token in seen or size > _LARGEST_LISTING:
+                    raise UpstreamUnavailableError(
+                        "The workspace's listing goes round, or has no end within "
+                        f"{_LARGEST_LISTING >> 20} MiB."
+                    )
+            except UpstreamUnavailableError:
+                await self._pipeline.disown(answer)
+                raise
+            seen.add(token)
+            page = {"page_token": token}
         content = (("Content-Type", "application/json"),)
         complete = StoredResponse(200, "OK", content, json.dumps({"files": files}).encode())
         whole = stale or answer
@@ -119,26 +135,39 @@ class ArtifactFacade:
                 raise UpstreamUnavailableError(
                     "The workspace did not name a place to download this file from."
                 )
-            async with self._download(request, signed) as response:
-                if response.status in {200, 206, 416}:
-                    return await _relay_file(request, response)
+            try:
+                async with self._download(request, signed) as response:
+                    if response.status == 200 or (
+                        response.status in {206, 416} and "Range" in request.headers
+                    ):
+                        return await _relay_file(request, response)
+                    await self._pipeline.disown(answer)
+                    # A stored URL may have been revoked or met a clock that is fast; a new one decides.
+                    if response.status != 403 or answer.outcome is not Outcome.HIT:
+                        raise UpstreamUnavailableError(
+                            f"The workspace's storage answered {response.status} to a signed download."
+                        )
+            except RefusedDestinationError as error:
+                log.warning("signed URL refused", model=file.model, version=file.version, reason=str(error))
                 await self._pipeline.disown(answer)
-                # A URL from the cache may have been revoked or met a clock that is fast; a new one decides.
-                if response.status != 403 or answer.outcome is not Outcome.HIT:
-                    raise UpstreamUnavailableError(
-                        f"The workspace's storage answered {response.status} to a signed download."
-                    )
+                raise
 
     @asynccontextmanager
     async def _download(
         self, request: web.Request, signed: SignedUrl
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         asked = [item for item in request.headers.items() if item[0].lower() in _ASKED_OF_STORAGE]
+        given = for_storage(signed.headers)
+        if given is None:
+            raise RefusedDestinationError("a header field that goes with its URL is malformed")
         status = "error"
         try:
-            async with self._storage.open("GET", signed.url, (*signed.headers, *asked)) as response:
+            async with self._storage.open("GET", signed.url, (*given, *asked)) as response:
                 status = str(response.status)
                 yield response
+        except RefusedDestinationError:
+            status = "refused"
+            raise
         finally:
             self._metrics.storage_calls.labels(status).inc()
 
@@ -157,6 +186,8 @@ class ArtifactFacade:
             raise UpstreamUnavailableError(
                 f"The workspace's {endpoint} answer is larger than cache.max_entry_bytes allows ({error})."
             ) from error
+        except NotShareableError as error:
+            raise UpstreamUnavailableError(f"The workspace's {endpoint} answer came {error}.") from error
 
 
 def _split(raw_path: str) -> tuple[str | None, str]:
@@ -184,25 +215,24 @@ def _decoded(raw: str) -> str:
         return unquote(raw, errors="replace").replace("\ufffd", "\x00")
 
 
-def _below(directory: str, listing: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Turn a registry listing into one of this API: basenames, and nothing for a file listed as itself."""
-    files = listing.get("files")
-    listed = []
-    for file in files if isinstance(files, list) else []:
-        path = file.get("path") if isinstance(file, dict) else None
-        if not isinstance(path, str) or path == directory:
-            continue
-        entry: dict[str, Any] = {
-            "path": path.rstrip("/").rpartition("/")[2],
-            "is_dir": bool(file.get("is_dir")),
-        }
-        if not entry["is_dir"] and file.get("file_size") is not None:
-            entry["file_size"] = file["file_size"]
-        listed.append(entry)
-    return listed
+def _page(body: bytes, directory: str) -> tuple[list[dict[str, Any]], str]:
+    """Return the entries of one page as this API has them, and the next page's token, "" for none."""
+    answer = json_object(body)
+    found = listed(answer, directory) if answer is not None else None
+    token = next_page(answer) if answer is not None else None
+    if found is None or token is None:
+        raise UpstreamUnavailableError(
+            "The workspace's answer is not a listing of files, or names one that no client can have."
+        )
+    return [_entry(file) for file in found], token
+
+
+def _entry(file: Listed) -> dict[str, Any]:
+    size = {} if file.size is None else {"file_size": file.size}
+    return {"path": file.name, "is_dir": file.is_dir, **size}
 
 
 async def _relay_file(request: web.Request, response: aiohttp.ClientResponse) -> Reply:
     told = [item for item in fields(response) if item[0].lower() in _TOLD_BY_STORAGE]
     headers = [*told, cache_status(Outcome.BYPASS)]
-    return await relay(request, response.status, response.reason, headers, chunks(response))
+    return await relay(request, response.status, reason_phrase(response.reason), headers, chunks(response))

@@ -6,12 +6,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from proxy.cache.store import Entry
-from proxy.errors import MlflowProxyError, TooLargeToShareError, UnreadableError, UpstreamUnavailableError
+from proxy.errors import (
+    MlflowProxyError,
+    TooLargeToShareError,
+    UnknownCodingError,
+    UnreadableError,
+    UpstreamUnavailableError,
+)
 from proxy.mlflow_api.messages import StoredResponse
 
 _ERRORS: Mapping[str, type[MlflowProxyError]] = {
     "unavailable": UpstreamUnavailableError,
     "too-large": TooLargeToShareError,
+    "coding": UnknownCodingError,
 }
 """What is worth telling those who wait: that they would meet the same. A lack of time is each one's own."""
 

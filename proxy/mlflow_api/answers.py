@@ -1,6 +1,7 @@
 """What the workspace's JSON answers say: pages of files, signed URLs, versions and their status."""
 
 import json
+import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -8,7 +9,7 @@ from typing import Any
 
 READY = "READY"
 
-_MILLISECONDS = re.compile("[0-9]{1,18}")
+_DIGITS = re.compile("[0-9]{1,18}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,10 +34,21 @@ class SignedUrl:
 def json_object(body: bytes) -> dict[str, Any] | None:
     """Parse a JSON object; None if it is anything else."""
     try:
-        value = json.loads(body)
+        value = json.loads(body, parse_constant=_refuse, parse_float=_finite)
     except (ValueError, RecursionError):
         return None
     return value if isinstance(value, dict) else None
+
+
+def _refuse(constant: str) -> float:
+    raise ValueError(f"{constant} is not JSON")
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if math.isinf(number):
+        raise ValueError("a number too large to be written again")
+    return number
 
 
 def versions(answer: Mapping[str, Any]) -> Iterator[VersionStatus]:
@@ -53,14 +65,80 @@ def versions(answer: Mapping[str, Any]) -> Iterator[VersionStatus]:
         if not isinstance(item, dict):
             continue
         name, version, status = item.get("name"), item.get("version"), item.get("status")
-        created = str(item.get("creation_timestamp"))
         if isinstance(name, str) and isinstance(version, str | int):
             yield VersionStatus(
                 model=name,
                 version=str(version),
                 status=status if isinstance(status, str) else None,
-                creation_timestamp=int(created) if _MILLISECONDS.fullmatch(created) else None,
+                creation_timestamp=_count(item.get("creation_timestamp")),
             )
+
+
+def model_created(answer: Mapping[str, Any], name: str) -> int | None:
+    """Return when the registered model was created that an answer describes under this name, in milliseconds.
+
+    It tells a model from another one that has its name later. None if the answer does not say.
+    """
+    model = answer.get("registered_model")
+    if not isinstance(model, dict) or model.get("name") != name:
+        return None
+    return _count(model.get("creation_timestamp"))
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """One entry of a directory; ``size`` in bytes, None for a directory or if the workspace does not say."""
+
+    name: str
+    is_dir: bool
+    size: int | None
+
+
+def listed(answer: Mapping[str, Any], directory: str) -> list[Listed] | None:
+    """Read a page of ``list-artifacts``, None if it is not shaped like one.
+
+    A file that is listed as itself has nothing in it. Clients write what is listed to places that they put
+    together from the names, so one that could lead elsewhere makes the whole page unreadable: without that
+    entry it would look complete.
+    """
+    files = answer.get("files")
+    if not isinstance(files, list | None):
+        return None
+    found = []
+    for file in files or ():
+        path = file.get("path") if isinstance(file, dict) else None
+        if not isinstance(path, str) or not _harmless(path):
+            return None
+        is_dir = file.get("is_dir", False)
+        if not isinstance(is_dir, bool | None):
+            return None
+        if path != directory:
+            name = path.rstrip("/").rpartition("/")[2]
+            found.append(Listed(name, bool(is_dir), None if is_dir else _count(file.get("file_size"))))
+    return found
+
+
+def next_page(answer: Mapping[str, Any]) -> str | None:
+    """Return the token of the next page, "" if this is the last, None for what is no token."""
+    token = answer.get("next_page_token")
+    return token if isinstance(token, str) else "" if token is None else None
+
+
+def _harmless(path: str) -> bool:
+    """Whether a path stays below where it is put, on any client's machine, and can be asked for."""
+    segments = path.removesuffix("/").split("/")
+    return (
+        not any(segment in {"", ".", ".."} or segment[1:2] == ":" for segment in segments)  # or a drive
+        and not any(c < " " or c in "\\\x7f" or "\ud800" <= c <= "\udfff" for c in path)
+    )
+
+
+def _count(value: object) -> int | None:
+    """Read a number of 64 bits, which JSON of protocol buffers writes as text."""
+    if isinstance(value, bool) or not isinstance(value, int | str):
+        return None
+    text = value if isinstance(value, str) else str(value) if abs(value) < 10**18 else ""
+    return int(text) if _DIGITS.fullmatch(text) else None
 
 
 def signed_url(answer: Mapping[str, Any]) -> SignedUrl | None:

@@ -1,5 +1,6 @@
 """Which header fields cross the proxy, and which ones decide what a stored answer may be used for."""
 
+import re
 from collections.abc import Iterable
 from datetime import UTC
 from email.utils import parsedate_to_datetime
@@ -66,6 +67,23 @@ UNSHARED = frozenset(
 """Request fields left out of a call whose answer is shared: they ask for less than the whole answer, or
 in a coding that another reader may not accept."""
 
+_NOT_FOR_STORAGE = HOP_BY_HOP | {
+    "authorization",
+    "content-length",
+    "cookie",
+    "expect",
+    "host",
+    "if-match",
+    "if-modified-since",
+    "if-none-match",
+    "if-range",
+    "if-unmodified-since",
+    "range",
+}
+"""What no signed URL can need: credentials, what frames a request, and what asks for less than the file."""
+_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_VALUE = re.compile(r"[\t\x20-\x7e\x80-\ud7ff\ue000-\U0010ffff]*")
+
 CACHE_NAME = "mlflow-proxy"
 """What this cache is called in Cache-Status (RFC 9211)."""
 
@@ -92,6 +110,17 @@ def end_to_end(fields: Fields) -> list[tuple[str, str]]:
 def without(fields: Fields, names: frozenset[str]) -> list[tuple[str, str]]:
     """Return the fields whose lower-case name is not in ``names``."""
     return [(name, value) for name, value in fields if name.lower() not in names]
+
+
+def for_storage(fields: Fields) -> list[tuple[str, str]] | None:
+    """Return what is sent of the fields that go with a signed URL, None if one of them is malformed.
+
+    Those that it cannot need are left out, and what ``Connection`` names with them.
+    """
+    fields = list(fields)
+    if not all(_NAME.fullmatch(name) and _VALUE.fullmatch(value) for name, value in fields):
+        return None
+    return without(end_to_end(fields), _NOT_FOR_STORAGE)
 
 
 def field(fields: Fields, name: str) -> str:

@@ -84,7 +84,8 @@ def shareable(route: Route, method: str, partition: str, raw_query: str, body: b
         model = _string(members.get("name"))
         asked = {f"json:{name}": value for name, value in members.items()}
         version = None
-    elif body:
+    elif body or any(name.startswith("json:") for name in asked):
+        # The prefix is for what came in a body: a query must not pass for one.
         return None
     else:
         if route.freshness is Freshness.LISTING:

@@ -109,7 +109,10 @@ ROUTES: tuple[Route, ...] = (
     Route(_WRITE, "registered-models/*", Group.REGISTRY, invalidates=Invalidates.REGISTRY),
     Route(_WRITE, "model-versions/*", Group.REGISTRY, invalidates=Invalidates.REGISTRY),
     # Who may do what. Rare, and after it nobody may be served what was fetched before.
-    Route(_WRITE, "/api/2.0/permissions/*", Group.NONE, invalidates=Invalidates.REGISTRY),
+    *(
+        Route(_WRITE, f"{prefix}permissions/*", Group.NONE, invalidates=Invalidates.REGISTRY)
+        for prefix in ("/api/2.0/", "/api/2.0/preview/", "/ajax-api/2.0/", "/ajax-api/2.0/preview/")
+    ),
     # Databricks' own additions, which change stages and permissions without a limit of their own on record
     Route(_WRITE, "databricks/*", Group.NONE, invalidates=Invalidates.REGISTRY),
     Route(_WRITE, "transition-requests/*", Group.NONE, invalidates=Invalidates.REGISTRY),

@@ -1,26 +1,36 @@
 """The HTTP client: how requests leave, and the edge where aiohttp's exceptions become ours."""
 
 import asyncio
+import socket
 import ssl
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from contextvars import ContextVar
+from functools import partial
 from types import SimpleNamespace
+from typing import cast
 
 import aiohttp
+from aiohttp import AddrInfoType, SocketFactoryType
 from aiohttp.client_proto import ResponseHandler
+from aiohttp.client_reqrep import ConnectionKey
+from aiohttp.connector import Connection
 from aiohttp.tracing import Trace
 from multidict import CIMultiDict
 from yarl import URL
 
 from proxy.errors import (
     OverloadedError,
+    RefusedDestinationError,
     TooLargeToShareError,
     TruncatedError,
     UpstreamTimeoutError,
     UpstreamUnavailableError,
 )
 from proxy.mlflow_api.headers import end_to_end
+from proxy.upstream.destination import Destinations
 from proxy.upstream.forward_proxy import ForwardProxies, without_credentials
+from proxy.upstream.malformed import problem
 
 _LARGEST_FIELD = 64 * 1024
 """Bytes. Signed URLs in Location fields outgrow aiohttp's default of 8 KiB."""
@@ -34,8 +44,47 @@ Sent = Callable[[], None]
 Tls = Callable[[], ssl.SSLContext | bool]
 
 
+_towards_proxy: ContextVar[bool] = ContextVar("_towards_proxy", default=False)
+"""Whether the connection being opened is to a forward proxy, which the operator has named."""
+
+
+class _RefusedAddressError(OSError):
+    """What aiohttp lets pass of an error that is raised where it opens a socket; ``__cause__`` is ours."""
+
+
+class _Protocol(ResponseHandler):
+    """aiohttp's, which tells who reads a body neither of nonsense in the middle of it nor of a reset.
+
+    Without the first they would wait for ever, and without the second a body that the end of its connection
+    ends would look complete (both measured).
+    """
+
+    def set_exception(self, exc: BaseException, *cause: BaseException) -> None:
+        super().set_exception(exc, *cause)
+        self._break_body(exc)
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        if exc is not None:
+            self._break_body(exc)
+        super().connection_lost(exc)
+
+    def _break_body(self, error: BaseException) -> None:
+        body = self._payload
+        if body is not None and not body.is_eof() and body.exception() is None:
+            known = isinstance(error, aiohttp.ClientError | OSError)
+            body.set_exception(error if known else aiohttp.ClientPayloadError(type(error).__name__))
+
+
 class _Connector(aiohttp.TCPConnector):
-    """aiohttp's, for which a forward proxy may take for ever to answer CONNECT."""
+    """aiohttp's, that waits for no forward proxy for ever, and for whom silence is the rule between requests.
+
+    aiohttp keeps what arrives on an idle connection and takes it for the answer to the next request. That
+    next request may be another client's, so a connection that says anything unasked is closed.
+    """
+
+    def __init__(self, *, limit: int, socket_factory: SocketFactoryType | None) -> None:
+        super().__init__(limit=limit, socket_factory=socket_factory)
+        self._factory = cast("partial[ResponseHandler]", partial(_Protocol, loop=self._loop))
 
     async def _create_proxy_connection(
         self,
@@ -43,8 +92,35 @@ class _Connector(aiohttp.TCPConnector):
         traces: list[Trace],
         timeout: aiohttp.ClientTimeout,  # noqa: ASYNC109 - aiohttp's
     ) -> tuple[asyncio.BaseTransport, ResponseHandler]:
-        async with asyncio.timeout(timeout.sock_connect):
-            return await super()._create_proxy_connection(req, traces, timeout)
+        before = _towards_proxy.set(True)
+        try:
+            async with asyncio.timeout(timeout.sock_connect):
+                return await super()._create_proxy_connection(req, traces, timeout)
+        finally:
+            _towards_proxy.reset(before)
+
+    def _release(self, key: ConnectionKey, protocol: ResponseHandler, *, should_close: bool = False) -> None:
+        super()._release(key, protocol, should_close=should_close)
+        # Without a parser every byte counts as left over, be it a whole answer or the beginning of one.
+        protocol._parser = None
+
+    async def _get(self, key: ConnectionKey, traces: list[Trace]) -> Connection | None:
+        while (found := await super()._get(key, traces)) is not None:
+            if found.protocol is not None and not found.protocol.should_close:
+                return found
+            found.close()
+        return None
+
+
+def _open_socket(destinations: Destinations, info: AddrInfoType) -> socket.socket:
+    """Return a socket for an address unless it is refused: here no name stands between any more."""
+    family, kind, protocol, _, address = info
+    if not _towards_proxy.get():
+        try:
+            destinations.check_address(str(address[0]))
+        except RefusedDestinationError as error:
+            raise _RefusedAddressError(str(error)) from error
+    return socket.socket(family, kind, protocol)
 
 
 class HttpClient:
@@ -52,7 +128,8 @@ class HttpClient:
 
     ``peer`` names it in error messages, which never show a URL, since storage URLs carry signatures.
     Redirects are not followed, cookies not kept, bodies not decoded: a proxy does none of that.
-    ``tls`` gives the context for the next connection, True for the system's own.
+    ``tls`` gives the context for the next connection, True for the system's own. ``destinations`` are the
+    places that may be asked, None for whatever the caller names.
     """
 
     def __init__(
@@ -64,16 +141,19 @@ class HttpClient:
         connections: int,
         tls: Tls = lambda: True,
         forward_proxies: ForwardProxies | None = None,
+        destinations: Destinations | None = None,
     ) -> None:
         trace = aiohttp.TraceConfig()
         trace.on_connection_create_end.append(_note_connection)
         trace.on_request_headers_sent.append(_report_sent)
+        trace.on_request_chunk_sent.append(_note_progress)
         self._peer = peer
         self._tls = tls
         self._forward_proxies = forward_proxies or ForwardProxies()
         trace.on_connection_queued_start.append(_note_queued)
         trace.on_connection_queued_end.append(_note_not_queued)
         self._connections = connections
+        self._destinations = destinations
         self._timeout = aiohttp.ClientTimeout(
             total=None,
             connect=connect_timeout + _LONGEST_WAIT,
@@ -81,7 +161,10 @@ class HttpClient:
             sock_read=read_timeout,
         )
         self._session = aiohttp.ClientSession(
-            connector=_Connector(limit=connections),
+            connector=_Connector(
+                limit=connections,
+                socket_factory=partial(_open_socket, destinations) if destinations is not None else None,
+            ),
             cookie_jar=aiohttp.DummyCookieJar(),
             auto_decompress=False,
             skip_auto_headers=("Accept", "Accept-Encoding", "Content-Type", "User-Agent"),
@@ -105,17 +188,17 @@ class HttpClient:
         *,
         on_sent: Sent | None = None,
         within: float | None = None,
-        decode: bool = False,
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         """Send a request and yield its response once the header is there.
 
         ``url`` is absolute and goes out exactly as given. ``on_sent`` is called when the request has
         left, once per attempt: when its header was written, or, over a new connection, when the answer's
         header is there, since how long the other side took to accept it is not known before.
-        ``within`` bounds the whole exchange in seconds, body included; ``decode`` undoes its content
-        coding. Leaving the context before the body was read closes the connection.
+        ``within`` bounds the whole exchange in seconds, body included. Without it the header has to be there
+        one read timeout after the last of the request left, whatever else is said meanwhile. Leaving the
+        context before the body was read closes the connection.
 
-        Raises UpstreamUnavailableError and UpstreamTimeoutError.
+        Raises UpstreamUnavailableError, RefusedDestinationError among it, and UpstreamTimeoutError.
         """
         timeout = self._timeout
         if within is not None:
@@ -125,22 +208,29 @@ class HttpClient:
                 sock_connect=timeout.sock_connect,
                 sock_read=timeout.sock_read,
             )
-        attempt = SimpleNamespace(on_sent=on_sent, connected=False, unreported=False, queued=False)
-        target = URL(url, encoded=True)
+        attempt = SimpleNamespace(
+            on_sent=on_sent, connected=False, unreported=False, queued=False, progress=None
+        )
+        target = URL(url, encoded=True) if self._destinations is None else self._destinations.checked(url)
         proxy = self._forward_proxies.towards(target)
         with self._mapped_errors(attempt, proxy), _reported(attempt):
-            response = await self._session.request(
-                method,
-                target,
-                headers=_spelled_alike(headers),
-                data=body,
-                allow_redirects=False,
-                timeout=timeout,
-                auto_decompress=decode,
-                trace_request_ctx=attempt,
-                ssl=self._tls(),
-                proxy=proxy,
-            )
+            async with asyncio.timeout(None) as header:
+                with _watched(attempt, header, timeout.sock_read):
+                    response = await self._session.request(
+                        method,
+                        target,
+                        headers=_spelled_alike(headers),
+                        data=body,
+                        allow_redirects=False,
+                        timeout=timeout,
+                        trace_request_ctx=attempt,
+                        ssl=self._tls(),
+                        proxy=proxy,
+                    )
+        wrong = problem(response.status, response.version or (0, 9), response.headers.items())
+        if wrong:
+            response.close()
+            raise UpstreamUnavailableError(f"{self._peer} answered with something that is not HTTP: {wrong}.")
         try:
             yield response
         finally:
@@ -151,6 +241,9 @@ class HttpClient:
         try:
             yield
         except (aiohttp.ClientOSError, aiohttp.ClientHttpProxyError) as error:
+            refused = getattr(error, "os_error", None)
+            if isinstance(refused, _RefusedAddressError) and refused.__cause__ is not None:
+                raise refused.__cause__ from None
             raise UpstreamUnavailableError(_no_connection(self._peer, proxy, error)) from error
         except TimeoutError as error:
             if attempt.queued:
@@ -257,10 +350,40 @@ def _spelled_alike(fields: Iterable[tuple[str, str]]) -> CIMultiDict[str]:
     return CIMultiDict((spelling.setdefault(name.lower(), name), value) for name, value in fields)
 
 
+@contextmanager
+def _watched(attempt: SimpleNamespace, header: asyncio.Timeout, seconds: float | None) -> Iterator[None]:
+    """Let a header take so many seconds, counted from the last of its request.
+
+    aiohttp counts from the last byte that came, so that interim answers, or a header that comes byte by
+    byte, would be waited for without end.
+    """
+
+    def progress() -> None:
+        if seconds is not None and not header.expired():
+            header.reschedule(asyncio.get_running_loop().time() + seconds)
+
+    attempt.progress = progress
+    try:
+        yield
+    finally:
+        attempt.progress = None  # a body may still be on its way when it was answered early
+
+
+async def _note_progress(
+    session: aiohttp.ClientSession,
+    context: SimpleNamespace,
+    params: aiohttp.TraceRequestChunkSentParams,
+) -> None:
+    if context.trace_request_ctx.progress is not None:
+        context.trace_request_ctx.progress()
+
+
 async def _report_sent(
     session: aiohttp.ClientSession, context: SimpleNamespace, params: aiohttp.TraceRequestHeadersSentParams
 ) -> None:
     attempt = context.trace_request_ctx
+    if attempt.progress is not None:
+        attempt.progress()
     if attempt.connected:
         attempt.unreported = True
     elif attempt.on_sent is not None:

@@ -12,6 +12,7 @@ from typing import Self
 
 from yarl import URL
 
+from proxy.addresses import is_loopback
 from proxy.errors import InvalidSettingsError
 
 _VARIABLES = {"http": "HTTP_PROXY", "https": "HTTPS_PROXY"}
@@ -55,15 +56,6 @@ class ForwardProxies:
 def without_credentials(proxy: URL) -> str:
     """Return a proxy's URL as it may be shown."""
     return str(proxy.with_user(None))
-
-
-def is_loopback(host: str) -> bool:
-    """Whether a host name or address is this machine's own."""
-    address = _address(host)
-    if address is None:
-        return host == "localhost" or host.endswith(".localhost")  # RFC 6761 section 6.3
-    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
-    return (mapped or address).is_loopback
 
 
 def _value(environment: Mapping[str, str], variable: str) -> str:

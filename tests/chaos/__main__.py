@@ -6,6 +6,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+from tests.chaos.modes import MODES
 from tests.chaos.run import Plan, report, run
 
 
@@ -15,8 +16,11 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=10, help="how long (default: 10)")
     parser.add_argument("--seed", type=int, default=1, help="of what goes wrong when (default: 1)")
     parser.add_argument("--no-mlflow", action="store_true", help="light clients only")
+    parser.add_argument(
+        "--sharing", choices=MODES, default="credential", help="access.sharing (default: credential)"
+    )
     options = parser.parse_args()
-    plan = Plan(options.minutes * 60, seed=options.seed)
+    plan = Plan(options.minutes * 60, seed=options.seed, sharing=options.sharing)
     if options.no_mlflow:
         plan.mlflow = ()
     with tempfile.TemporaryDirectory(prefix="mlflow-proxy-chaos-") as directory:

@@ -18,7 +18,7 @@ from urllib.parse import quote, urlencode
 from proxy.demo.light_client import LightClient
 from proxy.demo.models import Content, chunks
 from proxy.demo.plain_http import HttpError, PlainClient, Response
-from tests.chaos.scene import EVERYONE, TEAMS, token
+from tests.chaos.modes import EVERYONE, SECRET, TEAMS, Asked, Mode, token
 from tests.integration import test_clients as real
 
 _RETRIED = frozenset({408, 429, 500, 502, 503, 504})
@@ -34,6 +34,7 @@ class Failure:
     began: float
     ended: float
     reason: str
+    token: str = ""
 
 
 @dataclass
@@ -75,14 +76,17 @@ def digest(data: bytes) -> str:
 
 
 class PatientClient(PlainClient):
-    """Tries again after a connection broke, as urllib3 does for mlflow; notes how answers came about."""
+    """Tries again after a connection broke, as urllib3 does for mlflow; has what `origin` answers judged."""
 
-    def __init__(self, cache: Counter[str]) -> None:
+    def __init__(self, origin: str, mode: Mode, found: Findings) -> None:
         super().__init__()
-        self._cache = cache
+        self._origin = origin
+        self._mode = mode
+        self._found = found
 
     async def get(self, url: str, headers: Mapping[str, str]) -> Response:
         for attempt in range(_TRIES):
+            began = time.monotonic()
             try:
                 response = await super().get(url, headers)
             except HttpError:
@@ -92,9 +96,17 @@ class PatientClient(PlainClient):
             else:
                 said = response.headers.get("cache-status", "").removeprefix("mlflow-proxy; ")
                 if said:
-                    self._cache[said.partition("; ttl=")[0]] += 1
+                    self._found.cache[said.partition("; ttl=")[0]] += 1
+                if url.startswith(self._origin):
+                    self._judge(url.removeprefix(self._origin), headers, began, response)
                 return response
         raise AssertionError
+
+    def _judge(self, target: str, headers: Mapping[str, str], began: float, response: Response) -> None:
+        shown = headers.get("Authorization", "").removeprefix("Bearer ")
+        complaint = self._mode.complaint(Asked(shown, target, began, time.monotonic(), *response))
+        if complaint:
+            self._found.leaks.append(complaint)
 
     async def insist(self, url: str, headers: Mapping[str, str]) -> Response:
         """Return an answer that mlflow would not ask for again."""
@@ -108,38 +120,42 @@ class PatientClient(PlainClient):
 
 
 async def light(
-    url: str, team: str, number: int, door: str, files: Mapping[str, Mapping[str, Content]], found: Findings
+    url: str,
+    mode: Mode,
+    team: str,
+    number: int,
+    door: str,
+    files: Mapping[str, Mapping[str, Content]],
+    found: Findings,
 ) -> None:
     """Download what the team may, and try what it may not, until cancelled."""
     chance = random.Random(f"{team} {number}")
     client = f"light {door}"
-    headers = {"Authorization": f"Bearer {token(team, number)}"}
+    own = token(team, number)
+    headers = {"Authorization": f"Bearer {own}"}
     while True:
         name = chance.choice([team, EVERYONE])
         began = time.monotonic()
-        async with PatientClient(found.cache) as http:
+        async with PatientClient(url, mode, found) as http:
             try:
                 if door == "A":
                     got: Mapping[str, bytes] = await _by_door_a(http, url, name, headers)
                 else:
-                    downloading = LightClient(http, url, name, "1", workers=2, token=token(team, number))
+                    downloading = LightClient(http, url, name, "1", workers=2, token=own)
                     got = await downloading.download()
                     if downloading.failures:
                         raise HttpError(downloading.failures[0])
                 found.compare(client, began, files[name], got)
             except HttpError as error:
-                found.failures.append(Failure(client, began, time.monotonic(), str(error)))
-            other = chance.choice([each for each in TEAMS if each != team])
-            path = chance.choice(list(files[other]))
-            target = chance.choice(_ways_to(other, path))
-            try:
-                response = await http.insist(url + target, headers)
-            except HttpError as error:
-                found.failures.append(Failure(client, began, time.monotonic(), str(error)))
-                continue
-            found.refused[str(response.status)] += 1
-            if response.status < 400:
-                found.leaks.append(f"{team} asked for {target}: {response.status} {response.body[:100]!r}")
+                found.failures.append(Failure(client, began, time.monotonic(), str(error), own))
+            for shown, model in mode.tries(team, own, chance):
+                target = chance.choice(_ways_to(model, chance.choice(list(files[model]))))
+                try:
+                    response = await http.insist(url + target, {"Authorization": f"Bearer {shown}"})
+                except HttpError as error:
+                    found.failures.append(Failure(client, began, time.monotonic(), str(error), own))
+                else:
+                    found.refused[str(response.status)] += 1
         await asyncio.sleep(chance.random())
 
 
@@ -185,6 +201,7 @@ async def _body(http: PatientClient, url: str, headers: Mapping[str, str]) -> by
 
 async def mlflow(
     url: str,
+    mode: Mode,
     version: str,
     door: real.Door,
     team: str,
@@ -204,13 +221,15 @@ async def mlflow(
             target = home / str(number)
             began = time.monotonic()
             errors = await real.download(process, {str(target): f"models:/{name}/1"})
+            if SECRET in str(errors).replace(secret, ""):
+                found.leaks.append(f"a credential in the error of {client}: {errors}")
             if errors:
                 reason = " ".join(next(iter(errors.values())).split())
-                found.failures.append(Failure(client, began, time.monotonic(), reason[:600]))
+                found.failures.append(Failure(client, began, time.monotonic(), reason[:600], secret))
             else:
                 found.compare(client, began, files[name], real.files_in(target))
             shutil.rmtree(target, ignore_errors=True)
-            if number % 3 == 0:
+            if number % 3 == 0 and mode.readers(team) is not None:
                 await _refused(process, chance.choice([each for each in TEAMS if each != team]), found, home)
 
 
@@ -227,8 +246,12 @@ async def _refused(process: asyncio.subprocess.Process, other: str, found: Findi
     shutil.rmtree(target, ignore_errors=True)
 
 
-def excuse(failure: Failure, none_up: Sequence[float], outages: Sequence[tuple[float, float]]) -> str:
+def excuse(
+    failure: Failure, mode: Mode, none_up: Sequence[float], outages: Sequence[tuple[float, float]]
+) -> str:
     """Say what explains a failure, "" if nothing does."""
+    if shut_out := mode.excuse(failure.token, failure.began, failure.ended):
+        return shut_out
     if any(failure.began <= moment <= failure.ended for moment in none_up):
         return "no replica was up"
     if any(began <= failure.ended and failure.began <= ended for began, ended in outages):

@@ -22,20 +22,14 @@ from proxy.demo.models import Content, Model, ModelVersion, Pattern
 from proxy.demo.server import EmulatedServer
 from proxy.demo.workspace import EmulatedWorkspace, WorkspaceOptions
 from tests.chaos.load_balancer import LoadBalancer
+from tests.chaos.modes import EVERYONE, SECRET, TEAMS, Mode
 from tests.fleet.redis_server import RedisServer
 
-TEAMS = ("red", "green", "blue")
-EVERYONE = "everyone"
 ERROR = b'{"error_code": "INTERNAL_ERROR", "message": "chaos"}'
 REFUSAL = b'{"error_code": "REQUEST_LIMIT_EXCEEDED", "message": "chaos"}'
 
 
-def token(team: str, number: int = 0) -> str:
-    """Return a credential of a team: each has several."""
-    return f"dapi-{team}-{number}"
-
-
-def models(credentials: int) -> list[Model]:
+def models(mode: Mode) -> list[Model]:
     """Return a model for each team that no other may read, and one for all. Each file has its own bytes."""
     found = []
     seeds = itertools.count()
@@ -45,9 +39,7 @@ def models(credentials: int) -> list[Model]:
             directory = ("", "data/", "data/more/")[number % 3]
             pattern = Pattern(3_000 + 40_000 * (number % 4), seed=next(seeds))
             files[f"{directory}part-{number}.bin"] = pattern.read(0, len(pattern))
-        readers = None
-        if name != EVERYONE:
-            readers = frozenset(token(name, number) for number in range(credentials))
+        readers = None if name == EVERYONE else mode.readers(name)
         found.append(Model(name, {"1": ModelVersion(files, stage="Production")}, readers=readers))
     return found
 
@@ -139,7 +131,7 @@ class Replica:
             self.events[str(said.get("event"))] += 1
             if said.get("event") == "serving":
                 serving.set()
-            if said.get("level") in {"error", "critical"}:
+            if said.get("level") in {"error", "critical"} or SECRET.encode() in line:
                 self.errors.append(line.decode(errors="replace")[:2000])
         serving.set()
 
@@ -153,9 +145,12 @@ class Scene:
     replicas: list[Replica]
     balancer: LoadBalancer
     redis: RedisServer
+    mode: Mode
     outages: list[tuple[float, float]] = field(default_factory=list)
     redis_restarts: int = 0
     statuses: Counter[int | None] = field(default_factory=Counter)
+    leaks: list[str] = field(default_factory=list)
+    """Calls with credentials that should not have arrived."""
 
     @property
     def files(self) -> Mapping[str, Mapping[str, Content]]:
@@ -192,15 +187,19 @@ class Scene:
         """Count what arrived, and forget it."""
         answered = [each for each in self.workspace.arrivals if each.status is not None or each.cancelled]
         self.statuses.update(arrival.status for arrival in answered)
+        for server in (self.workspace, self.workspace.storage):
+            storage = server is not self.workspace
+            wrong = (self.mode.sent(arrival, storage=storage) for arrival in server.arrivals)
+            self.leaks += [each for each in wrong if each]
         self.workspace.reset()
 
 
 @asynccontextmanager
-async def setting(directory: Path, credentials: int, seed: int) -> AsyncIterator[Scene]:
+async def setting(directory: Path, mode: Mode, seed: int) -> AsyncIterator[Scene]:
     """Start everything; nothing of it is left."""
     async with AsyncExitStack() as stack:
-        options = WorkspaceOptions(limit=40, latency=0.02, signed_url_lifetime=180)
-        workspace = await stack.enter_async_context(EmulatedWorkspace(models(credentials), options))
+        options = WorkspaceOptions(limit=40, latency=0.02, signed_url_lifetime=180, tokens=mode.known())
+        workspace = await stack.enter_async_context(EmulatedWorkspace(models(mode), options))
         chaos = Chaos(random.Random(seed))
         workspace.fault, workspace.storage.fault = chaos.to_api, chaos.to_storage
         redis = RedisServer(directory / "redis")
@@ -211,13 +210,14 @@ async def setting(directory: Path, credentials: int, seed: int) -> AsyncIterator
             *("--log-format", "json", "--shutdown-grace", "10", "--cache.stale-if-error", "600"),
             # What is stored expires soon, so that there is something to ask all the time.
             *("--cache.listing-ttl", "20", "--cache.signed-url-margin", "150"),
+            *mode.options(),
         )
         replicas = [Replica(port, arguments) for port in free_ports(2)]
         for replica in replicas:
             stack.push_async_callback(replica.stop)
-            await replica.start()
+        await asyncio.gather(*(replica.start() for replica in replicas))
         balancer = await stack.enter_async_context(LoadBalancer([replica.port for replica in replicas]))
-        yield Scene(workspace, chaos, replicas, balancer, redis)
+        yield Scene(workspace, chaos, replicas, balancer, redis, mode)
 
 
 def free_ports(count: int) -> list[int]:

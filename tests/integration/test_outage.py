@@ -7,7 +7,6 @@ import aiohttp
 import pytest
 from aiohttp import web
 
-from proxy import pipeline
 from proxy.demo.answers import Answer, Fault
 from proxy.demo.workspace import EmulatedWorkspace, WorkspaceOptions
 from proxy.settings import BudgetSettings, CacheSettings
@@ -303,7 +302,8 @@ async def test_nothing_is_served_beyond_the_grace(
 async def test_one_stale_page_makes_the_listing_stale(
     monkeypatch: pytest.MonkeyPatch, session: aiohttp.ClientSession
 ) -> None:
-    monkeypatch.setattr(pipeline, "FAILURES", 0)  # what is repeated takes longer than the last page is fresh
+    # What is repeated takes longer than the last page is fresh.
+    monkeypatch.setattr("proxy.workspace.FAILURES", 0)
     options = WorkspaceOptions(limit=MUCH, latency=0, page_size=2)
     cache = CacheSettings(listing_ttl=2, unverified_ttl=2, stale_if_error=3600)
     async with (

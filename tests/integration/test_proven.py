@@ -1,6 +1,7 @@
 """Answers shared by all who have proven that they may read the model (`access.sharing = "proven"`)."""
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -134,6 +135,7 @@ async def test_access_that_is_withdrawn_through_the_proxy_ends_at_once(workspace
         assert (await api.get(SIGN, token="b", **FILE)).status == 200
         workspace.models["m"].readers = frozenset({"a"})
         await api.call("PATCH", "/api/2.0/permissions/registered-models/1", {}, token="a")
+        assert (await api.get(SIGN, token="a", **FILE)).status == 200
         assert (await api.get(SIGN, token="b", **FILE)).status == 403
 
 
@@ -141,7 +143,10 @@ async def test_a_proof_in_the_air_when_access_is_withdrawn_does_not_count(
     workspace: EmulatedWorkspace,
 ) -> None:
     async with proven(workspace) as api:
-        workspace.fault = first(1, Answer(200, b'{"registered_model": {"name": "m"}}'))
+        said = {
+            "registered_model": {"name": "m", "creation_timestamp": workspace.models["m"].creation_timestamp}
+        }
+        workspace.fault = first(1, Answer(200, json.dumps(said).encode()))
         workspace.hold()
         asking = asyncio.create_task(api.get(MODEL, token="b", name="m"))
         await workspace.until(count(1))
@@ -152,6 +157,7 @@ async def test_a_proof_in_the_air_when_access_is_withdrawn_does_not_count(
         await workspace.until(count(2))
         workspace.release()
         await asyncio.gather(asking, writing)
+        assert (await api.get(SIGN, token="a", **FILE)).status == 200
         assert (await api.get(SIGN, token="b", **FILE)).status == 403
 
 

@@ -18,6 +18,7 @@ import pytest
 
 from proxy import cli
 from proxy.access import credential
+from proxy.demo.answers import Answer
 from proxy.demo.workspace import EmulatedWorkspace, WorkspaceOptions
 from proxy.settings import AccessSettings, BudgetSettings
 from tests.integration.conftest import sample
@@ -27,6 +28,7 @@ from tests.integration.support import (
     CONFIG,
     FRESH,
     HIT,
+    LATEST,
     LIST,
     MODEL,
     MUCH,
@@ -227,6 +229,18 @@ async def test_clients_share_answers(session: aiohttp.ClientSession, by_file: Ac
         assert (await api.get(MODEL, name="m", token="token-b")).outcome == HIT
         assert (await api.get(MODEL, name="m", token="token-c")).status == 401
         assert len(workspace.arrivals) == 1
+
+
+async def test_one_client_s_question_is_not_another_s_by_other_means(
+    session: aiohttp.ClientSession, by_file: AccessSettings
+) -> None:
+    """As a service all have one partition: what a GET asks must not be taken for what a POST asks."""
+    async with guarded(PRINCIPAL) as workspace, proxied(workspace.url, access=by_file) as url:
+        api = Api(session, url)
+        workspace.fault = lambda request: Answer(404, b"{}") if request.method == "GET" else None
+        assert (await api.get(LATEST, token="token-b", **{"json:name": '"m"'})).status == 404
+        reply = await api.call("POST", LATEST, {"name": "m"}, token="token-a")
+        assert (reply.status, reply.outcome) == (200, STORED)
 
 
 async def test_each_client_has_its_turn_whatever_it_calls_itself(

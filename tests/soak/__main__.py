@@ -6,6 +6,7 @@ import json
 import os
 import random
 import sys
+import tempfile
 import time
 from collections import Counter
 from pathlib import Path
@@ -23,16 +24,24 @@ def main() -> None:
     """Read the options and run."""
     parser = argparse.ArgumentParser(prog="python -m tests.soak", description=__doc__)
     parser.add_argument("--calls", type=int, default=50_000, help="in all (default: 50000)")
-    parser.add_argument("--sharing", default="credential", help="access.sharing (default: credential)")
+    parser.add_argument(
+        "--sharing",
+        choices=("credential", "proven", "service"),
+        default="credential",
+        help="access.sharing (default: credential)",
+    )
     options = parser.parse_args()
-    asyncio.run(_run(options.calls, options.sharing))
+    with tempfile.TemporaryDirectory(prefix="mlflow-proxy-soak-") as directory:
+        asyncio.run(_run(options.calls, options.sharing, Path(directory)))
 
 
-async def _run(calls: int, sharing: str) -> None:
+async def _run(calls: int, sharing: str, directory: Path) -> None:
+    access = load.service(directory) if sharing == "service" else {"sharing": sharing}
+    options = [f"--access.{name.replace('_', '-')}={value}" for name, value in access.items()]
     async with load.workspace() as workspace:
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "proxy", "serve", "--upstream", workspace.url, "--port", "0"),
-            *("--log-format", "json", "--log-level", "info", "--access.sharing", sharing),
+            *("--log-format", "json", "--log-level", "info", *options),
             *("--budget.registry-limit", "1000000", "--budget.tracking-limit", "1000000"),
             *("--cache.max-bytes", "1MiB"),
             stderr=asyncio.subprocess.PIPE,
@@ -47,7 +56,7 @@ async def _run(calls: int, sharing: str) -> None:
             chance, rows, seen = random.Random(1), [], Counter[str]()
             began = time.monotonic()
             for step in range(_STEPS):
-                seen += await load.calls(url, calls // _STEPS, chance)
+                seen += await load.calls(url, calls // _STEPS, chance, sharing)
                 workspace.reset()
                 rows.append(await _row(url, process.pid, calls // _STEPS * (step + 1)))
             print(f"{calls} calls, each with a credential of its own, in {time.monotonic() - began:.0f} s\n")

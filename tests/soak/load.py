@@ -1,10 +1,15 @@
-"""The load: every request has a credential of its own, and some hang up before they are answered."""
+"""The load: every request has a credential of its own, and some hang up before they are answered.
+
+Of a proxy that is a service half of them are its clients', of which there are many, and half nobody's.
+"""
 
 import asyncio
+import hashlib
 import random
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from pathlib import Path
 from urllib.parse import urlsplit
 
 from proxy.demo.models import Model, ModelVersion
@@ -13,6 +18,7 @@ from proxy.demo.workspace import EmulatedWorkspace, WorkspaceOptions
 MODELS = 50
 _AT_ONCE = 16
 _HANG_UP = 0.1
+_CLIENTS = 2_000
 _API = "/api/2.0/mlflow/"
 
 
@@ -25,14 +31,35 @@ async def workspace() -> AsyncIterator[EmulatedWorkspace]:
         yield serving
 
 
-async def calls(url: str, count: int, chance: random.Random) -> Counter[str]:
+def service(directory: Path) -> dict[str, str]:
+    """Write the files of a service; returns its settings under `access`."""
+    digests = (hashlib.sha256(_client(number).encode()).hexdigest() for number in range(_CLIENTS))
+    lines = [f'c{number} = "sha256:{digest}"' for number, digest in enumerate(digests)]
+    clients, token = directory / "clients.toml", directory / "token"
+    clients.write_text("\n".join(["[clients]", *lines]))
+    token.write_text("dapi-of-the-principal")
+    return {"sharing": "service", "clients_file": str(clients), "token_file": str(token)}
+
+
+def _client(number: int) -> str:
+    return f"client-{number}"
+
+
+def token(sharing: str, chance: random.Random) -> str:
+    """Return whose name to call in."""
+    if sharing == "service" and chance.random() < 0.5:
+        return _client(chance.randrange(_CLIENTS))
+    return str(chance.random())
+
+
+async def calls(url: str, count: int, chance: random.Random, sharing: str = "credential") -> Counter[str]:
     """Make so many calls; returns what came of them."""
     seen: Counter[str] = Counter()
     left = iter(range(count))
 
     async def one_after_the_other() -> None:
         for _ in left:
-            seen[await _call(url, chance)] += 1
+            seen[await _call(url, chance, sharing)] += 1
 
     async with asyncio.TaskGroup() as workers:
         for _ in range(_AT_ONCE):
@@ -40,15 +67,16 @@ async def calls(url: str, count: int, chance: random.Random) -> Counter[str]:
     return seen
 
 
-async def _call(url: str, chance: random.Random) -> str:
+async def _call(url: str, chance: random.Random, sharing: str) -> str:
     """Make one call over a connection of its own; returns its status, or that it was hung up."""
     parts = urlsplit(url)
     reader, writer = await asyncio.open_connection(parts.hostname, parts.port)
     try:
         method, target, body = _question(chance)
         head = (
-            f"{method} {target} HTTP/1.1\r\nHost: proxy.test\r\nAuthorization: Bearer {chance.random()}\r\n"
-            f"Content-Length: {len(body)}\r\nConnection: close\r\n\r\n"
+            f"{method} {target} HTTP/1.1\r\nHost: proxy.test\r\n"
+            f"Authorization: Bearer {token(sharing, chance)}\r\nContent-Length: {len(body)}\r\n"
+            "Connection: close\r\n\r\n"
         )
         writer.write(head.encode() + body)
         if chance.random() < _HANG_UP:

@@ -315,10 +315,34 @@ async def test_a_replaced_file_counts_at_the_next_look(path: Path) -> None:
     assert await seen(file, clock) == "two"
 
 
+async def test_who_joins_a_look_that_takes_long_does_not_believe_what_is_older_than_a_second(
+    path: Path,
+) -> None:
+    clock, reading, may_go_on = Clock(), threading.Event(), threading.Event()
+
+    def slowly(data: bytes) -> bytes:
+        if data == b"two":
+            reading.set()
+            may_go_on.wait()
+        return data
+
+    file = WatchedFile(path, slowly, "a.setting", clock=clock)
+    replace(path, "two")
+    clock.now += INTERVAL
+    first = asyncio.create_task(file.current())
+    await asyncio.to_thread(reading.wait)
+    replace(path, "three")
+    clock.now += INTERVAL
+    second = asyncio.create_task(file.current())
+    await asyncio.sleep(0)
+    may_go_on.set()
+    assert (await first, await second) == (b"two", b"three")
+
+
 async def test_a_file_written_in_place_counts_when_it_rests(path: Path) -> None:
     """The first look may fall between two writes: "tw" is a token as good as any."""
     clock = Clock()
-    file = TokenFile(path, clock=clock)
+    file = TokenFile(path, clock=clock, wall_clock=lambda: 0.0)
     with path.open("w") as writing:
         assert await seen(file, clock) == "one"
         writing.write("tw")
@@ -327,6 +351,15 @@ async def test_a_file_written_in_place_counts_when_it_rests(path: Path) -> None:
         writing.write("o!")
     assert await seen(file, clock) == "one"
     assert await seen(file, clock) == "two!"
+
+
+async def test_what_was_written_in_place_long_ago_counts_at_the_next_look(path: Path) -> None:
+    """Nobody may have asked since, so that no look found it growing."""
+    clock = Clock()
+    file = TokenFile(path, clock=clock)
+    in_place(path, "other")
+    os.utime(path, (1.0, 1.0))
+    assert await seen(file, clock) == "other"
 
 
 async def test_what_is_refused_is_read_again_at_once(path: Path) -> None:

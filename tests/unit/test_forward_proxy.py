@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 from yarl import URL
 
 from proxy import logs
+from proxy.addresses import is_loopback
 from proxy.errors import InvalidSettingsError
-from proxy.upstream.forward_proxy import ForwardProxies, is_loopback, without_credentials
+from proxy.upstream.forward_proxy import ForwardProxies, without_credentials
 
 BOTH = {"HTTPS_PROXY": "http://user:pass@secure:3128", "HTTP_PROXY": "http://plain:3128"}
 

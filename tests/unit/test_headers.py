@@ -1,6 +1,8 @@
 """Which header fields cross the proxy."""
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from proxy.mlflow_api import headers
 from proxy.mlflow_api.headers import HOP_BY_HOP, asks_for_fresh, end_to_end, without
@@ -84,3 +86,33 @@ def test_an_answer_by_a_proxy_of_this_kind(value: str, ours: bool) -> None:
 def test_the_first_field_of_a_name() -> None:
     fields = [("A", "1"), ("b", "2"), ("B", "3")]
     assert [headers.field(fields, name) for name in ("B", "b", "c")] == ["2", "2", ""]
+
+
+def test_fields_for_storage() -> None:
+    signed = [
+        ("x-ms-version", "1"),
+        ("X-Amz-Security-Token", "a/b+c=="),
+        ("X-Tab", "a\tb"),
+        ("X-Utf-8", "\u00fc"),
+    ]
+    unwanted = [
+        ("AUTHORIZATION", "Bearer x"),
+        ("cookie", "x"),
+        ("Host", "x"),
+        ("Content-Length", "1"),
+        ("Connection", "X-Nominated"),
+        ("X-Nominated", "1"),
+        *((name, "x") for name in HOP_BY_HOP - {"connection"}),
+    ]
+    assert headers.for_storage([*unwanted, *signed]) == signed
+    assert headers.for_storage([]) == []
+
+
+@given(st.tuples(st.text(max_size=8), st.text(max_size=8)))
+def test_what_goes_to_storage_is_one_field_on_one_line(field: tuple[str, str]) -> None:
+    sent = headers.for_storage([field])
+    if sent:
+        assert sent == [field]
+        line = f"{field[0]}: {field[1]}".encode()
+        assert not set(line) & {0, 10, 13}
+        assert line.partition(b":")[0] == field[0].encode()

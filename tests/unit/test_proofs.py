@@ -15,16 +15,26 @@ YES, NO = StoredResponse(200, "OK", (), b"{}"), StoredResponse(403, "Forbidden",
 
 def test_a_yes_counts_from_when_it_was_decided() -> None:
     proofs = Proofs(granted=300, refused=5)
-    proofs.note("a", "m", YES, as_of=100.0, epoch=0)
+    proofs.note("a", "m", YES, as_of=100.0, epoch=(0, 0))
     known = proofs.get("a", "m", 399.9)
     assert known is not None
     assert known.refusal is None
     assert proofs.get("a", "m", 400.0) is None
 
 
+def test_an_older_yes_takes_nothing_away_from_a_newer_one() -> None:
+    proofs = Proofs(granted=300, refused=5)
+    for as_of in (100.0, 60.0):
+        proofs.note("a", "m", YES, as_of, proofs.epoch)
+    assert proofs.get("a", "m", 399.9) is not None
+    other = StoredResponse(200, "OK", (), b'{"registered_model": {"name": "m", "creation_timestamp": 17}}')
+    proofs.note("a", "m", other, 61.0, proofs.epoch)
+    assert proofs.get("a", "m", 361.0) is None
+
+
 def test_a_no_counts_for_seconds() -> None:
     proofs = Proofs(granted=300, refused=5)
-    proofs.note("a", "m", NO, as_of=100.0, epoch=0)
+    proofs.note("a", "m", NO, as_of=100.0, epoch=(0, 0))
     known = proofs.get("a", "m", 104.9)
     assert known is not None
     assert known.refusal is NO
@@ -33,36 +43,61 @@ def test_a_no_counts_for_seconds() -> None:
 
 def test_a_no_ends_a_yes_and_what_is_neither_ends_both() -> None:
     proofs = Proofs(300, 5)
-    proofs.note("a", "m", YES, 0.0, 0)
-    proofs.note("a", "m", NO, 1.0, 0)
+    proofs.note("a", "m", YES, 0.0, (0, 0))
+    proofs.note("a", "m", NO, 1.0, (0, 0))
     known = proofs.get("a", "m", 2.0)
     assert known is not None
     assert known.refusal is NO
-    proofs.note("a", "m", StoredResponse(500, "", (), b""), 2.0, 0)
+    proofs.note("a", "m", StoredResponse(500, "", (), b""), 2.0, (0, 0))
     assert proofs.get("a", "m", 2.0) is None
 
 
 def test_proofs_are_of_one_credential_and_one_model() -> None:
     proofs = Proofs(300, 5)
-    proofs.note("a", "m", YES, 0.0, 0)
+    proofs.note("a", "m", YES, 0.0, (0, 0))
     assert proofs.get("b", "m", 0.0) is None
     assert proofs.get("a", "M", 0.0) is None
 
 
-def test_what_was_asked_before_something_was_forgotten_does_not_count() -> None:
+@pytest.mark.parametrize(("granted", "said", "counts"), [
+    (True, YES, False), (True, NO, False), (False, NO, False), (False, YES, True)
+])  # fmt: skip
+def test_what_was_asked_before_something_was_forgotten_does_not_count(
+    granted: bool, said: StoredResponse, counts: bool
+) -> None:
+    """But a yes does if only refusals were forgotten: writes that change no permission are many."""
     proofs = Proofs(300, 5)
     asked_in = proofs.epoch
-    proofs.forget(None, granted=True)
-    proofs.note("a", "m", YES, 0.0, asked_in)
-    assert proofs.get("a", "m", 0.0) is None
+    proofs.forget(None, granted=granted)
+    proofs.note("a", "m", said, 0.0, asked_in)
+    assert (proofs.get("a", "m", 0.0) is not None) == counts
+
+
+@pytest.mark.parametrize(
+    ("body", "created"),
+    [
+        (b'{"registered_model": {"name": "m", "creation_timestamp": 17}}', 17),
+        (b'{"registered_model": {"name": "m", "creation_timestamp": "17"}}', 17),
+        (b'{"registered_model": {"name": "M", "creation_timestamp": 17}}', None),
+        (b'{"registered_model": {"name": "m"}}', None),
+        (b'{"registered_model": []}', None),
+        (b"<html>", None),
+    ],
+)
+def test_a_proof_says_which_model_of_the_name_it_is_about(body: bytes, created: int | None) -> None:
+    proofs = Proofs(300, 5)
+    proofs.note("a", "m", StoredResponse(200, "OK", (), body), 0.0, proofs.epoch)
+    known = proofs.get("a", "m", 0.0)
+    assert known is not None
+    assert (known.refusal, known.created) == (None, created)
 
 
 @pytest.mark.parametrize(("models", "concerned"), [(None, True), ({"M"}, True), ({"other"}, False)])
 @pytest.mark.parametrize("granted", [True, False])
 def test_forgetting(models: set[str] | None, concerned: bool, granted: bool) -> None:
     proofs = Proofs(300, 5)
-    proofs.note("a", "m", YES, 0.0, 0)
-    proofs.note("b", "m", NO, 0.0, 0)
+    proofs.note("a", "m", YES, 0.0, (0, 0))
+    proofs.note("b", "m", NO, 0.0, (0, 0))
     proofs.forget(None if models is None else frozenset(models), granted=granted)
     assert (proofs.get("a", "m", 0.0) is None) == (concerned and granted)
     assert (proofs.get("b", "m", 0.0) is None) == concerned
@@ -72,7 +107,7 @@ def test_rotated_credentials_leave_a_bounded_number_behind(monkeypatch: pytest.M
     monkeypatch.setattr("proxy.access.proofs._MOST_PROOFS", 10)
     proofs = Proofs(300, 5)
     for number in range(100):
-        proofs.note(f"credential-{number}", "m", YES, 0.0, 0)
+        proofs.note(f"credential-{number}", "m", YES, 0.0, (0, 0))
     assert len(proofs) == 10
     assert proofs.get("credential-99", "m", 0.0) is not None
 
@@ -90,7 +125,7 @@ def test_nothing_is_granted_longer_than_it_was_proven(
     """Whatever was noted in whatever order."""
     proofs = Proofs(300, 5)
     for credential, model, granted, as_of in said:
-        proofs.note(credential, model, YES if granted else NO, as_of, 0)
+        proofs.note(credential, model, YES if granted else NO, as_of, (0, 0))
     for credential in "ab":
         for model in "mn":
             known = proofs.get(credential, model, now)

@@ -8,6 +8,7 @@ from proxy.cache.store import Entry
 from proxy.errors import (
     OverBudgetError,
     TooLargeToShareError,
+    UnknownCodingError,
     UnreadableError,
     UpstreamTimeoutError,
     UpstreamUnavailableError,
@@ -39,7 +40,9 @@ def test_a_record_comes_back_as_it_was(record: Record) -> None:
     assert unpack(pack(record)) == record
 
 
-@pytest.mark.parametrize("error", [UpstreamUnavailableError("gone"), TooLargeToShareError("8 MiB")])
+@pytest.mark.parametrize(
+    "error", [UpstreamUnavailableError("gone"), TooLargeToShareError("8 MiB"), UnknownCodingError("in br")]
+)
 def test_an_error_that_is_everyones_comes_back(error: Exception) -> None:
     packed = pack_error(error)
     assert packed is not None

@@ -1,0 +1,232 @@
+"""Calls to the workspace, the part of the line that spends its budget: budget -> upstream (retry).
+
+What belongs here: one call with all its attempts. What a call is made for, and what becomes of its answer, is
+the pipeline's.
+"""
+
+import asyncio
+import random
+import secrets
+import time
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager, nullcontext
+from dataclasses import dataclass
+
+import aiohttp
+import structlog
+
+from proxy.access.sharing import Access
+from proxy.budget.queue import Deadline, Queue
+from proxy.errors import TooLargeToShareError, TruncatedError, UpstreamTimeoutError, UpstreamUnavailableError
+from proxy.metrics import Metrics
+from proxy.mlflow_api.headers import CLIENT, Fields, from_proxy
+from proxy.mlflow_api.messages import UpstreamRequest
+from proxy.mlflow_api.routes import Group
+from proxy.upstream.circuit import Circuit
+from proxy.upstream.client import HttpClient, read_whole
+from proxy.upstream.retry import (
+    FAILURES,
+    REPEATED,
+    UNAVAILABLE,
+    backoff,
+    repeatable_after_failure,
+    retry_after_seconds,
+)
+
+log = structlog.get_logger(__name__)
+
+_LARGEST_REFUSAL = 64 * 1024
+"""Bytes read of a 429's body, so that its connection can be used again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A call to the workspace, and what may be done for it.
+
+    What is ``shared`` is read whole, on behalf of everyone who waits for it; ``stream`` is a body too large
+    to hold, which can be sent only once.
+    """
+
+    group: Group
+    request: UpstreamRequest
+    deadline: Deadline
+    shared: bool
+    stream: aiohttp.StreamReader | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Attempt:
+    """An answer, and the seconds after which it asks to be called again."""
+
+    response: aiohttp.ClientResponse
+    retry_after: float | None
+
+
+class Workspace:
+    """The one upstream at ``origin``, called within its budgets.
+
+    ``queues`` are those of the groups that have a limit.
+    """
+
+    def __init__(
+        self,
+        origin: str,
+        client: HttpClient,
+        queues: Mapping[Group, Queue],
+        access: Access,
+        metrics: Metrics,
+    ) -> None:
+        self._origin = origin
+        self._client = client
+        self._queues = queues
+        self._access = access
+        self._metrics = metrics
+        self._name = secrets.token_hex(8)
+        self._behind_proxy = False
+        self.circuit = Circuit()
+
+    def limits(self, group: Group) -> bool:
+        """Whether calls of a group have a budget to keep to."""
+        return group in self._queues
+
+    @asynccontextmanager
+    async def call(self, call: Call) -> AsyncIterator[aiohttp.ClientResponse]:
+        """Call the workspace within its budget, again after a failure while there is time.
+
+        Raises AnswerableError. What keeps a shared call from being answered is an UnreachableError, also if
+        it is raised while the answer is read: the Databricks SDK repeats what got a 503, but not a 502.
+        """
+        try:
+            async with self._answered(call) as response:
+                yield response
+        except UpstreamUnavailableError as error:
+            if not call.shared:
+                raise
+            raise self.circuit.unreachable(str(error)) from error
+
+    @asynccontextmanager
+    async def _answered(self, call: Call) -> AsyncIterator[aiohttp.ClientResponse]:
+        """Make attempts until one counts.
+
+        A refused call was not executed, so any method may be repeated (facts: 429s come before the work).
+        What failed otherwise may have been: only reads are repeated then, and not often.
+        """
+        refusals = failures = renewals = 0
+        while True:
+            sent = await self._access.upstream_headers(call.request)
+            async with AsyncExitStack() as stack:
+                try:
+                    attempt = await stack.enter_async_context(
+                        self._attempt(call, sent, returned=refusals > 0)
+                    )
+                except (UpstreamUnavailableError, UpstreamTimeoutError):
+                    failures += 1
+                    delay = self._after_failure(call, failures, None)
+                    if delay is None:
+                        raise
+                else:
+                    response = attempt.response
+                    if response.status == 429 and call.stream is None:
+                        refusals += 1
+                        delay = self._after_refusal(call, refusals, attempt.retry_after)
+                    elif response.status in REPEATED and not self._behind_proxy:
+                        failures += 1
+                        delay = self._after_failure(call, failures, attempt.retry_after)
+                    elif response.status in {401, 403} and await self._access.renewed(
+                        call.request,
+                        sent,
+                        response.status,
+                        response.headers.items(),
+                        repeatable=renewals == 0 and call.stream is None,
+                    ):
+                        renewals += 1
+                        delay = 0.0
+                    else:
+                        delay = None
+                    if delay is None:
+                        yield response
+                        return
+                    await _drain(response)
+            await asyncio.sleep(delay)
+
+    def _after_refusal(self, call: Call, refusals: int, asked: float | None) -> float | None:
+        """Return the seconds to wait after a 429, None if it is the client's."""
+        if self.limits(call.group) and not self._behind_proxy:
+            return 0.0  # its queue knows how long, for everyone who waits in it
+        return _in_time(call, backoff(refusals, asked, random.random()))  # noqa: S311 - keeps no secret
+
+    def _after_failure(self, call: Call, failures: int, asked: float | None) -> float | None:
+        """Return the seconds to wait before a failed call is repeated, None if it is not."""
+        known = call.shared or self.limits(call.group)
+        if not known or failures > FAILURES:
+            return None
+        if not repeatable_after_failure(call.request.method, read=call.shared):
+            return None
+        return _in_time(call, backoff(failures, asked, random.random()))  # noqa: S311 - keeps no secret
+
+    @asynccontextmanager
+    async def _attempt(self, call: Call, headers: Fields, *, returned: bool) -> AsyncIterator[_Attempt]:
+        queue = self._queues.get(call.group)
+        slot = None
+        self.circuit.check()
+        if queue is not None:
+            slot = await queue.acquire(call.deadline, client=call.request.client, returned=returned)
+        # What is shared is read whole, so all of it counts; a stream may take as long as it flows.
+        within = call.deadline() - asyncio.get_running_loop().time() if call.shared else None
+        status = "error"
+        with (
+            slot if slot is not None else nullcontext(),
+            self.circuit.through(telling=call.stream is None) as note_answer,
+        ):
+            try:
+                async with self._client.open(
+                    call.request.method,
+                    self._origin + call.request.target,
+                    self._introduced(call.request, headers),
+                    call.stream or call.request.body or None,
+                    on_sent=slot.sent if slot is not None else None,
+                    within=within,
+                ) as response:
+                    status = str(response.status)
+                    self._note_who_answers(response)
+                    # A proxy in between speaks for itself; it is there as long as it answers.
+                    note_answer(response.status not in UNAVAILABLE or self._behind_proxy)
+                    attempt = _Attempt(response, _retry_after(response))
+                    if response.status == 429:
+                        self._metrics.refusals.labels(call.group).inc()
+                        if slot is not None:
+                            slot.refused(attempt.retry_after)
+                    yield attempt
+            finally:
+                self._metrics.upstream_calls.labels(call.group, status).inc()
+
+    def _note_who_answers(self, response: aiohttp.ClientResponse) -> None:
+        """Leave the pacing to a proxy of this kind between here and the workspace."""
+        behind = from_proxy(response.headers.items())
+        if behind != self._behind_proxy:
+            log.info("the upstream is a proxy and paces" if behind else "the upstream is no proxy")
+            self._behind_proxy = behind
+            for queue in self._queues.values():
+                queue.stand_aside(behind)
+
+    def _introduced(self, request: UpstreamRequest, headers: Fields) -> Fields:
+        """Return a request's fields, and for another proxy on whose behalf it is made."""
+        if not self._behind_proxy:
+            return headers
+        client = request.client.partition(":")[2] or self._name
+        return (*headers, (CLIENT, client))
+
+
+def _in_time(call: Call, delay: float) -> float | None:
+    return delay if asyncio.get_running_loop().time() + delay < call.deadline() else None
+
+
+def _retry_after(response: aiohttp.ClientResponse) -> float | None:
+    return retry_after_seconds(response.headers.get("Retry-After"), time.time(), response.headers.get("Date"))
+
+
+async def _drain(response: aiohttp.ClientResponse) -> None:
+    try:
+        await read_whole(response, _LARGEST_REFUSAL)
+    except (TruncatedError, TooLargeToShareError):
+        response.close()

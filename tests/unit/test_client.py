@@ -1,0 +1,39 @@
+"""How long the header of an answer may take, in virtual time."""
+
+import asyncio
+from types import SimpleNamespace
+
+import pytest
+
+from proxy.upstream.client import _watched
+from tests.virtual_time import run
+
+
+def test_a_header_may_take_so_long_after_the_last_of_its_request() -> None:
+    async def upload_and_wait(silence: float) -> float:
+        loop = asyncio.get_running_loop()
+        attempt = SimpleNamespace(progress=None)
+        try:
+            async with asyncio.timeout(None) as header:
+                with _watched(attempt, header, 10):
+                    for _ in range(5):
+                        attempt.progress()
+                        await asyncio.sleep(9)
+                    attempt.progress()
+                    await asyncio.sleep(silence)
+        finally:
+            assert attempt.progress is None, "what is sent after an early answer does not matter any more"
+        return loop.time()
+
+    assert run(upload_and_wait(9)) == 54
+    with pytest.raises(TimeoutError):
+        run(upload_and_wait(11))
+
+
+def test_a_request_that_is_not_sent_yet_has_no_answer_to_wait_for() -> None:
+    async def connect_slowly() -> None:
+        async with asyncio.timeout(None) as header:
+            with _watched(SimpleNamespace(progress=None), header, 10):
+                await asyncio.sleep(1000)
+
+    run(connect_slowly())
