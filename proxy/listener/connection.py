@@ -322,7 +322,9 @@ class ClientConnection(web.RequestHandler):
             self._look()
         if self._reader.unfinished:
             self._watch()
-        if self._reader.ended and not finished[1]:
+        # What was refused behind this request has to be answered yet, and what came between them.
+        last = refusal(request) is not None or self._answered == self._reader.handed
+        if self._reader.ended and last and not finished[1]:
             await self._linger()
         return finished
 

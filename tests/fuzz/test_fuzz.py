@@ -66,8 +66,9 @@ def test_what_was_found_in_pure_functions(case: Pure) -> None:
 # -- whether it can find anything --------------------------------------------------------------------------
 
 
-async def _no_refusal(*asked: object) -> None:
-    """Take everything for proven."""
+async def _proven(*asked: object) -> int:
+    """Take everything for proven, and all models for created at the same time."""
+    return 0
 
 
 async def _swallowed(response: Any) -> AsyncIterator[bytes]:
@@ -80,7 +81,7 @@ async def _swallowed(response: Any) -> AsyncIterator[bytes]:
 
 BREAKAGES: dict[str, tuple[object, str, object]] = {
     "an answer under another credential": (proxy.access.sharing, "partition", lambda headers, key: "same"),
-    "a secret for who may not see it": (proxy.pipeline.Pipeline, "_refusal", _no_refusal),
+    "a secret for who may not see it": (proxy.pipeline.Pipeline, "_proof", _proven),
     "a request nobody made": (proxy.artifacts.facade, "_decoded", lambda raw: unquote(unquote(raw))),
     "a truncated body looks complete": (proxy.pipeline, "chunks", _swallowed),
     "a field that belongs to one connection goes further": (proxy.pipeline, "end_to_end", list),

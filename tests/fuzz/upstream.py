@@ -166,6 +166,8 @@ def workspace(storage: Callable[[], str], *, echo: bool) -> Answer:
         if request.body:
             said["body"] = body
         match endpoint:
+            case "registered-models/get":
+                said["registered_model"] = {"name": model, "creation_timestamp": 1}
             case "model-versions/get":
                 said["model_version"] = {"name": model, "version": version, "status": "READY"}
             case "model-versions/get-download-uri":
