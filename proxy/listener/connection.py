@@ -175,7 +175,7 @@ class _Reader:
                 self.refuse(error)
                 break
             self.body = body
-            if message.upgrade or message.chunked:
+            if message.upgrade or message.chunked or _closes(message):
                 # Whether what comes behind an upgrade is HTTP is a matter of opinion, and the parser drops a
                 # part of it. Behind chunks it takes a trailer for a field of the next request (aiohttp 3.14).
                 self._last = True
@@ -197,6 +197,14 @@ class _Reader:
             self.refuse(
                 BadRequestError(f"A body's chunks may have {_MOST_OVERHEAD} bytes beside data, not more.")
             )
+
+
+def _closes(message: RawRequestMessage) -> bool:
+    """Whether it is the last (RFC 9112 section 9.3): the parser asks HTTP/1.0 for ``keep-alive`` alone."""
+    if message.version >= HttpVersion11:
+        return message.should_close
+    values = message.headers.getall("Connection", ())
+    return any(option.strip().lower() == "close" for value in values for option in value.split(","))
 
 
 class _NoFlowControl:

@@ -57,6 +57,11 @@ WIRES: tuple[Wire, ...] = (
     ),
     # Nothing told where the body ends: the connection was kept, as this client asked.
     Wire("credential", b"GET /aa HTTP/1.0\r\nHost: 127.0.0.1\r\nConnection: keep-alive\r\n\r\n"),
+    # Something was taken for a request behind one with which the connection ends.
+    Wire(
+        "credential",
+        b"GET /a HTTP/1.0\r\nConnection: keep-alive\r\nConnection: close\r\n\r\nGET /b HTTP/1.0\r\n\r\n",
+    ),
     # Whoever had gone before a 100 was sent made an error in the log.
     Wire(
         "credential",
