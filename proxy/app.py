@@ -18,7 +18,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import structlog
-from aiohttp import web
+from aiohttp import HttpVersion11, web
 from structlog.contextvars import bind_contextvars, unbind_contextvars
 from yarl import URL
 
@@ -187,6 +187,9 @@ class Proxy:
 
     async def close_connection(self, request: web.Request, response: web.StreamResponse) -> None:
         """Signal handler for ``on_response_prepare``: keep no connection that has to be closed."""
+        if request.version < HttpVersion11 and response.content_length is None:
+            # Only its end tells where the body ends, and aiohttp keeps it if the client asked for that.
+            response.force_close()
         if self._readiness.leaving or refusal(request) is not None:
             response.force_close()
             response.headers["Connection"] = "close"
@@ -352,7 +355,7 @@ async def serving(
     timeouts = Timeouts(connections.head_timeout, connections.client_timeout, connections.idle_timeout)
     application = web.Application(client_max_size=LARGEST_HELD_BODY + 1, middlewares=[enter])
     # What the router does not find costs it an exception: a fifth of the time of a cache hit (measured).
-    application.router.add_route("*", "/{target:.*}", proxy.handle)
+    application.router.add_route("*", "/{target:.*}", proxy.handle, expect_handler=_let_the_body_come)
     application.on_response_prepare.append(remove_defaults)
     application.on_response_prepare.append(proxy.close_connection)
     if place is not None:
@@ -420,6 +423,18 @@ async def run(
         started(url)
         await stop.wait()
         log.info("stopping", grace=settings.shutdown_grace)
+
+
+async def _let_the_body_come(request: web.Request) -> None:
+    """Meet the one expectation there is (RFC 9110 section 10.1.1); others are ignored, as they may be.
+
+    aiohttp's own takes a client that has gone meanwhile for an error of this side, and logs it.
+    """
+    if request.version >= HttpVersion11 and request.headers.get("Expect", "").lower() == "100-continue":
+        with contextlib.suppress(ConnectionError):
+            await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            # Else aiohttp believes that the answer has begun.
+            request.writer.output_size = 0
 
 
 def _refuse_itself(settings: Settings) -> None:

@@ -420,6 +420,8 @@ def _check_toml(path: Path) -> None:
         ) from None
     except ValueError as error:
         raise InvalidSettingsError(f"config: {path} is not valid TOML: {_one_line(str(error))}") from None
+    except RecursionError:
+        raise InvalidSettingsError(f"config: {path} is not usable: lists are nested too deeply") from None
 
 
 def _check_environment(environment: Mapping[str, str]) -> None:

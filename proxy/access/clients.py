@@ -65,8 +65,8 @@ def parse(data: bytes) -> Clients:
     """Read a file of clients. Raises UnreadableError with what is wrong, never showing a token."""
     try:
         document = tomllib.loads(data.decode("utf-8"))
-    except ValueError:
-        # The parser's own message may show a piece of the line.
+    except (ValueError, RecursionError):
+        # The parser's own message may show a piece of the line. Lists in lists get too deep for it.
         raise UnreadableError("it is not TOML") from None
     clients = document.pop("clients", None)
     if document or not isinstance(clients, dict):

@@ -6,7 +6,6 @@ have one: a file with a token, and a function that fetches one.
 
 import asyncio
 import base64
-import binascii
 import json
 import re
 import time
@@ -31,6 +30,8 @@ FETCH_LIMIT = 20.0
 PAUSE = 5.0
 """Seconds between a fetch that failed, or was of no use, and the next."""
 _MOMENT = 1.0
+_LATEST = 1e12
+"""Unix time. An expiry beyond it, or none that is a number, says nothing."""
 _TOKEN = re.compile(r"[\x21-\x7e]+")
 _PER_TOKEN = frozenset(
     {"aio", "auth_time", "exp", "iat", "jti", "nbf", "rh", "uti", "wids", "xms_ftd", "xms_rd"}
@@ -62,9 +63,8 @@ class Credential:
             lasting = {name: value for name, value in claims.items() if name not in _PER_TOKEN}
             identity = json.dumps(lasting, sort_keys=True)
         object.__setattr__(self, "identity", identity)
-        expiry = claims.get("exp")
-        if self.expires_at is None and isinstance(expiry, int | float) and not isinstance(expiry, bool):
-            object.__setattr__(self, "expires_at", float(expiry))
+        if self.expires_at is None:
+            object.__setattr__(self, "expires_at", _moment(claims.get("exp")))
 
 
 def bearer(token: str) -> Credential:
@@ -222,6 +222,12 @@ def _claims(authorization: str) -> dict[str, object] | None:
         return None
     try:
         claims = json.loads(base64.urlsafe_b64decode(parts[1] + "=" * (-len(parts[1]) % 4)))
-    except (binascii.Error, ValueError):
+    except (ValueError, RecursionError):
         return None
     return claims if isinstance(claims, dict) else None
+
+
+def _moment(claim: object) -> float | None:
+    if not isinstance(claim, int | float) or isinstance(claim, bool) or not 0 <= claim <= _LATEST:
+        return None
+    return float(claim)

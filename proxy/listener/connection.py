@@ -175,7 +175,7 @@ class _Reader:
                 self.refuse(error)
                 break
             self.body = body
-            if message.upgrade or message.chunked:
+            if message.upgrade or message.chunked or _closes(message):
                 # Whether what comes behind an upgrade is HTTP is a matter of opinion, and the parser drops a
                 # part of it. Behind chunks it takes a trailer for a field of the next request (aiohttp 3.14).
                 self._last = True
@@ -197,6 +197,14 @@ class _Reader:
             self.refuse(
                 BadRequestError(f"A body's chunks may have {_MOST_OVERHEAD} bytes beside data, not more.")
             )
+
+
+def _closes(message: RawRequestMessage) -> bool:
+    """Whether it is the last (RFC 9112 section 9.3): the parser asks HTTP/1.0 for ``keep-alive`` alone."""
+    if message.version >= HttpVersion11:
+        return message.should_close
+    values = message.headers.getall("Connection", ())
+    return any(option.strip().lower() == "close" for value in values for option in value.split(","))
 
 
 class _NoFlowControl:
@@ -322,7 +330,9 @@ class ClientConnection(web.RequestHandler):
             self._look()
         if self._reader.unfinished:
             self._watch()
-        if self._reader.ended and not finished[1]:
+        # What was refused behind this request has to be answered yet, and what came between them.
+        last = refusal(request) is not None or self._answered == self._reader.handed
+        if self._reader.ended and last and not finished[1]:
             await self._linger()
         return finished
 

@@ -3,9 +3,13 @@
 The clouds each write it their own way; nothing else is guessed at.
 """
 
+import re
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from urllib.parse import parse_qsl, urlsplit
+
+_BASIC = re.compile(r"[0-9]{8}T[0-9]{6}Z")
+"""ISO 8601's basic format, which AWS and Google use."""
 
 
 def expires_at(url: str) -> float | None:
@@ -27,6 +31,9 @@ def expires_at(url: str) -> float | None:
 
 def _duration(date: str, seconds: str) -> Callable[[Mapping[str, str]], float]:
     def read(query: Mapping[str, str]) -> float:
+        # strptime also takes months, days and hours of one digit, and digits of other scripts.
+        if not _BASIC.fullmatch(query[date]):
+            raise ValueError(f"not a moment: {query[date]!r}")
         signed = datetime.strptime(query[date], "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC)
         return signed.timestamp() + _count(query[seconds])
 

@@ -139,6 +139,23 @@ async def test_head_tells_the_size_without_fetching_it(workspace: EmulatedWorksp
 
 
 @pytest.mark.parametrize(
+    ("target", "status"),
+    [(f"{ARTIFACTS}?path=mlflow-proxy/m/1", 200), (f"{ARTIFACTS}/mlflow-proxy/m/1", 400), ("/a#b", 400)],
+)
+async def test_what_is_said_to_a_head_is_no_part_of_the_next_answer(
+    api: Api, target: str, status: int
+) -> None:
+    async with await RawClient.connect(api.url) as client:
+        await client.send(f"HEAD {target} HTTP/1.1\r\nHost: proxy.test\r\n\r\n".encode())
+        head = await client.reader.readuntil(b"\r\n\r\n")
+        assert head.startswith(f"HTTP/1.1 {status} ".encode())
+        if b"Connection: close" not in head:
+            await client.send(request_bytes("GET", "/-/healthz"))
+        reply = await client.rest()
+    assert reply.line in {"", "HTTP/1.1 200 OK"}
+
+
+@pytest.mark.parametrize(
     "target",
     [
         f"{ARTIFACTS}/mlflow-proxy",

@@ -440,6 +440,7 @@ async def test_normalised(upstream: Upstream, proxy_url: str, case: Normalised, 
     [
         get(PLAIN, "Connection: close"),
         get(PLAIN, version="HTTP/1.0"),
+        get(PLAIN, "Connection: keep-alive", "Connection: close", version="HTTP/1.0"),
         chunked(b"0\r\nHost: other\r\n\r\n"),
         chunked(b"0\r\nAuthorization: Bearer other\r\n\r\n"),
     ],

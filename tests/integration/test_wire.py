@@ -289,10 +289,11 @@ async def test_no_body_is_not_an_empty_one(
     assert [name.lower() for name, _ in upstream.seen[0].headers] == ["host"]
 
 
-async def test_a_client_of_http_1_0_gets_no_chunks(upstream: Upstream, proxy_url: str) -> None:
+@pytest.mark.parametrize("fields", ["", "Connection: keep-alive\r\n"])
+async def test_a_client_of_http_1_0_gets_no_chunks(upstream: Upstream, proxy_url: str, fields: str) -> None:
     upstream.respond = answering(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n")
     async with await RawClient.connect(proxy_url) as client:
-        await client.send(f"GET {PLAIN} HTTP/1.0\r\n\r\n".encode())
+        await client.send(f"GET {PLAIN} HTTP/1.0\r\n{fields}\r\n".encode())
         reply = await client.rest()
     assert (reply.status, reply.body, reply.all("Transfer-Encoding")) == (200, b"ok", [])
 

@@ -104,6 +104,7 @@ def test_two_tokens_of_one_client() -> None:
         (f'[clients]\na = "{digest("t")}"\nb = "{digest("t")}"', "a and b have the same token"),
         ('[clients]\na = "the-token-itself', "not TOML"),
         ("\xff", "not TOML"),
+        ("a = " + "[" * 2000, "not TOML"),
     ],
 )
 def test_files_that_cannot_be_meant(text: str, complaint: str) -> None:

@@ -104,7 +104,17 @@ def test_other_claims_are_somebody_else(claims: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize(
-    "odd", ["dapi1", "a.b.c", "..", f"e30.{'!' * 4}.x", jwt(exp=True), jwt(exp="5"), "e30.W10.x"]
+    "odd",
+    [
+        *("dapi1", "a.b.c", "..", f"e30.{'!' * 4}.x", jwt(exp=True), jwt(exp="5"), "e30.W10.x"),
+        *(
+            jwt(exp=10**400),
+            jwt(exp=-1),
+            jwt(exp=float("nan")),
+            jwt(exp=float("inf")),
+            "e30." + "W1tb" * 2000 + ".x",
+        ),
+    ],
 )
 def test_tokens_that_say_nothing(odd: str) -> None:
     assert bearer(odd).expires_at is None

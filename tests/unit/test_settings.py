@@ -250,6 +250,7 @@ def test_unknown_variables(
         ("upstream =", "config: some.toml is not valid TOML: "),
         ("a = 1\na = 2", "config: some.toml is not valid TOML: "),
         (b"\xff", "config: some.toml is not valid TOML: "),
+        ("a = " + "[" * 2000, "config: some.toml is not usable: lists are nested too deeply"),
     ],
 )
 def test_wrong_files(text: str | bytes, problem: str, capsys: pytest.CaptureFixture[str]) -> None:

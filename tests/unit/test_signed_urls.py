@@ -65,6 +65,9 @@ def test_times_without_a_zone_are_in_utc_wherever_the_proxy_runs(query: str, sec
         # Unreadable
         "X-Amz-Date=2026-03-01&X-Amz-Expires=900",
         "X-Amz-Date=20261301T120000Z&X-Amz-Expires=900",
+        "X-Amz-Date=2026111T120000Z&X-Amz-Expires=900",
+        "X-Amz-Date=20260301T1200Z&X-Amz-Expires=900",
+        "X-Amz-Date=%D9%A2026031T120000Z&X-Amz-Expires=900",
         "X-Amz-Date=20260301T120000Z&X-Amz-Expires=",
         "X-Amz-Date=20260301T120000Z&X-Amz-Expires=-1",
         "X-Amz-Date=20260301T120000Z&X-Amz-Expires=1e3",
