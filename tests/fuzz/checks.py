@@ -21,6 +21,12 @@ _CANARY_CREDENTIAL = b"Bearer may-canary"
 _PREFIXES = ("/api/2.0/preview/mlflow/", "/ajax-api/2.0/mlflow/")
 _MAY = "may"
 _TRUNCATED = "a truncated body looks complete"
+_OWN = (
+    ("accept-encoding", "gzip, deflate"),
+    ("cache-control", "no-cache"),
+    ("content-type", "application/json"),
+)
+"""Fields of a call that others may share; its User-Agent is the proxy's too."""
 _EXCEPTION = re.compile(r"\b([A-Za-z_]+(?:Error|Exception))\b")
 _OF_THE_PARSER = "aiohttp.http_exceptions."
 
@@ -165,11 +171,7 @@ def _canonical(path: str, asked: Iterable[Sequence[str]]) -> object:
     for prefix in _PREFIXES:
         if path.startswith(prefix):
             path = "/api/2.0/mlflow/" + path.removeprefix(prefix)
-    parameters = [tuple(pair) for pair in asked]
-    if path.endswith("/list-artifacts"):
-        parameters = [(n, v.rstrip("/") if n == "path" else v) for n, v in parameters]
-        parameters = [(n, v) for n, v in parameters if v or n not in {"path", "page_token"}]
-    return path, parameters
+    return path, expected.canonical(path, [(name, value) for name, value in asked])
 
 
 def _own_error(answer: Message, method: bytes) -> Iterator[tuple[str, str]]:
@@ -215,7 +217,7 @@ def _about_arrivals(scene: Scene, sent: Sequence[tuple[Wire, Reading]]) -> Itera
             heads = {(method, target) for method, target, _ in heads}  # type: ignore[misc]
         for begun in workspace.begun:
             seen = _head(begun)
-            if (seen[:2] if mode == "service" else seen) not in heads and not _is_lookup(
+            if (seen[:2] if mode == "service" else seen) not in heads and not _is_asked(
                 begun, mode, readings
             ):
                 yield "a request nobody made was begun", f"{mode}: {begun}"
@@ -225,12 +227,15 @@ def _head(request: Message) -> tuple[bytes, bytes, expected.Shown]:
     return request.method, request.target.removesuffix(b"?"), shown(request)
 
 
-def _is_lookup(request: Message, mode: str, readings: Sequence[Reading]) -> bool:
+def _is_asked(request: Message, mode: str, readings: Sequence[Reading]) -> bool:
     path, asked = meaning(request.target)
+    question = expected.question(request, shown(request))[:3]
+    may = [allowed(each, mode) for reading in readings for each in [*reading.requests, reading.head] if each]
     return any(
-        (path, asked, shown(request)) in allowed(each, mode).lookups
-        for reading in readings
-        for each in reading.requests
+        (path, asked, shown(request)) in each.lookups
+        # What was begun has no body yet.
+        or (each.question is not None and each.question[:3] == question)
+        for each in may
     )
 
 
@@ -238,13 +243,17 @@ def _unexplained(
     mode: str, arrived: Sequence[Message], readings: Sequence[Reading], url: str
 ) -> Iterator[tuple[str, str]]:
     together, passed = Allowed(), Counter[expected.Passed]()
-    fields = defaultdict(list)
+    questions = Counter[expected.Question]()
+    fields: dict[object, list[list[tuple[str, str]]]] = defaultdict(list)
     for request in (request for reading in readings for request in reading.requests):
         one = allowed(request, mode)
         together.lookups |= one.lookups
         for each in one.passed:
             passed[each] += _READS if one.lookups else 1
             fields[each].append(end_to_end(request))
+        if one.question is not None:
+            questions[one.question] += _READS
+            fields[one.question].append(end_to_end(request))
     # The façade, and answers from the cache, need no more than a head.
     heads = [reading.head for reading in readings if reading.head is not None]
     together.lookups |= {lookup for head in heads for lookup in allowed(head, mode).lookups}
@@ -256,23 +265,30 @@ def _unexplained(
             yield "another Host", f"{mode}: {request}"
         if expected.of_one_connection(request):
             yield "a field that belongs to one connection goes further", f"{mode}: {request}"
+        question = expected.question(request, shown(request))
         if passed[key] > 0:
             passed[key] -= 1
-            if mode != "service" and not lookup and not _alike(request, fields[key]):
-                yield "fields are not what was sent", f"{mode}: {end_to_end(request)} of {fields[key]}"
-        elif not lookup:
-            yield "a request nobody made", f"{mode}: {request}"
+            sent_with = fields[key]
+        elif questions[question] > 0:
+            questions[question] -= 1
+            sent_with = fields[question]
+        else:
+            if not lookup:
+                yield "a request nobody made", f"{mode}: {request}"
+            continue
+        if mode != "service" and not lookup and not _alike(request, sent_with):
+            yield "fields are not what was sent", f"{mode}: {end_to_end(request)} of {sent_with}"
 
 
 def _alike(request: Message, candidates: Sequence[list[tuple[str, str]]]) -> bool:
     arrived = end_to_end(request)
     if arrived in candidates:
         return True
-    # What is shared is asked without fields that ask for less than the whole, in codings of the proxy's own.
+    # What is shared is asked with fields of the proxy's own, beside those that say who asks.
     shared = ("/mlflow/", "/.well-known/")
     if not any(part in request.target.decode("latin-1") for part in shared):
         return False
-    kept = [pair for pair in arrived if pair[0] != "accept-encoding"]
+    kept = [pair for pair in arrived if pair not in _OWN and not pair[1].startswith("mlflow-proxy/")]
     return any(all(pair in candidate for pair in kept) for candidate in candidates)
 
 

@@ -2,10 +2,11 @@
 
 import json
 import re
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from tests.fuzz.http1 import Message
-from tests.fuzz.upstream import meaning
+from tests.fuzz.upstream import body_meaning, meaning
 
 PRINCIPAL = b"Bearer principal"
 """What the proxy itself shows the workspace, as a service."""
@@ -17,16 +18,19 @@ _HOP_BY_HOP = frozenset(
 _REMADE = frozenset(b"host expect content-length mlflow-proxy-client".split())
 _ARTIFACTS = re.compile(rb"/(?:ajax-)?api/2\.0/mlflow-artifacts/([^/?]*)(?:/([^?]*))?(?:\?(.*))?", re.DOTALL)
 _API = re.compile(
-    r"/(?:api/2\.0/(?:preview/)?|ajax-api/2\.0/)mlflow/((?:model-versions|registered-models)/.*)"
+    r"(/(?:api/2\.0/(?:preview/)?|ajax-api/2\.0/)mlflow/)((?:model-versions|registered-models)/.*)"
 )
 _DISCOVERY = ("/.well-known/databricks-config", "/oidc/.well-known/oauth-authorization-server")
 _LOOKUP = "/api/2.0/mlflow/"
+"""Where the façade asks; for a read, the proxy asks under the prefix that the read has."""
 _RESERVED = "mlflow-proxy"
 
 Shown = tuple[tuple[str, ...], tuple[str, ...]]
 """The values of Authorization and Cookie."""
 Passed = tuple[bytes, bytes, bytes, Shown]
 """Method, target, body and credential of what passes as it is."""
+Question = tuple[bytes, str, tuple[tuple[str, str], ...], str, Shown]
+"""What a request asks, however it is spelt: method, path, parameters, body, credential."""
 Lookup = tuple[str, tuple[tuple[str, str], ...], Shown]
 """A question of the proxy's own: path, parameters, credential."""
 _NOBODY: Shown = ((), ())
@@ -37,6 +41,8 @@ class Allowed:
     """What a request may cause at the workspace, and what its answer may be about."""
 
     passed: list[Passed] = field(default_factory=list)
+    question: Question | None = None
+    """What may arrive in a spelling of the proxy's own: what others may ask as well."""
     lookups: set[Lookup] = field(default_factory=set)
     file: tuple[str, str, str] | None = None
     """Model, version and path that its target names at the façade."""
@@ -80,6 +86,22 @@ def passed(request: Message) -> Passed:
     return request.method, request.target.removesuffix(b"?"), request.body, shown(request)
 
 
+def question(request: Message, credential: Shown) -> Question:
+    """Return what a request asks."""
+    path, asked = meaning(request.target)
+    body = json.dumps(body_meaning(request.body), sort_keys=True) if request.body else ""
+    return request.method, path, tuple(canonical(path, asked)), body, credential
+
+
+def canonical(path: str, asked: Iterable[Sequence[str]]) -> list[tuple[str, str]]:
+    """Return parameters in order, spellings of one directory alike."""
+    parameters = sorted((name, value) for name, value in asked)
+    if path.endswith("/list-artifacts"):
+        parameters = [(n, v.rstrip("/") if n == "path" else v) for n, v in parameters]
+        parameters = [(n, v) for n, v in parameters if v or n not in {"path", "page_token"}]
+    return parameters
+
+
 def allowed(request: Message, mode: str) -> Allowed:
     """Say what a request may cause."""
     target = request.target
@@ -100,16 +122,22 @@ def allowed(request: Message, mode: str) -> Allowed:
     if path in _DISCOVERY:
         found.passed.append((*passed(request)[:3], _NOBODY))
     parameters = dict(asked)
-    if _API.fullmatch(path) and "name" in parameters:
-        found.lookups.add((f"{_LOOKUP}registered-models/get", (("name", parameters["name"]),), credential))
+    registry = _API.fullmatch(path)
+    if registry is None:
+        return found
+    prefix = registry[1]
+    if request.method in {b"GET", b"POST"}:
+        found.question = question(request, credential)
+    if "name" in parameters:
+        found.lookups.add((f"{prefix}registered-models/get", (("name", parameters["name"]),), credential))
         if "version" in parameters:
             named = (("name", parameters["name"]), ("version", parameters["version"]))
-            found.lookups.add((f"{_LOOKUP}model-versions/get", named, credential))
-    elif _API.fullmatch(path) and request.body:
+            found.lookups.add((f"{prefix}model-versions/get", named, credential))
+    elif request.body:
         # get-latest-versions says in its body what it is about: any name may be looked up for a proof.
         name = _named(request.body)
         if name is not None:
-            found.lookups.add((f"{_LOOKUP}registered-models/get", (("name", name),), credential))
+            found.lookups.add((f"{prefix}registered-models/get", (("name", name),), credential))
     return found
 
 
@@ -124,10 +152,11 @@ def _named(body: bytes) -> str | None:
 
 def _about(model: str, version: str, path: str, credential: Shown) -> set[Lookup]:
     name, number = ("name", model), ("version", version)
+    listing = f"{_LOOKUP}model-versions/list-artifacts"
     return {
         (f"{_LOOKUP}registered-models/get", (name,), credential),
         (f"{_LOOKUP}model-versions/get", (name, number), credential),
-        (f"{_LOOKUP}model-versions/list-artifacts", (name, ("path", path), number), credential),
+        (listing, tuple(canonical(listing, (name, ("path", path), number))), credential),
         (f"{_LOOKUP}model-versions/get-signed-download-uri", (name, ("path", path), number), credential),
     }
 

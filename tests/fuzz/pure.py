@@ -24,7 +24,7 @@ from proxy.access.reach import is_mlflow
 from proxy.errors import BadRequestError, UnreadableError
 from proxy.mlflow_api import artifact_paths, headers
 from proxy.mlflow_api.answers import json_object, signed_url, versions
-from proxy.mlflow_api.reads import Read, json_parameters, parameters, shareable, written_models
+from proxy.mlflow_api.reads import json_parameters, parameters, shareable, written_models
 from proxy.mlflow_api.routes import API_PREFIXES, ROUTES, UNKNOWN, Freshness, Invalidates, match
 from proxy.mlflow_api.signed_urls import expires_at
 from proxy.upstream.retry import retry_after_seconds
@@ -127,7 +127,8 @@ def _query(raw: str) -> str:
     return "" if found == meant else f"{found} is not {meant}"
 
 
-_SHARED = [(m, r) for r in ROUTES if r.freshness is not Freshness.NEVER for m in r.methods if m == "GET"]
+_SHARED = [r for r in ROUTES if r.freshness is not Freshness.NEVER and "GET" in r.methods]
+_PLAIN_NAMES = {"name", "version", "path", "page_token"}
 
 
 def _two_queries(chance: Random) -> Arguments:
@@ -144,18 +145,25 @@ def _two_queries(chance: Random) -> Arguments:
 
 
 def _same_question(one: str, other: str, number: int) -> str:
-    method, route = _SHARED[number]
-    keys = [_key(shareable(route, method, "p", raw, b"")) for raw in (one, other)]
+    """Equal keys mean the same, are asked in the same way, and what is asked means what was sent."""
+    route = _SHARED[number]
+    path = route.path if route.path[0] == "/" else API_PREFIXES[0] + route.path
+    reads = [shareable(route, "GET", f"{path}?{raw}", (), b"", "p") for raw in (one, other)]
     meant = [_meant(raw, listing=route.freshness is Freshness.LISTING) for raw in (one, other)]
-    if [key is None for key in keys] != [each is None for each in meant]:
-        return f"{route.name}: {keys} but {meant}"
-    if None not in keys and (keys[0] == keys[1]) != (meant[0] == meant[1]):
-        return f"{route.name}: {keys} but {meant}"
+    for read, means in zip(reads, meant, strict=True):
+        if read is None:
+            plain = means is not None and _PLAIN_NAMES.issuperset(means)
+            if plain and route.freshness is not Freshness.DISCOVERY:
+                return f"{route.name}: {means} is not shared"
+            continue
+        asked = read.request((), "", fresh=False).target.partition("?")
+        if means is None or asked[0] != path or query_meaning(asked[2]) != means:
+            return f"{route.name}: {asked} for {means}"
+    if reads[0] is None or reads[1] is None:
+        return ""
+    if (reads[0].key == reads[1].key) != (meant[0] == meant[1]):
+        return f"{route.name}: {[read and read.key for read in reads]} but {meant}"
     return ""
-
-
-def _key(read: Read | None) -> object:
-    return None if read is None else read.key
 
 
 def _meant(raw: str, *, listing: bool) -> dict[str, str] | None:
@@ -234,7 +242,12 @@ def _bodies(body: bytes) -> str:
     list(versions(found or {}))
     signed_url(found or {})
     written_models("", body)
-    shareable(match("POST", API_PREFIXES[0] + "registered-models/get-latest-versions"), "POST", "p", "", body)
+    latest = API_PREFIXES[0] + "registered-models/get-latest-versions"
+    read = shareable(
+        match("POST", latest), "POST", latest, (("Content-Type", "application/json"),), body, "p"
+    )
+    if read is not None and json.loads(read.request((), "", fresh=False).body) != json.loads(body):
+        return f"{read.key} is another question"
     try:
         meant = json.loads(body)
     except (ValueError, RecursionError):
@@ -364,7 +377,9 @@ def _family(method: str, path: str, spelt: str) -> str:
     """However a path is spelt, it spends from the same budget and its writes are noticed."""
     plain, found = match(method, path), match(method, spelt)
     if found is plain:
-        return "" if spelt == path or plain.path.endswith("*") else f"{found} for another spelling"
+        harmless = plain.freshness is Freshness.NEVER and plain.invalidates is Invalidates.NOTHING
+        spelt_so = spelt == path or plain.path.endswith("*")
+        return "" if spelt_so or harmless else f"{found} for another spelling"
     if found.freshness is not Freshness.NEVER:
         return f"{found} is shared under a name it did not spell"
     writes = plain.invalidates is not Invalidates.NOTHING

@@ -85,7 +85,7 @@ BREAKAGES: dict[str, tuple[object, str, object]] = {
     "a request nobody made": (proxy.artifacts.facade, "_decoded", lambda raw: unquote(unquote(raw))),
     "a truncated body looks complete": (proxy.pipeline, "chunks", _swallowed),
     "a field that belongs to one connection goes further": (proxy.pipeline, "end_to_end", list),
-    "the proxy failed": (proxy.pipeline, "asks_for_fresh", lambda headers: headers[0]),
+    "the proxy failed": (proxy.pipeline, "shareable", lambda *asked: asked[99]),
     "storage got a credential": (proxy.artifacts.facade, "_ASKED_OF_STORAGE", frozenset({"authorization"})),
 }
 

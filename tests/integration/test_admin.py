@@ -257,13 +257,9 @@ async def test_a_listener_of_their_own(workspace: EmulatedWorkspace, session: ai
         assert (await purge(url)).status == 404
         assert await stored(api, name="m")
         assert (await purge(own)).json()["dropped"] == 1
-        for target in (
-            f"/api/2.0/mlflow/{MODEL}?name=m",
-            "/",
-            "/-",
-            "http://elsewhere.example/-/healthz",
-        ):
+        for target in (f"/api/2.0/mlflow/{MODEL}?name=m", "/", "/-"):
             assert (await raw(own, "GET", target)).status == 404
+        assert (await raw(own, "GET", "http://elsewhere.example/-/healthz")).status == 400
         assert len(workspace.arrivals.to(MODEL)) == 1, "it leads nowhere else"
 
 

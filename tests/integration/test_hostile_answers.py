@@ -40,7 +40,7 @@ UNREACHED = {PLAIN: 502, READ: 503}
 @pytest.fixture(autouse=True)
 def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let reads be repeated at once: what is told here is the same each time."""
-    monkeypatch.setattr("proxy.pipeline.backoff", lambda *_: 0.0)
+    monkeypatch.setattr("proxy.workspace.backoff", lambda *_: 0.0)
 
 
 @pytest.fixture
@@ -727,7 +727,7 @@ async def test_an_empty_directory(upstream: Upstream, client: RawClient, body: b
 
 async def test_pages_that_go_round(upstream: Upstream, client: RawClient) -> None:
     async def respond(inbound: Inbound) -> None:
-        token = "b" if inbound.target.endswith("page_token=a") else "a"
+        token = "b" if "page_token=a" in inbound.target else "a"
         await inbound.send(saying(json.dumps({"files": [file("x")], "next_page_token": token}).encode()))
 
     upstream.respond = respond

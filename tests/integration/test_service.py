@@ -313,8 +313,8 @@ async def test_the_credential_is_for_mlflow_only(
         ("evil.example", 401),
         ("127.0.0.1.evil.example", 401),
         ("localhost.evil.example", 401),
-        ("[", 401),
-        ("", 401),
+        ("[", 400),
+        ("", 400),
     ],
 )
 async def test_without_clients_only_this_machine_is_answered(
