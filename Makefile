@@ -26,7 +26,7 @@ demo: $(DEV) .venv-mlflow-3/.installed ## Storm an emulated workspace with real 
 
 # Three at a time: most of them wait for a budget and not for a processor.
 test: $(DEV) $(CLIENTS) redis-server ## Run every test
-	.venv/bin/python -m pytest --numprocesses 3 $(ARGS)
+	.venv/bin/python -m pytest --numprocesses 3 --dist worksteal $(ARGS)
 
 # The tests start a real one of their own; Debian's package is the quickest way to it.
 redis-server:

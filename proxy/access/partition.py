@@ -5,6 +5,7 @@ Credentials themselves are never kept: a partition is a keyed hash.
 
 import hashlib
 from collections.abc import Iterable
+from functools import lru_cache
 
 from proxy.mlflow_api.headers import HOP_BY_HOP, NEUTRAL, UNSHARED, without
 
@@ -27,11 +28,16 @@ def counted(headers: Iterable[tuple[str, str]]) -> tuple[tuple[str, str], ...]:
     Of the request's fields these alone go out with a call that others may share. Their names are spelt alike,
     so that equal partitions ask equally.
     """
-    return tuple(
-        ("-".join(part.capitalize() for part in lower.split("-")), value)
-        for name, value in headers
-        if (lower := name.lower()) not in HOP_BY_HOP and lower not in NEUTRAL and lower not in UNSHARED
-    )
+    return tuple((spelt, value) for name, value in headers if (spelt := _spelt(name)))
+
+
+@lru_cache(maxsize=128)  # names are 32 KiB at most, and usually the same few
+def _spelt(name: str) -> str:
+    """Return a field's name as all spell it, empty for one that is neutral."""
+    lower = name.lower()
+    if lower in HOP_BY_HOP or lower in NEUTRAL or lower in UNSHARED:
+        return ""
+    return "-".join(part.capitalize() for part in lower.split("-"))
 
 
 def partition(headers: Iterable[tuple[str, str]], key: bytes) -> str:

@@ -11,6 +11,7 @@ import re
 import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Self
 from urllib.parse import parse_qsl, quote, urlencode
 
@@ -172,6 +173,7 @@ def written_models(raw_query: str, body: bytes) -> frozenset[str] | None:
 _NAMES = frozenset({"name", "newname"})
 
 
+@lru_cache(maxsize=128)  # names are 32 KiB at most, and usually the same few
 def _folded(name: str) -> str:
     """Return what is left of a parameter's name for who cares for letters only: ``name[]``, ``Name``."""
     return "".join(each for each in unicodedata.normalize("NFKC", name).casefold() if each.isalnum())

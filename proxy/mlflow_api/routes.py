@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import lru_cache
 from urllib.parse import unquote
 
 from proxy.mlflow_api.lenient_paths import readings
@@ -171,10 +172,17 @@ def overrides_method(names: Iterable[str], raw_query: str) -> bool:
 
     Gateways of some servers do not tell ``_`` and ``-`` in field names apart.
     """
-    if any(name.lower().replace("_", "-") in _OVERRIDES for name in names):
+    if any(map(_overrides, names)):
         return True
+    if "%" not in raw_query and "_method" not in raw_query.lower():
+        return False
     named = (unquote(part.partition("=")[0]) for part in re.split("[&;]", raw_query))
     return any(name.strip().casefold() == "_method" for name in named)
+
+
+@lru_cache(maxsize=128)  # names are 32 KiB at most, and usually the same few
+def _overrides(name: str) -> bool:
+    return name.lower().replace("_", "-") in _OVERRIDES
 
 
 def match(method: str, raw_path: str, *, overridden: bool = False) -> Route:
