@@ -21,19 +21,11 @@ from proxy.errors import (
     PermissionDeniedError,
     UnauthenticatedError,
 )
-from proxy.mlflow_api.headers import NEUTRAL, Fields, field, without
+from proxy.mlflow_api.headers import NEUTRAL, PARTIAL, Fields, field, without
 from proxy.mlflow_api.messages import UpstreamRequest
 from proxy.mlflow_api.routes import Freshness, Route
 
-_PASSED = (NEUTRAL - {"host", "origin", "referer"}) | {
-    "content-encoding",
-    "if-match",
-    "if-modified-since",
-    "if-none-match",
-    "if-range",
-    "if-unmodified-since",
-    "range",
-}
+_PASSED = (NEUTRAL - {"host", "referer"}) | PARTIAL | {"content-encoding"}
 """Request fields that reach the workspace: about content and caching, none of them about who asks."""
 _KEPT = frozenset({"set-cookie", "set-cookie2", "authentication-info", "www-authenticate"})
 """Response fields that are for whoever holds the credential: a session of it, or news of it."""

@@ -49,37 +49,16 @@ CLIENT = "Mlflow-Proxy-Client"
 """Request field by which a proxy tells the one behind it on whose behalf it asks: for its share of the
 budget, and for nothing else."""
 
-UNSHARED = frozenset(
-    {
-        CLIENT.lower(),
-        "accept-encoding",
-        "content-length",
-        "expect",
-        "host",
-        "if-match",
-        "if-modified-since",
-        "if-none-match",
-        "if-range",
-        "if-unmodified-since",
-        "range",
-    }
+PARTIAL = frozenset(
+    {"if-match", "if-modified-since", "if-none-match", "if-range", "if-unmodified-since", "range"}
 )
+"""Request fields that ask for less than the whole answer (RFC 9110 sections 13.1 and 14.2)."""
+
+UNSHARED = PARTIAL | {CLIENT.lower(), "accept-encoding", "content-length", "expect", "host"}
 """Request fields left out of a call whose answer is shared: they ask for less than the whole answer, or
 in a coding that another reader may not accept."""
 
-_NOT_FOR_STORAGE = HOP_BY_HOP | {
-    "authorization",
-    "content-length",
-    "cookie",
-    "expect",
-    "host",
-    "if-match",
-    "if-modified-since",
-    "if-none-match",
-    "if-range",
-    "if-unmodified-since",
-    "range",
-}
+_NOT_FOR_STORAGE = HOP_BY_HOP | PARTIAL | {"authorization", "content-length", "cookie", "expect", "host"}
 """What no signed URL can need: credentials, what frames a request, and what asks for less than the file."""
 _NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _VALUE = re.compile(r"[\t\x20-\x7e\x80-\ud7ff\ue000-\U0010ffff]*")
