@@ -1,33 +1,24 @@
 """The HTTP client: how requests leave, and the edge where aiohttp's exceptions become ours."""
 
 import asyncio
-import socket
 import ssl
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from contextvars import ContextVar
-from functools import partial
 from types import SimpleNamespace
-from typing import cast
 
 import aiohttp
-from aiohttp import AddrInfoType, SocketFactoryType
-from aiohttp.client_proto import ResponseHandler
-from aiohttp.client_reqrep import ConnectionKey
-from aiohttp.connector import Connection
-from aiohttp.tracing import Trace
 from multidict import CIMultiDict
 from yarl import URL
 
 from proxy.errors import (
     OverloadedError,
-    RefusedDestinationError,
     TooLargeToShareError,
     TruncatedError,
     UpstreamTimeoutError,
     UpstreamUnavailableError,
 )
 from proxy.mlflow_api.headers import end_to_end
+from proxy.upstream.connector import Connector, RefusedAddressError
 from proxy.upstream.destination import Destinations
 from proxy.upstream.forward_proxy import ForwardProxies, without_credentials
 from proxy.upstream.malformed import problem
@@ -42,85 +33,6 @@ _CHUNK = 128 * 1024
 Body = bytes | aiohttp.StreamReader | None
 Sent = Callable[[], None]
 Tls = Callable[[], ssl.SSLContext | bool]
-
-
-_towards_proxy: ContextVar[bool] = ContextVar("_towards_proxy", default=False)
-"""Whether the connection being opened is to a forward proxy, which the operator has named."""
-
-
-class _RefusedAddressError(OSError):
-    """What aiohttp lets pass of an error that is raised where it opens a socket; ``__cause__`` is ours."""
-
-
-class _Protocol(ResponseHandler):
-    """aiohttp's, which tells who reads a body neither of nonsense in the middle of it nor of a reset.
-
-    Without the first they would wait for ever, and without the second a body that the end of its connection
-    ends would look complete (both measured).
-    """
-
-    def set_exception(self, exc: BaseException, *cause: BaseException) -> None:
-        super().set_exception(exc, *cause)
-        self._break_body(exc)
-
-    def connection_lost(self, exc: BaseException | None) -> None:
-        if exc is not None:
-            self._break_body(exc)
-        super().connection_lost(exc)
-
-    def _break_body(self, error: BaseException) -> None:
-        body = self._payload
-        if body is not None and not body.is_eof() and body.exception() is None:
-            known = isinstance(error, aiohttp.ClientError | OSError)
-            body.set_exception(error if known else aiohttp.ClientPayloadError(type(error).__name__))
-
-
-class _Connector(aiohttp.TCPConnector):
-    """aiohttp's, that waits for no forward proxy for ever, and for whom silence is the rule between requests.
-
-    aiohttp keeps what arrives on an idle connection and takes it for the answer to the next request. That
-    next request may be another client's, so a connection that says anything unasked is closed.
-    """
-
-    def __init__(self, *, limit: int, socket_factory: SocketFactoryType | None) -> None:
-        super().__init__(limit=limit, socket_factory=socket_factory)
-        self._factory = cast("partial[ResponseHandler]", partial(_Protocol, loop=self._loop))
-
-    async def _create_proxy_connection(
-        self,
-        req: aiohttp.ClientRequest,
-        traces: list[Trace],
-        timeout: aiohttp.ClientTimeout,  # noqa: ASYNC109 - aiohttp's
-    ) -> tuple[asyncio.BaseTransport, ResponseHandler]:
-        before = _towards_proxy.set(True)
-        try:
-            async with asyncio.timeout(timeout.sock_connect):
-                return await super()._create_proxy_connection(req, traces, timeout)
-        finally:
-            _towards_proxy.reset(before)
-
-    def _release(self, key: ConnectionKey, protocol: ResponseHandler, *, should_close: bool = False) -> None:
-        super()._release(key, protocol, should_close=should_close)
-        # Without a parser every byte counts as left over, be it a whole answer or the beginning of one.
-        protocol._parser = None
-
-    async def _get(self, key: ConnectionKey, traces: list[Trace]) -> Connection | None:
-        while (found := await super()._get(key, traces)) is not None:
-            if found.protocol is not None and not found.protocol.should_close:
-                return found
-            found.close()
-        return None
-
-
-def _open_socket(destinations: Destinations, info: AddrInfoType) -> socket.socket:
-    """Return a socket for an address unless it is refused: here no name stands between any more."""
-    family, kind, protocol, _, address = info
-    if not _towards_proxy.get():
-        try:
-            destinations.check_address(str(address[0]))
-        except RefusedDestinationError as error:
-            raise _RefusedAddressError(str(error)) from error
-    return socket.socket(family, kind, protocol)
 
 
 class HttpClient:
@@ -161,10 +73,7 @@ class HttpClient:
             sock_read=read_timeout,
         )
         self._session = aiohttp.ClientSession(
-            connector=_Connector(
-                limit=connections,
-                socket_factory=partial(_open_socket, destinations) if destinations is not None else None,
-            ),
+            connector=Connector(connections, destinations),
             cookie_jar=aiohttp.DummyCookieJar(),
             auto_decompress=False,
             skip_auto_headers=("Accept", "Accept-Encoding", "Content-Type", "User-Agent"),
@@ -242,7 +151,7 @@ class HttpClient:
             yield
         except (aiohttp.ClientOSError, aiohttp.ClientHttpProxyError) as error:
             refused = getattr(error, "os_error", None)
-            if isinstance(refused, _RefusedAddressError) and refused.__cause__ is not None:
+            if isinstance(refused, RefusedAddressError) and refused.__cause__ is not None:
                 raise refused.__cause__ from None
             raise UpstreamUnavailableError(_no_connection(self._peer, proxy, error)) from error
         except TimeoutError as error:

@@ -1,0 +1,104 @@
+"""Connections to the other side: what they have to do beyond what aiohttp's do.
+
+What belongs here: the seam with aiohttp's client below a request. ``_factory``, ``_get``, ``_release``,
+``_create_proxy_connection``, ``_parser`` and ``_payload`` are not public, which is why pyproject.toml holds
+aiohttp to a minor version; test_hostile_answers and test_storage_destinations fail if one of them changes.
+"""
+
+import asyncio
+import socket
+from contextvars import ContextVar
+from functools import partial
+from typing import cast
+
+import aiohttp
+from aiohttp import AddrInfoType
+from aiohttp.client_proto import ResponseHandler
+from aiohttp.client_reqrep import ConnectionKey
+from aiohttp.connector import Connection
+from aiohttp.tracing import Trace
+
+from proxy.errors import RefusedDestinationError
+from proxy.upstream.destination import Destinations
+
+_towards_proxy: ContextVar[bool] = ContextVar("_towards_proxy", default=False)
+"""Whether the connection being opened is to a forward proxy, which the operator has named."""
+
+
+class RefusedAddressError(OSError):
+    """What aiohttp lets pass of an error that is raised where it opens a socket; ``__cause__`` is ours."""
+
+
+class _Protocol(ResponseHandler):
+    """aiohttp's, which tells who reads a body neither of nonsense in the middle of it nor of a reset.
+
+    Without the first they would wait for ever, and without the second a body that the end of its connection
+    ends would look complete (both measured).
+    """
+
+    def set_exception(self, exc: BaseException, *cause: BaseException) -> None:
+        super().set_exception(exc, *cause)
+        self._break_body(exc)
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        if exc is not None:
+            self._break_body(exc)
+        super().connection_lost(exc)
+
+    def _break_body(self, error: BaseException) -> None:
+        body = self._payload
+        if body is not None and not body.is_eof() and body.exception() is None:
+            known = isinstance(error, aiohttp.ClientError | OSError)
+            body.set_exception(error if known else aiohttp.ClientPayloadError(type(error).__name__))
+
+
+class Connector(aiohttp.TCPConnector):
+    """aiohttp's, that waits for no forward proxy for ever, and for whom silence is the rule between requests.
+
+    aiohttp keeps what arrives on an idle connection and takes it for the answer to the next request. That
+    next request may be another client's, so a connection that says anything unasked is closed. ``limit`` is
+    how many there may be, ``destinations`` are the places that may be connected to, None for any.
+    """
+
+    def __init__(self, limit: int, destinations: Destinations | None) -> None:
+        super().__init__(
+            limit=limit,
+            socket_factory=partial(_open_socket, destinations) if destinations is not None else None,
+        )
+        self._factory = cast("partial[ResponseHandler]", partial(_Protocol, loop=self._loop))
+
+    async def _create_proxy_connection(
+        self,
+        req: aiohttp.ClientRequest,
+        traces: list[Trace],
+        timeout: aiohttp.ClientTimeout,  # noqa: ASYNC109 - aiohttp's
+    ) -> tuple[asyncio.BaseTransport, ResponseHandler]:
+        before = _towards_proxy.set(True)
+        try:
+            async with asyncio.timeout(timeout.sock_connect):
+                return await super()._create_proxy_connection(req, traces, timeout)
+        finally:
+            _towards_proxy.reset(before)
+
+    def _release(self, key: ConnectionKey, protocol: ResponseHandler, *, should_close: bool = False) -> None:
+        super()._release(key, protocol, should_close=should_close)
+        # Without a parser every byte counts as left over, be it a whole answer or the beginning of one.
+        protocol._parser = None
+
+    async def _get(self, key: ConnectionKey, traces: list[Trace]) -> Connection | None:
+        while (found := await super()._get(key, traces)) is not None:
+            if found.protocol is not None and not found.protocol.should_close:
+                return found
+            found.close()
+        return None
+
+
+def _open_socket(destinations: Destinations, info: AddrInfoType) -> socket.socket:
+    """Return a socket for an address unless it is refused: here no name stands between any more."""
+    family, kind, protocol, _, address = info
+    if not _towards_proxy.get():
+        try:
+            destinations.check_address(str(address[0]))
+        except RefusedDestinationError as error:
+            raise RefusedAddressError(str(error)) from error
+    return socket.socket(family, kind, protocol)
