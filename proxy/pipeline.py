@@ -10,7 +10,8 @@ registry itself. Requests whose answers may be shared take ``_read``, all others
 
 import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from urllib.parse import quote, urlencode
 
@@ -21,6 +22,7 @@ from proxy.access.proofs import (
     PROOF,
     REFUSED,
     Proofs,
+    asked_by,
     described,
     is_personal,
     is_proof,
@@ -242,7 +244,7 @@ class Pipeline:
             epoch = proofs.epoch
             answer = await self._read(read, asker, deadline)
             if is_proof(read):
-                proofs.note(read.partition, model, answer.response, answer.as_of, epoch)
+                proofs.note(asked_by(read), model, answer.response, answer.as_of, epoch)
             return answer
         proof = await self._proof(proofs, read, model, asker, deadline)
         if isinstance(proof, Answer):
@@ -257,7 +259,7 @@ class Pipeline:
                 # Said to somebody else, who may have lost what this one has; or what each has of its own.
                 return await self._read(read, asker, deadline)
             if answer.response.status in {401, 403}:
-                proofs.withdraw(read.partition, model)
+                proofs.withdraw(asked_by(read), model)
         return answer
 
     async def _proof(
@@ -268,14 +270,14 @@ class Pipeline:
         None if it does not say, so that nothing can be shared.
         """
         now = time.monotonic()
-        known = proofs.get(read.partition, model, now)
+        known = proofs.get(asked_by(read), model, now)
         if known is not None:
             if known.refusal is None:
                 return known.created
             return Answer(read.key, known.refusal, Outcome.HIT, now, age=0)
         asked = {"name": model}
         answer = await self._ask_beside(read, asker, PROOF, asked, deadline)
-        if answer.response.status == 200 and proofs.get(read.partition, model, now) is None:
+        if answer.response.status == 200 and proofs.get(asked_by(read), model, now) is None:
             # It was stored too long ago, or asked before permissions were written, to prove anything.
             await self.disown(answer)
             answer = await self._ask_beside(read, asker, PROOF, asked, deadline)
@@ -287,15 +289,17 @@ class Pipeline:
         if asker.fresh:
             alone = Flight(read, deadline, storable=False)
             now = time.monotonic()
-            return Answer(read.key, (await self._fetch(alone, asker)).response, Outcome.REQUEST, now)
+            with self._coming_back():
+                return Answer(read.key, (await self._fetch(alone, asker)).response, Outcome.REQUEST, now)
         now = time.monotonic()
         entry = self._store.get(read.key, now)
         if entry is not None:
             return Answer(read.key, entry.response, Outcome.HIT, self._decided(entry), now - entry.stored_at)
         try:
-            answer, _, joined = await self.flights.fetch(
-                read, deadline, lambda flight: self._fly(flight, asker)
-            )
+            with self._coming_back():
+                answer, _, joined = await self.flights.fetch(
+                    read, deadline, lambda flight: self._fly(flight, asker)
+                )
         except (UnreachableError, UpstreamTimeoutError):
             stale = self._stale(read)
             if stale is None:
@@ -304,6 +308,17 @@ class Pipeline:
         if answer.response.status in UNAVAILABLE:
             return self._stale(read) or answer
         return replace(answer, outcome=Outcome.COLLAPSED, age=None) if joined else answer
+
+    @contextmanager
+    def _coming_back(self) -> Iterator[None]:
+        """Let the clients of a read come back: the Databricks SDK repeats what got a 503, but not a 502.
+
+        Each is told another time. The fleet hears of the failure itself, so that its members share that too.
+        """
+        try:
+            yield
+        except UpstreamUnavailableError as error:
+            raise self._workspace.circuit.unreachable(str(error)) from error
 
     def _stale(self, read: Read) -> Answer | None:
         """Return an answer that has expired and that nobody can renew now, if it may be used (RFC 5861)."""

@@ -93,20 +93,7 @@ class Workspace:
     async def call(self, call: Call) -> AsyncIterator[aiohttp.ClientResponse]:
         """Call the workspace within its budget, again after a failure while there is time.
 
-        Raises AnswerableError. What keeps a shared call from being answered is an UnreachableError, also if
-        it is raised while the answer is read: the Databricks SDK repeats what got a 503, but not a 502.
-        """
-        try:
-            async with self._answered(call) as response:
-                yield response
-        except UpstreamUnavailableError as error:
-            if not call.shared:
-                raise
-            raise self.circuit.unreachable(str(error)) from error
-
-    @asynccontextmanager
-    async def _answered(self, call: Call) -> AsyncIterator[aiohttp.ClientResponse]:
-        """Make attempts until one counts.
+        Raises AnswerableError.
 
         A refused call was not executed, so any method may be repeated (facts: 429s come before the work).
         What failed otherwise may have been: only reads are repeated then, and not often.

@@ -23,8 +23,12 @@ _UNDERSTOOD = frozenset({"alias", "name", "page_token", "path", "stages", "versi
 """Parameters of calls about one model. Another could be one by which some server chooses the model (``Name``,
 ``name[]``), so that the proof would be about a model that the answer is not about."""
 
-_MOST_PROOFS = 100_000
-"""About 40 MB at the very most; a proof forgotten is one call. Rotated tokens leave no more behind."""
+_MOST_BYTES = 40 * 2**20
+"""Of proofs, about 100,000; a proof forgotten is one call. Rotated tokens leave no more behind."""
+_OVERHEAD = 400
+"""Bytes of a proof with its key, beside the workspace's words if it refused."""
+_LARGEST_REFUSAL = 64 * 1024
+"""Bytes of a body that is remembered; it may hold what was asked for."""
 
 
 Epoch = tuple[int, int]
@@ -48,15 +52,16 @@ class Proof:
 class Proofs:
     """Proofs by credential and model.
 
-    ``granted`` and ``refused`` are the seconds for which a yes and a no count.
+    ``granted`` and ``refused`` are the seconds for which a yes and a no count, ``most_bytes`` is what all of
+    them may take.
     """
 
-    def __init__(self, granted: float, refused: float) -> None:
+    def __init__(self, granted: float, refused: float, most_bytes: int = _MOST_BYTES) -> None:
         self._granted = granted
         self._refused = refused
         self._forgotten = 0
         self._withdrawn = 0
-        self._known: LRUCache[tuple[str, str], Proof] = LRUCache(_MOST_PROOFS)
+        self._known: LRUCache[tuple[str, str], Proof] = LRUCache(most_bytes, getsizeof=_size)
 
     def __len__(self) -> int:
         return len(self._known)
@@ -89,7 +94,7 @@ class Proofs:
             if known is not None and known.until > proof.until and replace(proof, until=known.until) == known:
                 return  # the same, of a stored answer: it takes nothing away from the newer one
             self._known[credential, model] = proof
-        elif response.status in REFUSED:
+        elif response.status in REFUSED and len(response.body) <= _LARGEST_REFUSAL:
             self._known[credential, model] = Proof(as_of + self._refused, response)
         else:
             self.withdraw(credential, model)
@@ -109,6 +114,13 @@ class Proofs:
                 del self._known[credential, model]
 
 
+def _size(proof: Proof) -> int:
+    if proof.refusal is None:
+        return _OVERHEAD
+    fields = sum(len(name) + len(value) for name, value in proof.refusal.headers)
+    return _OVERHEAD + len(proof.refusal.body) + fields
+
+
 def described(response: StoredResponse, model: str) -> int | None:
     """Return when the model was created that an answer to ``PROOF`` describes, None if it does not say.
 
@@ -117,6 +129,11 @@ def described(response: StoredResponse, model: str) -> int | None:
     proven.
     """
     return model_created(json_object(response.body) or {}, model)
+
+
+def asked_by(read: Read) -> str:
+    """Name the credential that asks, under the API prefix where it does: another knows other credentials."""
+    return f"{read.partition} {read.prefix}"
 
 
 def needs_proof(read: Read) -> bool:

@@ -336,6 +336,11 @@ class ClientConnection(web.RequestHandler):
             await self._linger()
         return finished
 
+    def log_exception(self, *args: Any, **kw: Any) -> None:
+        """Log it, but not that the rest of a body broke which nobody wanted."""
+        if not isinstance(kw.get("exc_info"), AnswerableError):
+            super().log_exception(*args, **kw)
+
     async def _linger(self) -> None:
         """Let the client read its answer, although it may still be sending.
 
@@ -346,6 +351,8 @@ class ClientConnection(web.RequestHandler):
             return
         if self._wire.can_write_eof():
             self._wire.write_eof()
+        elif not self._reader.refused:
+            return  # TLS has no half a close: a client that waits for the end would wait for all of this
         self._gone = self._event_loop.create_future()
         with suppress(TimeoutError):
             async with asyncio.timeout(_LINGER):
@@ -389,6 +396,8 @@ class ClientConnection(web.RequestHandler):
     def _end_head(self) -> None:
         if not self._reader.head:
             self.force_close()
+            # By TLS the connection is lost later, when the client has agreed: nothing is due till then.
+            self._wire = None
             return
         self._refuse(
             f"The head of a request must be there {self._timeouts.head:g} s after its beginning, or its "
@@ -441,7 +450,10 @@ def _unsent(transport: asyncio.Transport) -> int:
 
 def reset(transport: asyncio.BaseTransport) -> None:
     """Abort a connection such that its end cannot be taken for the end of a body that has no length."""
-    connection = transport.get_extra_info("socket")
+    try:
+        connection = transport.get_extra_info("socket")
+    except AttributeError:
+        return  # the TLS transport of CPython 3.11 when it was closed twice: there is nothing left
     if connection is not None and connection.fileno() >= 0:
         # With a linger time of zero RST is sent, else an orderly end.
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))

@@ -141,6 +141,8 @@ def shareable(
         if route.freshness is Freshness.LISTING:
             asked = _canonical_listing(asked)
         model, version = asked.get("name"), asked.get("version")
+    if _is_excessive(asked, model, version):
+        return None
     if "" in (folded := {_folded(name) for name in asked}) or len(folded) < len(asked):
         return None  # such as Name beside name: servers differ on which of them counts
     if route.path.endswith(("/search", "/list")):
@@ -158,6 +160,8 @@ def written_models(raw_query: str, body: bytes) -> frozenset[str] | None:
     members = json_parameters(body) if body else {}
     if asked is None or members is None:
         return None
+    if any(len(name) > _LONGEST_NAME for name in (*asked, *members)):
+        return None
     # JSON of protocol buffers may spell new_name either way; some parsers do not tell case apart.
     named = [value for name, value in asked.items() if _folded(name) in _NAMES]
     for name, value in members.items():
@@ -171,9 +175,23 @@ def written_models(raw_query: str, body: bytes) -> frozenset[str] | None:
 
 
 _NAMES = frozenset({"name", "newname"})
+_LONGEST_NAME, _LONGEST_MODEL, _LONGEST_VERSION = 64, 256, 32
+"""Characters of a parameter's name, a model's name (as of MLflow's own store) and a version."""
+_LARGEST_QUESTION = 32 * 1024
+"""Characters of all values together: paths and page tokens."""
 
 
-@lru_cache(maxsize=128)  # names are 32 KiB at most, and usually the same few
+def _is_excessive(asked: Mapping[str, str], model: str | None, version: str | None) -> bool:
+    """Whether a question is larger than any that is meant: keys are kept, in places that count them."""
+    return (
+        any(len(name) > _LONGEST_NAME for name in asked)
+        or sum(map(len, asked.values())) > _LARGEST_QUESTION
+        or (model is not None and len(model) > _LONGEST_MODEL)
+        or (version is not None and len(version) > _LONGEST_VERSION)
+    )
+
+
+@lru_cache(maxsize=128)  # names are short by now, and usually the same few
 def _folded(name: str) -> str:
     """Return what is left of a parameter's name for who cares for letters only: ``name[]``, ``Name``."""
     return "".join(each for each in unicodedata.normalize("NFKC", name).casefold() if each.isalnum())

@@ -155,3 +155,23 @@ async def test_while_the_workspace_is_down_expired_answers_are_for_those_who_hav
         assert (reply.status, "stale-if-error" in reply.outcome) == (200, True)
         for token in ("b", "stranger", ""):
             assert (await api.get(LIST, token=token, **VERSION)).status == 503
+
+
+WEB = "/ajax-api/2.0/mlflow/"
+
+
+async def test_what_is_proven_under_one_prefix_of_the_api_counts_under_no_other(
+    workspace: EmulatedWorkspace,
+) -> None:
+    """The web interface takes sessions, which tokens are not."""
+
+    def sessions_only(request: web.Request) -> Fault | None:
+        session = request.headers.get("Authorization") == "Bearer a"
+        return None if session or not request.path.startswith(WEB) else Answer(403, b'{"error_code": "X"}')
+
+    async with proven(workspace) as api:
+        workspace.fault = sessions_only
+        assert (await api.call("GET", WEB + LIST, VERSION, token="a")).status == 200
+        assert (await api.get(MODEL, token="b", name="m")).status == 200
+        assert (await api.call("GET", WEB + LIST, VERSION, token="b")).status == 403
+        assert (await api.get(LIST, token="b", **VERSION)).status == 200, "nor is what was refused"

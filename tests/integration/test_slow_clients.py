@@ -2,16 +2,19 @@
 
 import asyncio
 import socket
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
 from typing import cast
+from urllib.parse import urlsplit
 
 import pytest
 from aiohttp import web
 
 from proxy.listener.connection import ClientConnection, Timeouts
 from proxy.listener.runner import BoundedRunner
-from proxy.settings import AdminSettings, ConnectionSettings
+from proxy.settings import AdminSettings, ConnectionSettings, TlsSettings
+from tests.certificates import Authority
 from tests.integration.support import (
     API,
     OK,
@@ -482,3 +485,55 @@ async def test_a_connection_that_closes_does_not_wait_for_ever(advance: Advance,
 
 async def _answer(request: web.Request) -> web.StreamResponse:
     return web.Response(body=bytes(1000))
+
+
+# -- TLS -------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def authority(tmp_path: Path) -> Authority:
+    return Authority(tmp_path)
+
+
+@asynccontextmanager
+async def over_tls(upstream: Upstream, authority: Authority) -> AsyncIterator[RawClient]:
+    pair = authority.issue("proxy")
+    settings = TlsSettings(certificate=str(pair.certificate), key=str(pair.key))
+    async with proxied(upstream.url, tls=settings) as url:
+        parts = urlsplit(url)
+        connection = await asyncio.open_connection(parts.hostname, parts.port, ssl=authority.client())
+        async with RawClient(*connection) as client:
+            yield client
+
+
+async def test_a_client_that_does_not_agree_to_the_end_is_not_asked_again_and_again(
+    upstream: Upstream, authority: Authority, advance: Advance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rang = 0
+    ring = ClientConnection._ring
+
+    def counted(self: ClientConnection) -> None:
+        nonlocal rang
+        rang += 1
+        ring(self)
+
+    monkeypatch.setattr(ClientConnection, "_ring", counted)
+    async with over_tls(upstream, authority) as client:
+        # From here on it does not even see that the proxy wants to close.
+        cast("asyncio.Transport", client.writer.transport).pause_reading()
+        await settle()
+        advance(HEAD)
+        while not rang:
+            await settle()
+        await settle()
+        assert rang == 1
+
+
+async def test_a_client_that_waits_for_the_end_gets_it_at_once(
+    upstream: Upstream, authority: Authority, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("proxy.listener.connection._LINGER", 10**6)
+    async with over_tls(upstream, authority) as client:
+        await client.send(f"GET {PLAIN} HTTP/1.1\r\nHost: proxy.test\r\nConnection: close\r\n\r\n".encode())
+        reply = await client.rest()
+        assert (reply.status, reply.complete) == (200, True)

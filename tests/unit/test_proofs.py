@@ -153,13 +153,21 @@ def test_forgetting(models: set[str] | None, concerned: bool, granted: bool) -> 
     assert (proofs.get("b", "m", 0.0) is None) == concerned
 
 
-def test_rotated_credentials_leave_a_bounded_number_behind(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("proxy.access.proofs._MOST_PROOFS", 10)
-    proofs = Proofs(300, 5)
+def test_rotated_credentials_leave_a_bounded_number_behind() -> None:
+    proofs = Proofs(300, 5, most_bytes=4000)
     for number in range(100):
         proofs.note(f"credential-{number}", "m", YES, 0.0, (0, 0))
     assert len(proofs) == 10
     assert proofs.get("credential-99", "m", 0.0) is not None
+
+
+def test_what_refusals_say_counts_as_well() -> None:
+    proofs = Proofs(300, 5, most_bytes=100_000)
+    for number in range(100):
+        proofs.note(f"c{number}", "m", StoredResponse(404, "", (("a", "b"),), bytes(20_000)), 0.0, (0, 0))
+    assert len(proofs) == 4
+    proofs.note("c", "m", StoredResponse(404, "", (), bytes(70_000)), 0.0, (0, 0))
+    assert proofs.get("c", "m", 0.0) is None, "not worth its place"
 
 
 @given(

@@ -380,3 +380,28 @@ def test_searches_are_about_any_model_whatever_they_say(path: str) -> None:
 )
 def test_written_models(query: str, body: bytes, models: set[str] | None) -> None:
     assert written_models(query, body) == models
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"name": "%s"}' % (b"x" * 257),
+        b'{"name": "m", "stages": ["%s"]}' % (b"x" * 40_000),
+        b'{"name": "m", "%s": "x"}' % (b"x" * 65),
+        # Grows eighteenfold when it is normalised, which took seconds for a body of a mebibyte.
+        b'{"name": "m", "%s": "x"}' % ("\ufdfa".encode() * 65),
+    ],
+)
+def test_what_is_larger_than_anyone_means_is_kept_nowhere(body: bytes) -> None:
+    assert latest(body) is None
+
+
+def test_nor_is_it_looked_at_in_a_write() -> None:
+    assert written_models("", b'{"name": "m", "%s": 1}' % ("\ufdfa".encode() * 65)) is None
+
+
+@pytest.mark.parametrize(
+    "query", ["name=" + "x" * 257, "name=m&version=" + "1" * 33, "name=m&" + "x" * 65 + "=1"]
+)
+def test_the_same_in_a_query(query: str) -> None:
+    assert listing(query) is None
