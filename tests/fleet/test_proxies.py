@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import pytest
@@ -13,10 +14,25 @@ from structlog.testing import capture_logs
 from proxy.app import serving
 from proxy.demo.answers import Answer
 from proxy.demo.workspace import EmulatedWorkspace, WorkspaceOptions
+from proxy.fleet.shared_cache import SharedCache
 from proxy.settings import BudgetSettings, FleetSettings, Settings
+from proxy.upstream.retry import FAILURES
 from tests.fleet.redis_server import RedisServer
 from tests.integration.conftest import sample
-from tests.integration.support import COLLAPSED, HIT, LIST, MODEL, MUCH, SIGN, STORED, Api, first, settle
+from tests.integration.support import (
+    COLLAPSED,
+    HIT,
+    LIST,
+    MODEL,
+    MUCH,
+    SIGN,
+    STORED,
+    Api,
+    Inbound,
+    Upstream,
+    first,
+    settle,
+)
 
 
 async def test_three_proxies_keep_to_one_limit(redis: RedisServer) -> None:
@@ -76,7 +92,9 @@ SECRET = FleetSettings(secret=SecretStr("a secret of the whole fleet"))
 
 
 @asynccontextmanager
-async def fleet(redis: RedisServer, workspace: EmulatedWorkspace, count: int = 2) -> AsyncIterator[list[Api]]:
+async def fleet(
+    redis: RedisServer, workspace: EmulatedWorkspace | Upstream, count: int = 2
+) -> AsyncIterator[list[Api]]:
     """Serve proxies that share answers; a client for each."""
     async with AsyncExitStack() as stack:
         session = await stack.enter_async_context(aiohttp.ClientSession())
@@ -95,6 +113,34 @@ async def fleet(redis: RedisServer, workspace: EmulatedWorkspace, count: int = 2
 async def workspace() -> AsyncIterator[EmulatedWorkspace]:
     async with EmulatedWorkspace([sample()], WorkspaceOptions(limit=MUCH, latency=0)) as workspace:
         yield workspace
+
+
+async def test_a_failed_call_is_everyones(redis: RedisServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those who waited for it at other proxies do not make it again, one after the other."""
+    waiting = 0
+    until = SharedCache._until
+
+    async def counted(self: SharedCache, *whom: Any) -> None:
+        nonlocal waiting
+        waiting += 1
+        await until(self, *whom)
+
+    monkeypatch.setattr(SharedCache, "_until", counted)
+    gate = asyncio.Event()
+
+    async def dead(inbound: Inbound) -> None:
+        await gate.wait()
+        inbound.reset()
+
+    async with Upstream(dead) as upstream, fleet(redis, upstream, 3) as proxies:
+        calls = [asyncio.create_task(api.get(MODEL, name="m")) for api in proxies]
+        while waiting < 2:
+            await settle()
+        gate.set()
+        replies = await asyncio.gather(*calls)
+        assert {reply.status for reply in replies} == {503}
+        # aiohttp repeats each attempt once by itself.
+        assert len(upstream.seen) <= 2 * (1 + FAILURES)
 
 
 DOWNLOAD = "/api/2.0/mlflow-artifacts/artifacts/mlflow-proxy/m/1/MLmodel"
