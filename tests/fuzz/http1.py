@@ -22,7 +22,7 @@ _CHUNK = re.compile(
     rb"(?:=(?:[!#$%&'*+.^_`|~0-9A-Za-z-]+|\"[\t\x20\x21\x23-\x5b\x5d-\x7e]*\"))?)*)"
 )
 _SIZE = re.compile(rb"[0-9A-Fa-f]{1,15}[ \t]*;")
-_LENGTH = re.compile(rb"[0-9]{1,15}")
+_LENGTH = re.compile(rb"[0-9]{1,18}")
 
 
 class DoubtfulError(Exception):
