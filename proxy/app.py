@@ -355,7 +355,7 @@ async def serving(
     timeouts = Timeouts(connections.head_timeout, connections.client_timeout, connections.idle_timeout)
     application = web.Application(client_max_size=LARGEST_HELD_BODY + 1, middlewares=[enter])
     # What the router does not find costs it an exception: a fifth of the time of a cache hit (measured).
-    application.router.add_route("*", "/{target:.*}", proxy.handle, expect_handler=_let_the_body_come)
+    application.router.add_route("*", r"/{target:[\s\S]*}", proxy.handle, expect_handler=_let_the_body_come)
     application.on_response_prepare.append(remove_defaults)
     application.on_response_prepare.append(proxy.close_connection)
     if place is not None:

@@ -62,7 +62,8 @@ WIRES: tuple[Wire, ...] = (
         "credential",
         b"GET /a HTTP/1.0\r\nConnection: keep-alive\r\nConnection: close\r\n\r\nGET /b HTTP/1.0\r\n\r\n",
     ),
-    # Whoever had gone before a 100 was sent made an error in the log.
+    # Whoever had gone before a 100 was sent made an error in the log; also with a line's end in the path.
+    Wire("proven", b"PATCH /%0a HTTP/1.1\r\nExpect: 100-continue\r\nHost: 1\r\nContent-Length: 5\r\n\r\n"),
     Wire(
         "credential",
         b"POST /a HTTP/1.1\r\nHost: 127.0.0.1\r\nExpect: 100-continue\r\nContent-Length: 9\r\n\r\n",

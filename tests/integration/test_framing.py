@@ -16,7 +16,7 @@ from structlog.testing import capture_logs
 
 from proxy.settings import TlsSettings
 from tests.certificates import Authority
-from tests.integration.support import API, Api, RawClient, RawReply, Upstream, proxied, raw
+from tests.integration.support import API, Api, RawClient, RawReply, Upstream, proxied, raw, settle
 
 PLAIN = "/api/2.0/some/thing"
 """A request that means nothing to the proxy: its body streams."""
@@ -485,6 +485,20 @@ async def test_what_is_refused_is_counted_and_logged_without_what_it_said(
     assert not caplog.records, "aiohttp says nothing of its own"
     api = Api(session, proxy_url)
     assert await api.metric("mlflow_proxy_requests_total", route="unknown", status=status) == 1
+
+
+async def test_a_body_that_breaks_when_nobody_wanted_it_is_no_error(
+    proxy_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with await RawClient.connect(proxy_url) as client:
+        await client.send(
+            b"GET /-/healthz HTTP/1.1\r\nHost: proxy.test\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nxx"
+        )
+        assert b" 200 " in await client.reader.readuntil(b"\r\n\r\n")
+        await settle()
+        await client.send(b"xx\r\n ; e\r\n")
+        await client.rest()
+    assert not caplog.records
 
 
 async def test_over_tls_too(upstream: Upstream, tmp_path: Path) -> None:
