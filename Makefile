@@ -24,9 +24,9 @@ help: ## Say what can be made
 demo: $(DEV) .venv-mlflow-3/.installed ## Storm an emulated workspace with real clients, without and with the proxy
 	@.venv/bin/mlflow-proxy demo --client-python "$(CURDIR)/.venv-mlflow-3/bin/python" $(ARGS)
 
-# Three at a time: most of them wait for a budget and not for a processor.
+# Four at a time: many of them wait for a budget and not for a processor.
 test: $(DEV) $(CLIENTS) redis-server ## Run every test
-	.venv/bin/python -m pytest --numprocesses 3 --dist worksteal $(ARGS)
+	.venv/bin/python -m pytest --numprocesses 4 --dist worksteal $(ARGS)
 
 # The tests start a real one of their own; Debian's package is the quickest way to it.
 redis-server:
