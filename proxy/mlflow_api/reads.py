@@ -140,7 +140,8 @@ def shareable(
     else:
         if route.freshness is Freshness.LISTING:
             asked = _canonical_listing(asked)
-        model, version = asked.get("name"), asked.get("version")
+        # No model is called nothing: what is asked about it stays each credential's own.
+        model, version = asked.get("name") or None, asked.get("version")
     if _is_excessive(asked, model, version):
         return None
     if "" in (folded := {_folded(name) for name in asked}) or len(folded) < len(asked):

@@ -382,6 +382,12 @@ def test_written_models(query: str, body: bytes, models: set[str] | None) -> Non
     assert written_models(query, body) == models
 
 
+def test_a_name_of_nothing_is_no_model() -> None:
+    read = listing("name=&version=1")
+    assert read is not None
+    assert read.model is None
+
+
 @pytest.mark.parametrize(
     "body",
     [
