@@ -47,6 +47,7 @@ from proxy.limits import InFlight, allow_descriptors
 from proxy.listener.connection import Timeouts, refusal
 from proxy.listener.runner import BoundedRunner
 from proxy.metrics import Metrics
+from proxy.mlflow_api.caller_fields import CallerFields
 from proxy.mlflow_api.routes import UNKNOWN, Group, Route, match, overrides_method
 from proxy.pipeline import LARGEST_HELD_BODY, Pipeline
 from proxy.responses import Outcome, Reply, remove_defaults, send_error
@@ -150,11 +151,8 @@ class Proxy:
             largest_entry=settings.cache.max_entry_bytes,
             rewrite_dbfs=settings.artifacts.rewrite_dbfs,
             access=self._access,
-            proofs=(
-                Proofs(settings.access.proof_ttl, settings.access.refusal_ttl)
-                if settings.access.sharing == "proven"
-                else None
-            ),
+            proofs=Proofs(settings.access.proof_ttl, settings.access.refusal_ttl),
+            metrics=self.metrics,
         )
         if self._fleet is not None:
             self.pipeline.join(
@@ -459,7 +457,8 @@ def _refuse_strangers(settings: Settings) -> None:
 def _access(settings: Settings) -> Callable[[bytes], Access]:
     access = settings.access
     if access.sharing != "service":
-        return Access
+        caller_fields = CallerFields(access.neutral_fields, access.neutral_cookies)
+        return partial(Access, caller_fields=caller_fields, proven=lambda: access.sharing == "proven")
     clients = None
     if access.clients_file:
         clients = WatchedFile(Path(access.clients_file), access_clients.parse, "access.clients_file")

@@ -51,6 +51,18 @@ class Metrics:
             ["how"],
             registry=self.registry,
         )
+        self.personal_answers = Counter(
+            "mlflow_proxy_personal_answers",
+            "Successes that could not be shared by all who may read the model, by route and reason.",
+            ["route", "reason"],
+            registry=self.registry,
+        )
+        self.splits = Counter(
+            "mlflow_proxy_split_questions",
+            "Equal questions asked apart because of a request field, by its name.",
+            ["field"],
+            registry=self.registry,
+        )
         self.queue_wait = Histogram(
             "mlflow_proxy_queue_wait_seconds",
             "Time calls waited for a place in the budget, by group.",

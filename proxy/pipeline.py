@@ -18,23 +18,15 @@ from urllib.parse import quote, urlencode
 import structlog
 from aiohttp import web
 
-from proxy.access.proofs import (
-    PROOF,
-    REFUSED,
-    Proofs,
-    asked_by,
-    described,
-    is_personal,
-    is_proof,
-    needs_proof,
-    varies_by_credential,
-)
+from proxy.access.common import Personal, PersonalPlaces, Place, shared_form, why_personal
+from proxy.access.proofs import PROOF, REFUSED, Proofs, asked_by, described, is_proof, needs_proof
 from proxy.access.sharing import Access, Asker
+from proxy.access.splits import Splits
 from proxy.cache.freshness import NOT_AT_ALL, Lifetimes, lifetime, may_be_stale, survives_metadata_writes
 from proxy.cache.refusals import Refusals
 from proxy.cache.single_flight import Flight, SingleFlight
 from proxy.cache.store import Entry, Invalidation, MemoryStore
-from proxy.cache.versions import VersionBook
+from proxy.cache.versions import Scope, VersionBook
 from proxy.errors import (
     AnswerableError,
     BadRequestError,
@@ -45,6 +37,7 @@ from proxy.errors import (
     UpstreamUnavailableError,
 )
 from proxy.fleet.shared_cache import SharedCache
+from proxy.metrics import Metrics
 from proxy.mlflow_api import answers
 from proxy.mlflow_api.artifact_paths import rewrite_download_uri
 from proxy.mlflow_api.headers import (
@@ -80,7 +73,8 @@ class Answer:
     """A complete response and how it came about.
 
     ``as_of`` is a moment (monotonic seconds) that is not after the workspace's decision. ``age`` in seconds
-    if it was stored; ``ttl`` in seconds, below 0, if it has expired.
+    if it was stored; ``ttl`` in seconds, below 0, if it has expired. ``personal`` is why it is the
+    caller's own although it was asked for in a common name; None if others may have it.
     """
 
     key: Key
@@ -89,6 +83,7 @@ class Answer:
     as_of: float
     age: float | None = None
     ttl: float | None = None
+    personal: Personal | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +108,8 @@ class Pipeline:
         largest_entry: int,
         rewrite_dbfs: bool,
         access: Access,
-        proofs: Proofs | None = None,
+        proofs: Proofs,
+        metrics: Metrics,
     ) -> None:
         self._workspace = workspace
         self._store = store
@@ -125,6 +121,9 @@ class Pipeline:
         self._rewrite_dbfs = rewrite_dbfs
         self._access = access
         self._proofs = proofs
+        self._places = PersonalPlaces()
+        self._splits = Splits()
+        self._metrics = metrics
         self._versions = VersionBook()
         self._fleet: SharedCache | None = None
         self.flights: SingleFlight[Answer] = SingleFlight()
@@ -148,7 +147,7 @@ class Pipeline:
                 log.info("answer cannot be shared", route=route.name, reason=str(error))
             else:
                 return await self._respond(request, read, answer)
-        return await self._forward(request, route, headers, body, asker.client)
+        return await self._forward(request, route, headers, body, asker)
 
     async def ask(
         self, headers: Fields, endpoint: str, parameters: Mapping[str, str], deadline: float
@@ -206,8 +205,7 @@ class Pipeline:
         """
         dropped = self._store.invalidate(what)
         self.flights.invalidate(what.concerns)
-        if self._proofs is not None:
-            self._proofs.forget(what.models, granted=what.files)
+        self._proofs.forget(what.models, granted=what.files)
         if what.files:
             self._versions.forget(what.models)
         return dropped
@@ -235,49 +233,48 @@ class Pipeline:
     async def _admitted(self, read: Read, asker: Asker, deadline: float) -> Answer:
         """Answer a read from what those share who may read the model, once this credential has proven so.
 
-        Without proofs every credential has its own.
+        Where nothing is shared so, every credential has its own.
         """
-        proofs, model = self._proofs, read.model
-        if proofs is None or model is None:
+        model = read.model
+        if not asker.common or model is None:
             return await self._read(read, asker, deadline)
         if not needs_proof(read):
-            epoch = proofs.epoch
+            epoch = self._proofs.epoch
             answer = await self._read(read, asker, deadline)
             if is_proof(read):
-                proofs.note(asked_by(read), model, answer.response, answer.as_of, epoch)
+                self._proofs.note(asked_by(read), model, answer.response, answer.as_of, epoch)
             return answer
-        proof = await self._proof(proofs, read, model, asker, deadline)
+        proof = await self._proof(read, model, asker, deadline)
         if isinstance(proof, Answer):
             return proof
-        if proof is None or self._store.get(read.key, time.monotonic()) is not None:
+        now = time.monotonic()
+        if proof is None or self._store.get(read.key, now) is not None:
             return await self._read(read, asker, deadline)
-        answer = await self._read(read.within(self._access.common(asker.fields, proof)), asker, deadline)
-        if is_personal(answer.response):
-            if answer.outcome in {Outcome.COLLAPSED, Outcome.HIT} or (
-                varies_by_credential(answer.response) and not asker.fresh
-            ):
-                # Said to somebody else, who may have lost what this one has; or what each has of its own.
-                return await self._read(read, asker, deadline)
-            if answer.response.status in {401, 403}:
-                proofs.withdraw(asked_by(read), model)
+        common = read.within(asker.common_partition(proof))
+        if self._places.known(_place(common), now):
+            return await self._read(read, asker, deadline)
+        answer = await self._read(common, asker, deadline)
+        if answer.personal is not None and answer.outcome is Outcome.COLLAPSED:
+            # Said to somebody else, who may have lost what this one has; or what each has of its own.
+            return await self._read(read, asker, deadline)
+        if answer.response.status in {401, 403}:
+            self._proofs.withdraw(asked_by(read), model)
         return answer
 
-    async def _proof(
-        self, proofs: Proofs, read: Read, model: str, asker: Asker, deadline: float
-    ) -> Answer | int | None:
+    async def _proof(self, read: Read, model: str, asker: Asker, deadline: float) -> Answer | int | None:
         """Return what the workspace says to who may not read the model; to who may, when that was created.
 
         None if it does not say, so that nothing can be shared.
         """
         now = time.monotonic()
-        known = proofs.get(asked_by(read), model, now)
-        if known is not None:
-            if known.refusal is None:
-                return known.created
+        known = self._proofs.get(asked_by(read), model, now)
+        if known is not None and known.refusal is None:
+            return known.created
+        if known is not None and known.refusal is not None and not asker.fresh:
             return Answer(read.key, known.refusal, Outcome.HIT, now, age=0)
         asked = {"name": model}
         answer = await self._ask_beside(read, asker, PROOF, asked, deadline)
-        if answer.response.status == 200 and proofs.get(asked_by(read), model, now) is None:
+        if answer.response.status == 200 and self._proofs.get(asked_by(read), model, now) is None:
             # It was stored too long ago, or asked before permissions were written, to prove anything.
             await self.disown(answer)
             answer = await self._ask_beside(read, asker, PROOF, asked, deadline)
@@ -290,7 +287,8 @@ class Pipeline:
             alone = Flight(read, deadline, storable=False)
             now = time.monotonic()
             with self._coming_back():
-                return Answer(read.key, (await self._fetch(alone, asker)).response, Outcome.REQUEST, now)
+                fetched, personal = await self._fetch(alone, asker)
+            return Answer(read.key, fetched.response, Outcome.REQUEST, now, personal=personal)
         now = time.monotonic()
         entry = self._store.get(read.key, now)
         if entry is not None:
@@ -301,12 +299,12 @@ class Pipeline:
                     read, deadline, lambda flight: self._fly(flight, asker)
                 )
         except (UnreachableError, UpstreamTimeoutError):
-            stale = self._stale(read)
+            stale = self._stale(read, asker)
             if stale is None:
                 raise
             return stale
         if answer.response.status in UNAVAILABLE:
-            return self._stale(read) or answer
+            return self._stale(read, asker) or answer
         return replace(answer, outcome=Outcome.COLLAPSED, age=None) if joined else answer
 
     @contextmanager
@@ -320,13 +318,13 @@ class Pipeline:
         except UpstreamUnavailableError as error:
             raise self._workspace.circuit.unreachable(str(error)) from error
 
-    def _stale(self, read: Read) -> Answer | None:
+    def _stale(self, read: Read, asker: Asker) -> Answer | None:
         """Return an answer that has expired and that nobody can renew now, if it may be used (RFC 5861)."""
         now = time.monotonic()
         entry = self._store.get_stale(read.key, now, self._stale_if_error)
         if entry is None or not may_be_stale(read.route.freshness, survives=entry.survives_metadata_writes):
             return None
-        if entry.stored_at <= self._refusals.last(read.partition, read.model):
+        if entry.stored_at <= self._refusals.last(asker.partition, read.model):
             return None
         age, ttl = now - entry.stored_at, entry.expires_at - now
         return Answer(read.key, entry.response, Outcome.STALE, self._decided(entry), age, ttl)
@@ -338,33 +336,45 @@ class Pipeline:
     async def _fly(self, flight: Flight, asker: Asker) -> Answer:
         """Bring an answer: from the fleet if it has it or is fetching it, else from the workspace."""
         key, began = flight.read.key, time.monotonic()
+        self._note_split(flight.read, asker)
         if self._fleet is None:
-            return self._fetched(flight, await self._fetch(flight, asker), began)
+            return self._fetched(flight, asker, *await self._fetch(flight, asker), began)
         async with self._fleet.turn(flight.read, lambda: flight.deadline) as turn:
             if turn.found is None:
-                brought = await self._fetch(flight, asker)
+                brought, personal = await self._fetch(flight, asker)
                 if self._access.owns(flight.read.partition):
-                    turn.brought = brought
-                return self._fetched(flight, brought, began)
+                    turn.brought = brought if personal is None else _of_no_use_to_others(brought)
+                return self._fetched(flight, asker, brought, personal, began)
             entry = turn.found
-        self._learn(flight.read, entry.response)
-        self._keep(flight, entry)
+        personal = why_personal(flight.read, entry.response) if flight.read.common else None
+        if personal is not None:
+            return Answer(key, entry.response, Outcome.COLLAPSED, self._decided(entry), personal=personal)
+        self._learn(flight.read, entry.response, asker)
+        self._keep(flight, flight.read, entry)
         if turn.joined:
             return Answer(key, entry.response, Outcome.COLLAPSED, self._decided(entry))
         age = time.monotonic() - entry.stored_at
         return Answer(key, entry.response, Outcome.HIT, self._decided(entry), age)
 
-    def _fetched(self, flight: Flight, entry: Entry, began: float) -> Answer:
-        outcome = Outcome.STORED if self._keep(flight, entry) else Outcome.MISS
-        return Answer(flight.read.key, entry.response, outcome, min(began, entry.stored_at))
+    def _fetched(
+        self, flight: Flight, asker: Asker, entry: Entry, personal: Personal | None, began: float
+    ) -> Answer:
+        """Keep an answer of the workspace, for all who may read the model or for its caller alone."""
+        read = flight.read
+        owned = read if personal is None else read.owned_by(asker.partition)
+        outcome = Outcome.STORED if self._keep(flight, owned, entry) else Outcome.MISS
+        return Answer(owned.key, entry.response, outcome, min(began, entry.stored_at), personal=personal)
 
-    async def _fetch(self, flight: Flight, asker: Asker) -> Entry:
-        """Ask the workspace; the entry has expired already if its answer may not be kept."""
+    async def _fetch(self, flight: Flight, asker: Asker) -> tuple[Entry, Personal | None]:
+        """Ask the workspace; the entry has expired already if its answer may not be kept.
+
+        Returns also why the answer is this caller's own, if it was asked for in a common name.
+        """
         read = flight.read
         if read.route.freshness is Freshness.LISTING:
             await self._look_up_status(flight, asker)
         # Made of the key here and nowhere else: what else its first client said cannot reach those who share.
-        request = read.request(asker.fields, asker.client, fresh=asker.fresh)
+        request = read.request(asker.told.fields, asker.client, fresh=asker.fresh)
         call = Call(read.route.group, request, lambda: flight.deadline, shared=True)
         async with self._workspace.call(call) as got:
             try:
@@ -376,15 +386,47 @@ class Pipeline:
             body = decoded(body, got.headers.getall("Content-Encoding", ()), self._largest_entry)
             kept = tuple(without(self._access.returned(fields(got)), NOT_STORED))
             response = StoredResponse(got.status, reason_phrase(got.reason), kept, body)
-        self._learn(read, response)
-        return self._entry(read, response, age(got.headers.get("Age")))
+        personal = why_personal(read, response) if read.common else None
+        if read.common:
+            self._note_place(read, response, personal)
+        if asker.many or (read.common and personal is None):
+            response = shared_form(response)
+        self._learn(read, response, asker)
+        return self._entry(read, response, age(got.headers.get("Age"))), personal
+
+    def _note_place(self, read: Read, response: StoredResponse, personal: Personal | None) -> None:
+        """Note whether answers of this kind can be shared at all; tell the operator where they cannot."""
+        if response.status != 200:
+            return  # a refusal or a failure: the caller's own, and nothing that the next would get
+        if personal is not None:
+            self._metrics.personal_answers.labels(read.route.name, personal).inc()
+            log.info("answer is its caller's own", route=read.route.name, reason=personal)
+        if self._places.note(_place(read), personal, time.monotonic()):
+            log.warning("answers of the workspace cannot be shared", route=read.route.name, reason=personal)
+
+    def _note_split(self, read: Read, asker: Asker) -> None:
+        """Tell the operator of fields that keep a question from being the same as the one before it."""
+        told = asker.told
+        by = "" if read.common else hash(told.credential)
+        for split in self._splits.note((by, *read.key[1:]), told.counted if read.common else told.fields):
+            name, first = self._splits.named(split)
+            self._metrics.splits.labels(name).inc()
+            if first:
+                log.warning(
+                    "equal questions are asked apart because of a request field",
+                    field=name,
+                    remedy=f"if it tells nothing about the caller, add it to {split.setting}"
+                    if split.setting
+                    else "none: it may choose the answer",
+                )
 
     async def _look_up_status(self, flight: Flight, asker: Asker) -> None:
         """Find out whether a version is READY, when that is worth a call: then its files stay as they are."""
         model, version = flight.read.model, flight.read.version
         if model is None or version is None:
             return
-        if not self._versions.worth_asking(model, version, time.monotonic(), self._lifetimes.unverified):
+        now, scope = time.monotonic(), _scope(flight.read)
+        if not self._versions.worth_asking(scope, model, version, now, self._lifetimes.unverified):
             return
         try:
             asked = {"name": model, "version": version}
@@ -395,26 +437,32 @@ class Pipeline:
 
     # -- cache store -------------------------------------------------------------------------------
 
-    def _learn(self, read: Read, response: StoredResponse) -> None:
-        """Note the status of the versions that an answer describes, and to whom it was refused."""
+    def _learn(self, read: Read, response: StoredResponse, asker: Asker) -> None:
+        """Note the status of the versions that an answer describes, and that it was refused to its caller."""
         if response.status in REFUSED:
             everything = response.status == 401
-            self._refusals.note(read.partition, None if everything else read.model, time.monotonic())
+            self._refusals.note(asker.partition, None if everything else read.model, time.monotonic())
         if read.route.freshness is not Freshness.MUTABLE or response.status != 200:
             return
+        scopes = [_scope(read)]
+        if asker.common and is_proof(read) and (created := described(response, read.model or "")) is not None:
+            # What proves to one caller that it may read the model describes it to all who have proven that.
+            scopes.append((read.prefix, asker.common_partition(created)))
         now = time.monotonic()
         for seen in answers.versions(answers.json_object(response.body) or {}):
-            if self._versions.observe(seen, now):
+            replaced = [self._versions.observe(scope, seen, now) for scope in scopes]
+            if any(replaced):
                 log.info("model version was created anew", model=seen.model, version=seen.version)
                 self.invalidate(Invalidation(frozenset({seen.model}), files=True))
-                self._versions.observe(seen, now)
+                for scope in scopes:
+                    self._versions.observe(scope, seen, now)
 
     def _entry(self, read: Read, response: StoredResponse, age: float) -> Entry:
         """Decide for how long an answer may be kept that was ``age`` seconds old when it came."""
         now = time.monotonic()
         status = None
         if read.model is not None and read.version is not None:
-            status = self._versions.status(read.model, read.version)
+            status = self._versions.status(_scope(read), read.model, read.version)
         seconds = lifetime(
             read.route.freshness,
             response.status,
@@ -422,15 +470,15 @@ class Pipeline:
             version_status=status,
             url_expires_in=_url_expires_in(read, response, age),
         )
-        if "*" in vary(response.headers) or (read.common and varies_by_credential(response)):
+        if "*" in vary(response.headers) or (response.status == 200 and not _is_of_the_api(response)):
             seconds = NOT_AT_ALL
         survives = survives_metadata_writes(read.route.freshness, response.status, status)
         return Entry(response, read.model, read.version, survives, now - age, now - age + seconds)
 
-    def _keep(self, flight: Flight, entry: Entry) -> bool:
+    def _keep(self, flight: Flight, read: Read, entry: Entry) -> bool:
         fresh = entry.expires_at > time.monotonic()
-        owned = self._access.owns(flight.read.partition)
-        return fresh and owned and flight.storable and self._store.put(flight.read.key, entry)
+        owned = self._access.owns(read.partition)
+        return fresh and owned and flight.storable and self._store.put(read.key, entry)
 
     # -- respond -----------------------------------------------------------------------------------
 
@@ -441,7 +489,7 @@ class Pipeline:
         return await send_stored(request, response, answer.outcome, answer.age, answer.ttl)
 
     async def _forward(
-        self, request: web.Request, route: Route, headers: Fields, body: bytes | None, client: str
+        self, request: web.Request, route: Route, headers: Fields, body: bytes | None, asker: Asker
     ) -> Reply:
         """Pass a request through as it is, and its answer back as it comes."""
         deadline = self.deadline()
@@ -450,7 +498,7 @@ class Pipeline:
             request.raw_path,
             tuple(without(headers, _OURS)),
             body or b"",
-            client,
+            asker.client,
             public=route.freshness is Freshness.DISCOVERY,
         )
         call = Call(
@@ -463,7 +511,7 @@ class Pipeline:
         try:
             async with self._workspace.call(call) as response:
                 if response.status == 401:
-                    self._refusals.note(client.partition(":")[0], None, time.monotonic())
+                    self._refusals.note(asker.partition, None, time.monotonic())
                 # The write has happened: whoever asks from here on must see it.
                 self._invalidate_after(request, route, body)
                 if self._fleet is not None and route.invalidates is not Invalidates.NOTHING:
@@ -491,6 +539,24 @@ class Pipeline:
 
 _OURS = frozenset({"host", "expect", CLIENT.lower()})
 """The client's ``Host`` names the proxy; ``Expect`` was answered by it."""
+
+
+def _scope(read: Read) -> Scope:
+    return read.prefix, read.partition
+
+
+def _place(read: Read) -> Place:
+    return read.partition, read.route.name
+
+
+def _is_of_the_api(response: StoredResponse) -> bool:
+    """Whether a success is an answer of the API at all: a gateway's login page is none."""
+    return answers.json_object(response.body) is not None
+
+
+def _of_no_use_to_others(entry: Entry) -> Entry:
+    """Return what those at other proxies learn of an answer that is its caller's own: to ask themselves."""
+    return replace(entry, response=StoredResponse(entry.response.status, "", (), b""), expires_at=0.0)
 
 
 def _url_expires_in(read: Read, response: StoredResponse, age: float) -> float | None:

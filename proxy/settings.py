@@ -35,6 +35,8 @@ from pydantic_settings import (
 )
 
 from proxy.errors import InvalidSettingsError
+from proxy.mlflow_api.caller_fields import row_of
+from proxy.mlflow_api.headers import is_token
 from proxy.mlflow_api.routes import Group
 
 PREFIX = "MLFLOW_PROXY_"
@@ -160,6 +162,13 @@ class AccessSettings(_Section):
     )
     proof_ttl: PositiveSeconds = Field(300, description="proven: how long such a proof counts")
     refusal_ttl: Seconds = Field(5, description="proven: how long a refusal counts")
+    neutral_fields: tuple[str, ...] = Field(
+        (),
+        description="request fields that tell nothing about the caller, beside the well-known ones",
+    )
+    neutral_cookies: tuple[str, ...] = Field(
+        (), description="cookies that tell nothing about the caller, such as a load balancer's"
+    )
     token_file: str = Field(
         "", description="service: file with the workspace's token, read again when it changes"
     )
@@ -172,6 +181,25 @@ class AccessSettings(_Section):
     reach: Literal["mlflow", "everything"] = Field(
         "mlflow", description="service: which APIs clients may call with the proxy's credential"
     )
+
+    @field_validator("neutral_fields", "neutral_cookies")
+    @classmethod
+    def _tokens(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        for name in names:
+            if not is_token(name):
+                raise ValueError(
+                    f"{name[:60]!r} is no name of a field or cookie; give one such as x-my-trace"
+                )
+        return names
+
+    @field_validator("neutral_fields")
+    @classmethod
+    def _not_fixed(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        for name in names:
+            row = row_of(name)
+            if row is not None and row.fixed:
+                raise ValueError(f"{name} always counts: {row.why}; leave it out")
+        return names
 
     @field_validator("token_file", "profile", "clients_file", "reach")
     @classmethod

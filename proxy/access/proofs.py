@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from cachetools import LRUCache
 
 from proxy.mlflow_api.answers import json_object, model_created
-from proxy.mlflow_api.headers import vary
 from proxy.mlflow_api.messages import StoredResponse
 from proxy.mlflow_api.reads import Read
 from proxy.mlflow_api.routes import Freshness
@@ -89,7 +88,11 @@ class Proofs:
         if epoch[1] != self._withdrawn or (epoch != self.epoch and not granted):
             return
         if granted:
-            proof = Proof(as_of + self._granted, None, described(response, model))
+            created = described(response, model)
+            # What does not describe the model is a gateway's word (a login page), or a server's that does not
+            # say when it was created: it shares nothing, and is asked for anew soon.
+            counts = self._granted if created is not None else min(self._granted, self._refused)
+            proof = Proof(as_of + counts, None, created)
             known = self._known.get((credential, model))
             if known is not None and known.until > proof.until and replace(proof, until=known.until) == known:
                 return  # the same, of a stored answer: it takes nothing away from the newer one
@@ -153,19 +156,3 @@ def needs_proof(read: Read) -> bool:
 def is_proof(read: Read) -> bool:
     """Whether a read proves something: it asks about one model by its name, and says nothing else."""
     return read.route.path == PROOF and read.model is not None and read.key[2] == (("name", read.model),)
-
-
-def varies_by_credential(response: StoredResponse) -> bool:
-    """Whether the workspace says that its answer depends on who asks, beyond whether he may."""
-    return "authorization" in vary(response.headers)
-
-
-def is_personal(response: StoredResponse) -> bool:
-    """Whether an answer is for the credential that got it only, whoever else may read the model.
-
-    Refusals are, and a 404 that may stand for one; redirects (to a login); and what the workspace calls
-    dependent on the credential.
-    """
-    if response.status in REFUSED or 300 <= response.status < 400:
-        return True
-    return varies_by_credential(response) or "*" in vary(response.headers)

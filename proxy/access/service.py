@@ -11,9 +11,9 @@ from urllib.parse import urlsplit
 from proxy.access.clients import UNNAMED, Clients
 from proxy.access.credential import Credentials
 from proxy.access.files import WatchedFile
-from proxy.access.partition import PUBLIC, partition
+from proxy.access.partition import PUBLIC, partitions
 from proxy.access.reach import is_mlflow
-from proxy.access.sharing import Access
+from proxy.access.sharing import Access, Asker
 from proxy.addresses import is_loopback
 from proxy.errors import (
     AnswerableError,
@@ -21,12 +21,22 @@ from proxy.errors import (
     PermissionDeniedError,
     UnauthenticatedError,
 )
-from proxy.mlflow_api.headers import NEUTRAL, PARTIAL, Fields, field, without
+from proxy.mlflow_api.caller_fields import NOBODY, Tells, Told, names
+from proxy.mlflow_api.headers import (
+    CLIENT,
+    HOP_BY_HOP,
+    Fields,
+    asks_for_fresh,
+    field,
+    without,
+)
 from proxy.mlflow_api.messages import UpstreamRequest
 from proxy.mlflow_api.routes import Freshness, Route
 
-_PASSED = (NEUTRAL - {"host", "referer"}) | PARTIAL | {"content-encoding"}
-"""Request fields that reach the workspace: about content and caching, none of them about who asks."""
+_PASSED = (names(Tells.NEUTRAL) - HOP_BY_HOP - {"host", "referer", "expect", CLIENT.lower()}) | {
+    "content-encoding"
+}
+"""Request fields that reach the workspace: about content, caching and traces, none of them about who asks."""
 _KEPT = frozenset({"set-cookie", "set-cookie2", "authentication-info", "www-authenticate"})
 """Response fields that are for whoever holds the credential: a session of it, or news of it."""
 
@@ -74,23 +84,20 @@ class ServiceAccess(Access):
         self._problem, self._identity = "", credential.identity
         return name
 
-    def partition(self, route: Route, headers: Fields) -> str:
-        """Name the one partition, which is another when the credential is another principal's."""
+    def asker(self, route: Route, headers: Fields) -> Asker:
+        """Name who asks: the one partition, which is another when the credential is another principal's.
+
+        Nothing of a client's goes out with a call that all share; the credential is added to it. What a
+        client says of others that it asks for would only get it more than its share.
+        """
+        fresh = asks_for_fresh(headers)
         if route.freshness is Freshness.DISCOVERY:
-            return PUBLIC
-        return self._partition()
+            return Asker(PUBLIC, f"{PUBLIC}:", NOBODY, fresh, many=True)
+        return Asker(self._partition(), f"{self._name(headers)}:", NOBODY, fresh, many=True)
 
     def owns(self, partition: str) -> bool:
         """Whether the credential is still the principal's that a question was asked for."""
         return partition in {PUBLIC, self._partition()}
-
-    def fields(self, route: Route, headers: Fields) -> tuple[tuple[str, str], ...]:
-        """Nothing of a client's goes out with a call that all share; the credential is added to it."""
-        return ()
-
-    def client(self, partition: str, headers: Fields) -> str:
-        """Name the client: what it says of others it asks for would only get it more than its share."""
-        return f"{PUBLIC if partition == PUBLIC else self._name(headers)}:"
 
     async def upstream_headers(self, request: UpstreamRequest) -> tuple[tuple[str, str], ...]:
         """Return what passes of the client's fields, and the credential. Raises AnswerableError."""
@@ -137,7 +144,7 @@ class ServiceAccess(Access):
 
     def _partition(self) -> str:
         # Not to be reached where a proxy of the same fleet takes partitions from what clients send.
-        return "service-" + partition((("service", self._identity),), self._key)
+        return "service-" + partitions(Told((("service", self._identity),)), self._key).own
 
     def _name(self, headers: Fields) -> str:
         if self._clients is None:

@@ -4,10 +4,11 @@ What belongs here: the questions that the line asks of it, with the answers of `
 where clients bring the workspace's own credentials and the workspace checks them.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from proxy.access.partition import PUBLIC, common_partition, counted, partition
+from proxy.access.partition import PUBLIC, partitions
+from proxy.mlflow_api.caller_fields import NOBODY, WELL_KNOWN, CallerFields, Told
 from proxy.mlflow_api.headers import CLIENT, Fields, asks_for_fresh, field
 from proxy.mlflow_api.messages import UpstreamRequest
 from proxy.mlflow_api.routes import Freshness, Route
@@ -19,26 +20,43 @@ class Asker:
 
     Attributes:
         partition: whose stored answers it may be served from.
-        client: whose share of the budget its calls take.
-        fields: what its calls carry: only what the partition is made of.
+        client: whose share of the budget its calls take, before a colon; after it, for whom a proxy asks.
+        told: the fields that count. Its calls carry them and no others.
         fresh: whether it refuses stored answers.
+        many: whether the partition is that of many clients, who are all served the same.
+        common: the name of all callers with whom it shares answers about what it has proven that it may
+            read; empty if it shares none.
 
     """
 
     partition: str
     client: str
-    fields: tuple[tuple[str, str], ...]
+    told: Told
     fresh: bool
+    many: bool = False
+    common: str = ""
+
+    def common_partition(self, created: int) -> str:
+        """Name the answers about a model that those share who have proven that they may read it.
+
+        ``created`` is when the model was: another one of the same name has answers of its own.
+        """
+        return f"common-{self.common}-{created}"
 
 
 class Access:
     """Clients' credentials go to the workspace as they are, and an answer is its credential's own.
 
-    ``key`` is what credentials are hashed with: up to 64 random bytes.
+    ``key`` is what credentials are hashed with: up to 64 random bytes. ``proven`` says whether callers share
+    what they have proven that they may read, which may change while the proxy runs.
     """
 
-    def __init__(self, key: bytes) -> None:
+    def __init__(
+        self, key: bytes, caller_fields: CallerFields = WELL_KNOWN, proven: Callable[[], bool] = bool
+    ) -> None:
         self._key = key
+        self._caller_fields = caller_fields
+        self._proven = proven
 
     async def admit(self, route: Route, target: str, headers: Fields) -> str:
         """Let a client in, whose name for the logs is returned: empty if it has none.
@@ -49,37 +67,24 @@ class Access:
 
     def asker(self, route: Route, headers: Fields) -> Asker:
         """Name who asks, from a request's end-to-end fields. The request has been admitted."""
-        partition = self.partition(route, headers)
+        behalf, fresh = field(headers, CLIENT), asks_for_fresh(headers)
+        if route.freshness is Freshness.DISCOVERY:
+            # Everyone shares the public documents, so they are asked for in nobody's name.
+            return Asker(PUBLIC, f"{PUBLIC}:{behalf}", NOBODY, fresh, many=True)
+        proven = self._proven()
+        told = self._caller_fields.told(headers)
+        names = partitions(told, self._key, "proven" if proven else "credential")
         return Asker(
-            partition, self.client(partition, headers), self.fields(route, headers), asks_for_fresh(headers)
+            names.own,
+            f"{names.paced}:{behalf}",
+            told,
+            fresh,
+            common=names.common if proven else "",
         )
-
-    def fields(self, route: Route, headers: Fields) -> tuple[tuple[str, str], ...]:
-        """Return the fields that go out with a call that others may share: what ``partition`` is made of."""
-        # Everyone shares the public documents, so they are asked for in nobody's name.
-        return () if route.freshness is Freshness.DISCOVERY else counted(headers)
-
-    def partition(self, route: Route, headers: Fields) -> str:
-        """Name whose stored answers a request may be served from. The request has been admitted."""
-        return PUBLIC if route.freshness is Freshness.DISCOVERY else partition(headers, self._key)
-
-    def common(self, headers: Fields, created: int) -> str:
-        """Name the answers that those share who have proven that they may read what they are about.
-
-        ``created`` is when that model was: another one of the same name has answers of its own.
-        """
-        return f"{common_partition(headers, self._key)}-{created}"
 
     def owns(self, partition: str) -> bool:
         """Whether what was fetched just now is what this partition's credential is answered."""
         return True
-
-    def client(self, partition: str, headers: Fields) -> str:
-        """Name whose share of the budget a request takes, before a colon; after it, for whom it is asked.
-
-        ``partition`` is the request's own.
-        """
-        return f"{partition}:{field(headers, CLIENT)}"
 
     async def upstream_headers(self, request: UpstreamRequest) -> tuple[tuple[str, str], ...]:
         """Return the fields that the workspace gets for a request. Raises AnswerableError."""

@@ -9,6 +9,9 @@ from cachetools import LRUCache
 
 from proxy.mlflow_api.answers import READY, VersionStatus
 
+Scope = tuple[str, str]
+"""API prefix and partition."""
+
 _MOST_VERSIONS = 100_000
 """About 30 MB at the very most; a version forgotten is one learned again."""
 
@@ -21,18 +24,22 @@ class _Known:
 
 
 class VersionBook:
-    """Status of model versions by name and version. ``now`` is in monotonic seconds."""
+    """Status of model versions by name and version, within a ``scope``.
+
+    A scope is all that chooses which models a name means: the API prefix, and the partition of the answers
+    that say so. ``now`` is in monotonic seconds.
+    """
 
     def __init__(self) -> None:
-        self._known: LRUCache[tuple[str, str], _Known] = LRUCache(_MOST_VERSIONS)
+        self._known: LRUCache[tuple[Scope, str, str], _Known] = LRUCache(_MOST_VERSIONS)
 
-    def observe(self, seen: VersionStatus, now: float) -> bool:
+    def observe(self, scope: Scope, seen: VersionStatus, now: float) -> bool:
         """Take note of a version in an answer.
 
         Returns True if it is another one than before under the same name: it was deleted and created
         again since, which shows only in the creation timestamp. What an answer leaves out stays as known.
         """
-        key = (seen.model, seen.version)
+        key = (scope, seen.model, seen.version)
         known = self._known.get(key)
         replaced = (
             known is not None
@@ -47,20 +54,20 @@ class VersionBook:
         self._known[key] = _Known(status, created, now)
         return replaced
 
-    def status(self, model: str, version: str) -> str | None:
+    def status(self, scope: Scope, model: str, version: str) -> str | None:
         """Return the last status seen, None for never."""
-        known = self._known.get((model, version))
+        known = self._known.get((scope, model, version))
         return known.status if known is not None else None
 
-    def worth_asking(self, model: str, version: str, now: float, interval: float) -> bool:
+    def worth_asking(self, scope: Scope, model: str, version: str, now: float, interval: float) -> bool:
         """Whether to spend a call on the status of a version whose files are being listed.
 
         Not at first: a storm on one version ends sooner than asking pays off. From ``interval`` seconds
         later on yes, until it is known to be READY, once an interval.
         """
-        known = self._known.get((model, version))
+        known = self._known.get((scope, model, version))
         if known is None:
-            self._known[model, version] = _Known(None, None, now)
+            self._known[scope, model, version] = _Known(None, None, now)
             return False
         if known.status == READY or now - known.looked_at < interval:
             return False
@@ -71,5 +78,5 @@ class VersionBook:
         """Forget all versions of these models, None for all."""
         # Regardless of case, as the store does: forgetting too much is safe.
         folded = None if models is None else {model.casefold() for model in models}
-        for key in [key for key in self._known if folded is None or key[0].casefold() in folded]:
+        for key in [key for key in self._known if folded is None or key[1].casefold() in folded]:
             del self._known[key]

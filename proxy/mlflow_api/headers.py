@@ -20,31 +20,6 @@ HOP_BY_HOP = frozenset(
 )
 """Fields that belong to one connection (RFC 9110 section 7.6.1)."""
 
-NEUTRAL = frozenset(
-    {
-        "accept",
-        "accept-encoding",
-        "accept-language",
-        "cache-control",
-        "content-length",
-        "content-type",
-        "host",
-        "pragma",
-        "referer",
-        "traceparent",
-        "tracestate",
-        "user-agent",
-        "x-databricks-traffic-id",
-        "x-request-id",
-    }
-)
-"""Request fields that do not change who is asking or what for. None of them goes out with a shared call.
-
-Every *other* field, known or not, separates stored answers and goes out with the call: a header this proxy
-has never heard of may be a credential, so it must not be shared across. ``Origin`` is not neutral, since
-servers answer it with ``Access-Control-Allow-Origin`` (Fetch, section 3.3).
-"""
-
 CLIENT = "Mlflow-Proxy-Client"
 """Request field by which a proxy tells the one behind it on whose behalf it asks: for its share of the
 budget, and for nothing else."""
@@ -53,10 +28,6 @@ PARTIAL = frozenset(
     {"if-match", "if-modified-since", "if-none-match", "if-range", "if-unmodified-since", "range"}
 )
 """Request fields that ask for less than the whole answer (RFC 9110 sections 13.1 and 14.2)."""
-
-UNSHARED = PARTIAL | {CLIENT.lower(), "accept-encoding", "content-length", "expect", "host"}
-"""Request fields left out of a call whose answer is shared: they ask for less than the whole answer, or
-in a coding that another reader may not accept."""
 
 _NOT_FOR_STORAGE = HOP_BY_HOP | PARTIAL | {"authorization", "content-length", "cookie", "expect", "host"}
 """What no signed URL can need: credentials, what frames a request, and what asks for less than the file."""
@@ -117,6 +88,11 @@ def for_storage(fields: Fields) -> list[tuple[str, str]] | None:
     return without(end_to_end(fields), _NOT_FOR_STORAGE)
 
 
+def is_token(text: str) -> bool:
+    """Whether a text can be the name of a field or a cookie (RFC 9110 section 5.6.2)."""
+    return _NAME.fullmatch(text) is not None
+
+
 def field(fields: Fields, name: str) -> str:
     """Return the first field of that name, empty if there is none."""
     return next((value for each, value in fields if each.lower() == name.lower()), "")
@@ -151,13 +127,20 @@ def unix_time(date: str) -> float | None:
 
 def asks_for_fresh(fields: Fields) -> bool:
     """Whether a request refuses stored answers (RFC 9111 section 5.2.1.4 and 5.2.1.5)."""
-    directives = {
-        directive.strip().lower()
+    return not directives(fields, "cache-control", "pragma").isdisjoint({"no-cache", "no-store"})
+
+
+def directives(fields: Fields, *names: str) -> frozenset[str]:
+    """Return the cache directives in the fields of these lower-case names, without their arguments.
+
+    RFC 9111 section 5.2.
+    """
+    return frozenset(
+        directive.partition("=")[0].strip().lower()
         for name, value in fields
-        if name.lower() in {"cache-control", "pragma"}
+        if name.lower() in names
         for directive in value.split(",")
-    }
-    return not directives.isdisjoint({"no-cache", "no-store"})
+    )
 
 
 def vary(fields: Fields) -> frozenset[str]:

@@ -62,9 +62,17 @@ class Read:
         """The API prefix that it was asked for under."""
         return self.path.removesuffix(self.route.path)
 
+    def asked(self, name: str) -> str | None:
+        """Return the value of one of its parameters, None if it has none of that name."""
+        return next((value for each, value in self.key[2] if each == name), None)
+
     def within(self, partition: str) -> Self:
         """Return the same question in the partition that some credentials have in common."""
         return replace(self, key=(partition, *self.key[1:]), common=True)
+
+    def owned_by(self, partition: str) -> Self:
+        """Return the same question in the partition of one credential."""
+        return replace(self, key=(partition, *self.key[1:]), common=False)
 
     def request(self, fields: tuple[tuple[str, str], ...], client: str, *, fresh: bool) -> UpstreamRequest:
         """Return the request that asks it, made of its key and nothing else.

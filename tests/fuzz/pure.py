@@ -19,10 +19,10 @@ from urllib.parse import unquote
 
 from proxy.access import clients
 from proxy.access.credential import bearer
-from proxy.access.partition import partition
+from proxy.access.partition import partitions
 from proxy.access.reach import is_mlflow
 from proxy.errors import BadRequestError, UnreadableError
-from proxy.mlflow_api import artifact_paths, headers
+from proxy.mlflow_api import artifact_paths, caller_fields, headers
 from proxy.mlflow_api.answers import json_object, signed_url, versions
 from proxy.mlflow_api.reads import json_parameters, parameters, shareable, written_models
 from proxy.mlflow_api.routes import API_PREFIXES, ROUTES, UNKNOWN, Freshness, Invalidates, match
@@ -648,12 +648,22 @@ def _two_heads(chance: Random) -> Arguments:
     return one, chance.choice((one[::-1], one[1:], _some_fields(chance), [(n.upper(), v) for n, v in one]))
 
 
+def _classes(kept: list[tuple[str, str]]) -> list[list[tuple[str, str]]]:
+    """Return the fields of each class; order counts within a class, and an empty Cookie is none."""
+    classes = caller_fields.Tells
+    known = {name: tells for tells in classes for name in caller_fields.names(tells)}
+    fields = [(name.lower(), value) for name, value in kept if (name.lower(), value) != ("cookie", "")]
+    return [
+        [field for field in fields if known.get(field[0], classes.COUNTED) is tells]
+        for tells in (classes.COUNTED, classes.CREDENTIAL, classes.ADDRESS)
+    ]
+
+
 def _apart(one: list[tuple[str, str]], other: list[tuple[str, str]]) -> str:
     """Credentials are the same only if all that may be part of them is."""
     kept = [headers.end_to_end(each) for each in (one, other)]
-    neutral = headers.NEUTRAL | headers.UNSHARED
-    meant = [[(n.lower(), v) for n, v in each if n.lower() not in neutral] for each in kept]
-    found = [partition(each, b"k") for each in kept]
+    found = [partitions(caller_fields.WELL_KNOWN.told(each), b"k").own for each in kept]
+    meant = [_classes(each) for each in kept]
     return "" if (found[0] == found[1]) == (meant[0] == meant[1]) else f"{found} of {meant}"
 
 

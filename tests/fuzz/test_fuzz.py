@@ -14,6 +14,7 @@ import pytest
 import proxy.access.sharing
 import proxy.artifacts.facade
 import proxy.pipeline
+from proxy.access.partition import Partitions
 from proxy.errors import TruncatedError
 from proxy.upstream.client import chunks
 from tests.fuzz import checks, pure
@@ -80,7 +81,11 @@ async def _swallowed(response: Any) -> AsyncIterator[bytes]:
 
 
 BREAKAGES: dict[str, tuple[object, str, object]] = {
-    "an answer under another credential": (proxy.access.sharing, "partition", lambda headers, key: "same"),
+    "an answer under another credential": (
+        proxy.access.sharing,
+        "partitions",
+        lambda told, key, mode: Partitions("same", "same", "same"),
+    ),
     "a secret for who may not see it": (proxy.pipeline.Pipeline, "_proof", _proven),
     "a request nobody made": (proxy.artifacts.facade, "_decoded", lambda raw: unquote(unquote(raw))),
     "a truncated body looks complete": (proxy.pipeline, "chunks", _swallowed),

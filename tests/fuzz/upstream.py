@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Self
-from urllib.parse import parse_qsl
+from urllib.parse import parse_qsl, quote
 
 from tests.fuzz.http1 import DoubtfulError, IncompleteError, Message, take_request
 
@@ -23,7 +23,7 @@ MISSING = "missing"
 TREASURE = "what-only-those-may-see-who-may"
 BROKEN = "broken"
 """What has this in its target, method HEAD apart, is answered with a body that breaks off."""
-UPSTREAM = "X-Upstream"
+UPSTREAM = "Content-Language"
 """Response field of the workspace, which marks what is not the proxy's own."""
 SIGNED_UNTIL = "X-Amz-Date=20990101T000000Z&X-Amz-Expires=900"
 
@@ -180,7 +180,7 @@ def workspace(storage: Callable[[], str], *, echo: bool) -> Answer:
                 name = digest(model, version, where := parameters.get("path", ""))
                 broken = f"{BROKEN}=1&" if BROKEN in where else ""
                 said["signed_uri"] = (
-                    f"{storage()}/{name}?{broken}{SIGNED_UNTIL}&X-Amz-Signature={digest(name)}"
+                    f"{storage()}/{name}/{quote(where)}?{broken}{SIGNED_UNTIL}&X-Amz-Signature={digest(name)}"
                 )
                 said["headers"] = [{"name": "x-amz-signed", "value": name}]
         return 200, json.dumps(said).encode()
@@ -191,7 +191,7 @@ def workspace(storage: Callable[[], str], *, echo: bool) -> Answer:
 def stored(request: Message) -> tuple[int, bytes]:
     """Return a storage's answer: the name under which the workspace signed it."""
     path, asked = meaning(request.target)
-    name = path.removeprefix("/")
+    name = path.removeprefix("/").partition("/")[0]
     if dict(asked).get("X-Amz-Signature") != digest(name) or request.all(b"x-amz-signed") != (name.encode(),):
         return 403, b"<Error/>"
     return 200, name.encode()

@@ -243,7 +243,7 @@ class Inbound:
 
 Respond = Callable[[Inbound], Awaitable[None]]
 
-OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
+OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"
 
 
 def answering(data: bytes) -> Respond:

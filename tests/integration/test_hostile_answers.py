@@ -84,7 +84,7 @@ async def all_is_well(client: RawClient, upstream: Upstream, *targets: str) -> N
     upstream.respond = answering(OK)
     for target in targets or (PLAIN, READ):
         reply = await exchange(client, target)
-        assert (reply.status, reply.body) == (200, b"ok")
+        assert (reply.status, reply.body) == (200, b"{}")
         assert reply.all("Cache-Status") != ["mlflow-proxy; hit"], "nothing of before was kept"
 
 
@@ -98,14 +98,14 @@ def then_close(data: bytes) -> Respond:
 
 
 def ok(*fields: bytes, status: bytes = b"200 OK", version: bytes = b"1.1") -> bytes:
-    return b"\r\n".join([b"HTTP/" + version + b" " + status, *fields, b"Content-Length: 2", b"", b"ok"])
+    return b"\r\n".join([b"HTTP/" + version + b" " + status, *fields, b"Content-Length: 2", b"", b"{}"])
 
 
 def chunked(body: bytes, *fields: bytes) -> bytes:
     return b"\r\n".join([b"HTTP/1.1 200 OK", b"Transfer-Encoding: chunked", *fields, b"", body])
 
 
-_CHUNKS = b"2\r\nok\r\n0\r\n\r\n"
+_CHUNKS = b"2\r\n{}\r\n0\r\n\r\n"
 MALFORMED = {
     "cr-in-a-value": ok(b"X-A: a\rSet-Cookie: b=1"),
     "nul-in-a-value": ok(b"X-A: a\0b"),
@@ -119,26 +119,26 @@ MALFORMED = {
     "length-and-coding": chunked(_CHUNKS, b"Content-Length: 2"),
     "two-lengths": ok(b"Content-Length: 3"),
     "the-same-length-twice": ok(b"Content-Length: 2"),
-    "a-list-of-lengths": b"HTTP/1.1 200 OK\r\nContent-Length: 2, 2\r\n\r\nok",
-    "negative-length": b"HTTP/1.1 200 OK\r\nContent-Length: -2\r\n\r\nok",
-    "signed-length": b"HTTP/1.1 200 OK\r\nContent-Length: +2\r\n\r\nok",
-    "hexadecimal-length": b"HTTP/1.1 200 OK\r\nContent-Length: 0x2\r\n\r\nok",
-    "empty-length": b"HTTP/1.1 200 OK\r\nContent-Length:\r\n\r\nok",
-    "the-longest-length": b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\nok" % (2**64 - 1),
-    "a-longer-length": b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\nok" % 2**70,
+    "a-list-of-lengths": b"HTTP/1.1 200 OK\r\nContent-Length: 2, 2\r\n\r\n{}",
+    "negative-length": b"HTTP/1.1 200 OK\r\nContent-Length: -2\r\n\r\n{}",
+    "signed-length": b"HTTP/1.1 200 OK\r\nContent-Length: +2\r\n\r\n{}",
+    "hexadecimal-length": b"HTTP/1.1 200 OK\r\nContent-Length: 0x2\r\n\r\n{}",
+    "empty-length": b"HTTP/1.1 200 OK\r\nContent-Length:\r\n\r\n{}",
+    "the-longest-length": b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n{}" % (2**64 - 1),
+    "a-longer-length": b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n{}" % 2**70,
     "coding-before-chunked": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip, chunked\r\n\r\n" + _CHUNKS,
-    "coding-only": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip\r\n\r\nok",
+    "coding-only": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip\r\n\r\n{}",
     "unknown-coding": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: xchunked\r\n\r\n" + _CHUNKS,
     "chunked-twice": chunked(_CHUNKS, b"Transfer-Encoding: chunked"),
     "chunked-in-1.0": b"HTTP/1.0 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + _CHUNKS,
     "chunk-size-nonsense": chunked(b"zz\r\nok\r\n0\r\n\r\n"),
-    "chunk-size-negative": chunked(b"-2\r\nok\r\n0\r\n\r\n"),
-    "chunk-size-prefixed": chunked(b"0x2\r\nok\r\n0\r\n\r\n"),
+    "chunk-size-negative": chunked(b"-2\r\n{}\r\n0\r\n\r\n"),
+    "chunk-size-prefixed": chunked(b"0x2\r\n{}\r\n0\r\n\r\n"),
     "chunk-size-too-large": chunked(b"f" * 20 + b"\r\nok\r\n0\r\n\r\n"),
     "chunk-too-long": chunked(b"2\r\nokay\r\n0\r\n\r\n"),
     "chunk-lines-end-in-lf": chunked(b"2\nok\n0\n\n"),
-    "trailer-that-frames": chunked(b"2\r\nok\r\n0\r\nContent-Length: 99\r\n\r\n"),
-    "trailer-malformed": chunked(b"2\r\nok\r\n0\r\nX \0: 1\r\n\r\n"),
+    "trailer-that-frames": chunked(b"2\r\n{}\r\n0\r\nContent-Length: 99\r\n\r\n"),
+    "trailer-malformed": chunked(b"2\r\n{}\r\n0\r\nX \0: 1\r\n\r\n"),
     "too-many-fields": ok(*[b"X-A: a"] * 300),
     "too-long-a-field": ok(b"X-A: " + b"a" * 70_000),
     "too-long-a-name": ok(b"a" * 70_000 + b": a"),
@@ -178,7 +178,7 @@ async def test_what_is_not_http_is_an_error(
 
 RELAYED = {
     "folded-value": (ok(b"X-A: a", b" Content-Length: 9"), 200, "a Content-Length: 9"),
-    "lines-end-in-lf": (b"HTTP/1.1 200 OK\nX-A: a\nContent-Length: 2\n\nok", 200, "a"),
+    "lines-end-in-lf": (b"HTTP/1.1 200 OK\nX-A: a\nContent-Length: 2\n\n{}", 200, "a"),
     "bytes-in-a-value": (ok(b"X-A: \xff\xfe"), 200, ""),
     "bytes-in-the-reason": (ok(b"X-A: a", status=b"200 \xff\xfe\x80"), 200, "a"),
     "controls-in-the-reason": (ok(b"X-A: a", status=b"200 a\0\x01\x7fb"), 200, "a"),
@@ -203,7 +203,7 @@ async def test_what_is_merely_odd_is_passed_on_in_good_form(
 ) -> None:
     upstream.respond = answering(data)
     reply = await exchange(client, target)
-    assert (reply.status, reply.body, reply.all("X-A")) == (status, b"ok", [value])
+    assert (reply.status, reply.body, reply.all("X-A")) == (status, b"{}", [value])
     assert reply.line.isprintable()
     await all_is_well(client, upstream, PLAIN)
 
@@ -278,13 +278,13 @@ async def _at_once(inbound: Inbound) -> None:
 
 
 async def _with_the_end_of_the_first(inbound: Inbound) -> None:
-    await inbound.send(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\no")
+    await inbound.send(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{")
     await settle()
-    await inbound.send(b"k" + EVIL)
+    await inbound.send(b"}" + EVIL)
 
 
 async def _with_the_last_chunk_of_the_first(inbound: Inbound) -> None:
-    await inbound.send(chunked(b"2\r\nok\r\n"))
+    await inbound.send(chunked(b"2\r\n{}\r\n"))
     await settle()
     await inbound.send(b"0\r\n\r\n" + EVIL)
 
@@ -345,7 +345,7 @@ async def test_a_second_answer_is_nobodys(
     upstream.respond = respond
     async with await RawClient.connect(proxy_url) as client:
         first = await exchange(client, target)
-        assert (first.status, first.body) in {(200, b"ok"), (304, b"")}
+        assert (first.status, first.body) in {(200, b"{}"), (304, b"")}
         await sent.wait()
         await settle()
         for other in ("/one", f"{API}registered-models/get?name=two", "/three"):
@@ -383,7 +383,7 @@ async def test_errors_of_the_proxys_own_keep_to_head(
 
 async def test_a_connection_that_behaves_is_used_again(upstream: Upstream, client: RawClient) -> None:
     for number in range(5):
-        assert (await exchange(client, f"/{number}")).body == b"ok"
+        assert (await exchange(client, f"/{number}")).body == b"{}"
     assert len({inbound.writer for inbound in upstream.seen}) == 1
 
 
@@ -447,7 +447,7 @@ async def test_storage_has_to_come_to_an_end_as_well(upstream: Upstream, endless
         async with proxied(upstream.url, connections=ConnectionSettings(read_timeout=0.3)) as url:
             assert (await raw(url, "GET", DOWNLOAD)).status == 504
             storage.respond = answering(OK)
-            assert (await raw(url, "GET", DOWNLOAD)).body == b"ok"
+            assert (await raw(url, "GET", DOWNLOAD)).body == b"{}"
 
 
 # -- content codings -----------------------------------------------------------------------------------
@@ -759,11 +759,11 @@ async def test_pages_that_never_end(upstream: Upstream, client: RawClient) -> No
 @pytest.mark.parametrize(
     "data",
     [
-        b"HTTP/1.1 206 Partial\r\nContent-Range: bytes 0-1/100\r\nContent-Length: 2\r\n\r\nok",
-        b"HTTP/1.1 416 No\r\nContent-Length: 2\r\n\r\nok",
+        b"HTTP/1.1 206 Partial\r\nContent-Range: bytes 0-1/100\r\nContent-Length: 2\r\n\r\n{}",
+        b"HTTP/1.1 416 No\r\nContent-Length: 2\r\n\r\n{}",
         b"HTTP/1.1 204 No Content\r\n\r\n",
         b"HTTP/1.1 304 Not Modified\r\n\r\n",
-        b"HTTP/1.1 201 Created\r\nContent-Length: 2\r\n\r\nok",
+        b"HTTP/1.1 201 Created\r\nContent-Length: 2\r\n\r\n{}",
         *MALFORMED.values(),
     ],
 )
@@ -778,7 +778,7 @@ async def test_what_storage_says_is_the_whole_file_or_an_error(
         assert reply.status == 502
         said(reply)
         storage.respond = answering(OK)
-        assert (await exchange(client, DOWNLOAD)).body == b"ok"
+        assert (await exchange(client, DOWNLOAD)).body == b"{}"
 
 
 async def test_storage_has_no_say_about_the_connection(upstream: Upstream, client: RawClient) -> None:
@@ -793,7 +793,7 @@ async def test_storage_has_no_say_about_the_connection(upstream: Upstream, clien
         upstream.respond = signing(f"{storage.url}/x")
         storage.respond = answering(told)
         reply = await exchange(client, DOWNLOAD)
-        assert (reply.status, reply.body) == (200, b"ok")
+        assert (reply.status, reply.body) == (200, b"{}")
         assert {name.lower() for name, _ in reply.headers} <= {"content-length", "cache-status", "date"}
         assert reply.all("Cache-Status") == ["mlflow-proxy; fwd=bypass"]
         await all_is_well(client, upstream)

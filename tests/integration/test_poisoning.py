@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from urllib.parse import parse_qsl, quote
 
 import pytest
@@ -53,14 +54,16 @@ def said(
 
 
 async def reflect(inbound: Inbound) -> None:
-    """Say everything back but who asked, which is not everyone's in ``proven`` mode."""
+    """Say everything back but who asked and from where, which is not everyone's in ``proven`` mode."""
     inbound.received = await inbound.body()
     name = dict(parse_qsl(inbound.target.partition("?")[2])).get("name", "")
     fields = sorted((name.lower(), value) for name, value in inbound.headers)
-    told = {
+    told: dict[str, Any] = {
         "registered_model": {"name": name, "creation_timestamp": 1},
+        "model_version": {"name": name, "version": "1"},
+        "files": [],
         "line": inbound.line,
-        "fields": [field for field in fields if field[0] != "authorization"],
+        "fields": [field for field in fields if field[0] != "authorization" and "6.6.6.6" not in field[1]],
         "body": inbound.received.decode("latin-1"),
     }
     echoed = [f"X-Told-{name}: {value}" for name, value in told["fields"]]
@@ -172,7 +175,10 @@ UNKEYED: Head = [
     ("User-Agent", "<script>evil</script>"),
     ("traceparent", "00-evil"),
     ("tracestate", "evil=1"),
-    ("X-Databricks-Traffic-Id", "evil"),
+    ("X-B3-TraceId", "evil"),
+    ("Cookie", "AWSALB=evil"),
+    ("baggage", "sentry-release=evil"),
+    ("job_run_id", "evil"),
     ("X-Request-Id", "evil"),
 ]
 """What says neither who asks nor what for: with or without it, a request is the same question."""
@@ -181,8 +187,11 @@ KEYED: Head = [
     ("Forwarded", "host=evil.example"),
     ("Origin", "http://evil.example"),
     ("X-Databricks-Org-Id", "666"),
+    ("X-Databricks-Traffic-Id", "evil"),
+    ("X-Mlflow-Workspace", "evil"),
+    ("X-Forwarded-User", "evil"),
+    ("baggage", "sentry-release=1,user=evil"),
     ("X-Databricks-Unheard-Of", "evil"),
-    ("X-Forwarded-For", "6.6.6.6"),
     ("X-Forwarded-Host", "evil.example"),
     ("X-Forwarded-Port", "666"),
     ("X-Forwarded-Prefix", "/evil"),
@@ -194,6 +203,8 @@ KEYED: Head = [
     ("X-Unheard-Of", "evil"),
 ]
 """What may be a credential, and goes out with the calls of those who send it alone."""
+ADDRESS: Head = [("X-Forwarded-For", "6.6.6.6"), ("Forwarded", "for=6.6.6.6")]
+"""What a server may refuse, but answers alike where it allows it."""
 ALONE: Head = [
     ("Cache-Control", "no-cache"),
     ("Content-Encoding", "gzip"),
@@ -206,7 +217,9 @@ ALONE: Head = [
 
 
 @pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("field", [*UNKEYED, *KEYED, *ALONE], ids=lambda field: f"{field[0]}={field[1]}")
+@pytest.mark.parametrize(
+    "field", [*UNKEYED, *KEYED, *ADDRESS, *ALONE], ids=lambda field: f"{field[0]}={field[1]}"
+)
 async def test_a_field_of_whoever_asked_first_reaches_nobody_else(
     upstream: Upstream, access: Access, mode: Mode, field: tuple[str, str]
 ) -> None:
@@ -219,7 +232,8 @@ async def test_a_field_of_whoever_asked_first_reaches_nobody_else(
     assert alone.status == attack.status == 200
     assert content(after) == content(alone)
     # They are the same question unless the field separates them, so that something was at stake.
-    separate = field in ALONE or (field in KEYED and mode.target is LISTING and mode is not SERVICE)
+    counted = KEYED if mode is PROVEN else [*KEYED, *ADDRESS]
+    separate = field in ALONE or (field in counted and mode.target is LISTING and mode is not SERVICE)
     assert (outcome(after) == "hit") is not separate
 
 
@@ -443,14 +457,17 @@ async def test_what_an_answer_brings_one_client_it_brings_no_other(
     upstream: Upstream, access: Access, mode: Mode
 ) -> None:
     own = ["Set-Cookie: a=1", "Set-Cookie2: b=2", "Clear-Site-Data: *", "Authentication-Info: nextnonce=1"]
-    kept = ["X-Other: kept", "Strict-Transport-Security: max-age=1"]
-    upstream.respond = answering(said(b'{"registered_model": {"name": "m"}}', fields=[*own, *kept]))
+    own += ["Location: /a", "Authorization: Bearer a", "X-Auth-Request-Access-Token: a"] * (
+        mode is not CREDENTIAL
+    )
+    kept = ["ETag: x", "Vary: Accept", "Last-Modified: Sun, 01 Mar 2026 12:00:00 GMT"]
+    upstream.respond = after_proof(answering(said(b'{"files": []}', fields=[*own, *kept])))
     async with serving(upstream, access(mode)) as url:
         for who in (mode.attacker, mode.victim):
             reply = await send(url, mode.target, who)
             names = {name.lower() for name, _ in reply.headers}
-            assert not names & {"set-cookie", "set-cookie2", "clear-site-data", "authentication-info"}
-            assert {"x-other", "strict-transport-security"} <= names
+            assert not names & {line.partition(":")[0].lower() for line in own}
+            assert {line.partition(":")[0].lower() for line in kept} <= names
 
 
 def after_proof(answer: Respond) -> Respond:
@@ -468,7 +485,8 @@ def after_proof(answer: Respond) -> Respond:
 async def naming(inbound: Inbound) -> None:
     """Answer with who asked, as an answer that depends on it."""
     who = (inbound.all("Authorization") or ["nobody"])[0]
-    await answering(said(who.encode(), fields=["Vary: Accept, Authorization"]))(inbound)
+    body = json.dumps({"files": [], "who": who}).encode()
+    await answering(said(body, fields=["Vary: Accept, Authorization"]))(inbound)
 
 
 async def test_what_depends_on_the_credential_by_its_own_word_is_not_shared(
@@ -479,10 +497,10 @@ async def test_what_depends_on_the_credential_by_its_own_word_is_not_shared(
         for _ in range(2):
             for who in (A, B):
                 reply = await send(url, LISTING, who)
-                assert reply.body.decode() == who[0][1]
+                assert json.loads(reply.body)["who"] == who[0][1]
         assert outcome(reply) == "hit"
     calls = [call for call in upstream.seen if call.target == LISTING]
-    assert len(calls) == 4, "what shows that it depends on it, and each one's own, once"
+    assert len(calls) == 2, "each one's own, once"
 
 
 async def test_a_proof_is_asked_where_the_read_is(upstream: Upstream, access: Access) -> None:
@@ -576,7 +594,7 @@ async def test_an_error_that_is_shared_is_what_each_would_have_got(
     async def strict(inbound: Inbound) -> None:
         evil = [name for name, value in inbound.headers if "evil" in value]
         status = "400 Bad Request" if evil or "bad" in inbound.target else "200 OK"
-        await answering(said(json.dumps(evil).encode(), status))(inbound)
+        await answering(said(json.dumps({"files": [], "evil": evil}).encode(), status))(inbound)
 
     evil = [field for field in UNKEYED if "evil" in field[1] and field[0] not in {"Expect", "Upgrade"}]
     upstream.respond = after_proof(strict)
@@ -586,8 +604,9 @@ async def test_an_error_that_is_shared_is_what_each_would_have_got(
         assert [reply.status for reply in replies] == [200, 200]
         bad = f"{LISTING}&path=bad"
         replies = await at_once(upstream, url, bad, [[*mode.attacker, *evil], mode.victim, mode.victim])
-        assert [(reply.status, reply.body) for reply in replies] == [(400, b"[]")] * 3
-        assert len([call for call in upstream.seen if "bad" in call.target]) == 1
+        assert [(reply.status, json.loads(reply.body)["evil"]) for reply in replies] == [(400, [])] * 3
+        # Where credentials of their own stand behind one call, each other one asks for itself.
+        assert len([call for call in upstream.seen if "bad" in call.target]) == (2 if mode is PROVEN else 1)
 
 
 # -- proofs about another model --------------------------------------------------------------------

@@ -105,7 +105,7 @@ async def test_a_connection_over_which_nothing_comes_is_closed(
 async def test_a_further_head_has_its_own_time(proxy_url: str, advance: Advance) -> None:
     async with await RawClient.connect(proxy_url) as client:
         await client.send(keep_alive())
-        await client.reader.readuntil(b"ok")
+        await client.reader.readuntil(b"{}")
         for _ in range(3):
             advance(IDLE / 4)
             await settle()
@@ -113,7 +113,7 @@ async def test_a_further_head_has_its_own_time(proxy_url: str, advance: Advance)
         await settle()
         advance(HEAD - 1)
         await client.send(b"\r\n")
-        await client.reader.readuntil(b"ok")
+        await client.reader.readuntil(b"{}")
         await client.send(BEGUN[-1])
         await settle()
         advance(HEAD)
@@ -139,19 +139,19 @@ async def test_a_further_head_has_time_once_the_answer_before_it_is_there(
         advance(2 * HEAD)
         await settle()
         go.set()
-        await client.reader.readuntil(b"ok")
+        await client.reader.readuntil(b"{}")
         await client.send(b"\r\n")
-        await client.reader.readuntil(b"ok")
+        await client.reader.readuntil(b"{}")
 
 
 async def test_an_idle_connection_is_closed(proxy_url: str, advance: Advance) -> None:
     async with await RawClient.connect(proxy_url) as client:
         await client.send(keep_alive())
-        await client.reader.readuntil(b"ok")
+        await client.reader.readuntil(b"{}")
         advance(IDLE - 10)
         await settle()
         await client.send(keep_alive())
-        await client.reader.readuntil(b"ok")
+        await client.reader.readuntil(b"{}")
         advance(IDLE)
         assert await client.rest() == RawReply("", [], b"")
 
@@ -412,7 +412,7 @@ async def test_settings_say_how_long(upstream: Upstream, advance: Advance) -> No
                 assert f" {seconds} s" in reply.json()["message"]
         async with await RawClient.connect(url) as client:
             await client.send(keep_alive())
-            await client.reader.readuntil(b"ok")
+            await client.reader.readuntil(b"{}")
             advance(4)
             assert await client.rest() == RawReply("", [], b"")
 

@@ -44,7 +44,7 @@ def of_workspace(tls: ssl.SSLContext | None, storage: Upstream | None = None) ->
 
     async def respond(inbound: Inbound) -> None:
         inbound.received = await inbound.body()
-        body = b"ok"
+        body = b"{}"
         if storage is not None and SIGN in inbound.line:
             body = json.dumps({"signed_uri": f"{storage.url}/signed?sig=1", "headers": []}).encode()
         await inbound.send(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body))
@@ -77,7 +77,7 @@ async def test_an_authority_of_ones_own(authority: Authority) -> None:
     ):
         assert (await raw(url, "POST", WRITE)).status == 200
         reply = await raw(url, "GET", DOWNLOAD)
-        assert (reply.status, reply.body) == (200, b"ok")
+        assert (reply.status, reply.body) == (200, b"{}")
         assert storage.seen
 
 
@@ -232,7 +232,7 @@ async def test_workspace_and_storage_are_reached_through_a_tunnel(
                 f"https://workspace.test:{workspace.port}", connections=trusting(authority)
             ) as url:
                 reply = await raw(url, "GET", DOWNLOAD)
-                assert (reply.status, reply.body) == (200, b"ok")
+                assert (reply.status, reply.body) == (200, b"{}")
                 given = await raw(url, "POST", WRITE, [("Authorization", "Bearer mine")])
                 assert given.status == 200
         assert set(forward.lines) == {

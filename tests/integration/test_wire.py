@@ -102,7 +102,7 @@ async def test_response_fields_keep_order_and_repetition(upstream: Upstream, pro
     upstream.respond = answering(
         b"HTTP/1.1 299 Quite Good\r\nset-cookie: a=1\r\nX-One: 1\r\nSet-Cookie: b=2\r\nDate: yesterday\r\n"
         b"Connection: keep-alive, X-Nominated\r\nX-Nominated: 1\r\nKeep-Alive: timeout=5\r\n"
-        b"Proxy-Authenticate: Basic\r\nX-Utf-8: caf\xc3\xa9\r\nX-Empty:\r\nContent-Length: 2\r\n\r\nok"
+        b"Proxy-Authenticate: Basic\r\nX-Utf-8: caf\xc3\xa9\r\nX-Empty:\r\nContent-Length: 2\r\n\r\n{}"
     )
     reply = await raw(proxy_url, "GET", PLAIN)
     assert reply.line == "HTTP/1.1 299 Quite Good"
@@ -117,7 +117,7 @@ async def test_response_fields_keep_order_and_repetition(upstream: Upstream, pro
         ("cache-status", "mlflow-proxy; fwd=bypass"),
         ("connection", "close"),
     ]
-    assert reply.body == b"ok"
+    assert reply.body == b"{}"
 
 
 @pytest.mark.parametrize("target", [PLAIN, READ])
@@ -209,7 +209,7 @@ async def test_a_shared_call_asks_for_the_whole_unconditionally(upstream: Upstre
         ("If-Unmodified-Since", "Sun, 01 Mar 2026 12:00:00 GMT"),
     ]
     for fields in (own, []):
-        assert (await raw(proxy_url, "GET", READ, fields)).body == b"ok"
+        assert (await raw(proxy_url, "GET", READ, fields)).body == b"{}"
     [inbound] = upstream.seen
     assert {name for name, _ in lower_names(inbound.headers)} == {"host", "accept-encoding", "user-agent"}
 
@@ -219,11 +219,11 @@ async def test_a_shared_answer_brings_nobody_anothers_cookie(
     upstream: Upstream, proxy_url: str, target: str
 ) -> None:
     upstream.respond = answering(
-        b"HTTP/1.1 200 OK\r\nSet-Cookie: session=1\r\nSet-Cookie: b=2\r\nContent-Length: 2\r\n\r\nok"
+        b"HTTP/1.1 200 OK\r\nSet-Cookie: session=1\r\nSet-Cookie: b=2\r\nContent-Length: 2\r\n\r\n{}"
     )
     for _ in range(2):
         reply = await raw(proxy_url, "GET", target)
-        assert (reply.body, reply.all("Set-Cookie")) == (b"ok", [])
+        assert (reply.body, reply.all("Set-Cookie")) == (b"{}", [])
     assert len(upstream.seen) == 1
 
 
@@ -291,11 +291,11 @@ async def test_no_body_is_not_an_empty_one(
 
 @pytest.mark.parametrize("fields", ["", "Connection: keep-alive\r\n"])
 async def test_a_client_of_http_1_0_gets_no_chunks(upstream: Upstream, proxy_url: str, fields: str) -> None:
-    upstream.respond = answering(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n")
+    upstream.respond = answering(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n")
     async with await RawClient.connect(proxy_url) as client:
         await client.send(f"GET {PLAIN} HTTP/1.0\r\n{fields}\r\n".encode())
         reply = await client.rest()
-    assert (reply.status, reply.body, reply.all("Transfer-Encoding")) == (200, b"ok", [])
+    assert (reply.status, reply.body, reply.all("Transfer-Encoding")) == (200, b"{}", [])
 
 
 async def test_interim_answers_are_not_the_answer(upstream: Upstream, proxy_url: str) -> None:
@@ -536,7 +536,7 @@ async def test_a_truncated_answer_is_an_error_for_all_and_is_not_stored(
     assert error_code(reply) == "TEMPORARILY_UNAVAILABLE"
     upstream.respond = answering(OK)
     reply = await raw(proxy_url, "GET", READ)
-    assert (reply.status, reply.body) == (200, b"ok")
+    assert (reply.status, reply.body) == (200, b"{}")
 
 
 async def test_an_answer_too_large_to_store_streams(upstream: Upstream) -> None:

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.cache.freshness import Lifetimes, lifetime, survives_metadata_writes
-from proxy.cache.versions import VersionBook
+from proxy.cache.versions import Scope, VersionBook
 from proxy.mlflow_api.answers import VersionStatus
 from proxy.mlflow_api.routes import Freshness
 
@@ -70,59 +70,62 @@ def test_only_what_cannot_change_survives_a_write_of_metadata(
     assert survives_metadata_writes(freshness, status, version_status) == (status == 200 and fixed)
 
 
+SCOPE = ("/api/2.0/mlflow/", "partition")
+
+
 def seen(status: str | None = "READY", created: int | None = 1, model: str = "m") -> VersionStatus:
     return VersionStatus(model, "1", status, created)
 
 
 def test_a_version_is_what_was_last_seen_of_it() -> None:
     book = VersionBook()
-    assert book.status("m", "1") is None
-    assert not book.observe(seen("PENDING_REGISTRATION"), 0.0)
-    assert not book.observe(seen("READY"), 1.0)
-    assert book.status("m", "1") == "READY"
-    assert book.status("m", "2") is None
+    assert book.status(SCOPE, "m", "1") is None
+    assert not book.observe(SCOPE, seen("PENDING_REGISTRATION"), 0.0)
+    assert not book.observe(SCOPE, seen("READY"), 1.0)
+    assert book.status(SCOPE, "m", "1") == "READY"
+    assert book.status(SCOPE, "m", "2") is None
 
 
 def test_another_creation_means_another_version() -> None:
     book = VersionBook()
-    book.observe(seen(created=1), 0.0)
-    assert book.observe(seen("PENDING_REGISTRATION", created=2), 1.0)
-    assert book.status("m", "1") == "PENDING_REGISTRATION"
-    assert not book.observe(seen(created=2), 2.0)
+    book.observe(SCOPE, seen(created=1), 0.0)
+    assert book.observe(SCOPE, seen("PENDING_REGISTRATION", created=2), 1.0)
+    assert book.status(SCOPE, "m", "1") == "PENDING_REGISTRATION"
+    assert not book.observe(SCOPE, seen(created=2), 2.0)
 
 
 def test_an_answer_that_leaves_something_out_does_not_unlearn_it() -> None:
     book = VersionBook()
-    book.observe(seen("READY", created=1), 0.0)
-    assert not book.observe(seen(None, created=None), 1.0)
-    assert book.status("m", "1") == "READY"
-    assert book.observe(seen(None, created=2), 2.0)
-    assert book.status("m", "1") is None
+    book.observe(SCOPE, seen("READY", created=1), 0.0)
+    assert not book.observe(SCOPE, seen(None, created=None), 1.0)
+    assert book.status(SCOPE, "m", "1") == "READY"
+    assert book.observe(SCOPE, seen(None, created=2), 2.0)
+    assert book.status(SCOPE, "m", "1") is None
 
 
 def test_the_status_is_asked_for_only_once_the_storm_is_over() -> None:
     book = VersionBook()
-    assert [book.worth_asking("m", "1", now, 60.0) for now in (0.0, 1.0, 59.0)] == [False] * 3
-    assert book.worth_asking("m", "1", 60.0, 60.0)
-    assert not book.worth_asking("m", "1", 61.0, 60.0)
-    assert book.worth_asking("m", "1", 120.0, 60.0)
-    book.observe(seen("READY"), 121.0)
-    assert not book.worth_asking("m", "1", 999.0, 60.0)
+    assert [book.worth_asking(SCOPE, "m", "1", now, 60.0) for now in (0.0, 1.0, 59.0)] == [False] * 3
+    assert book.worth_asking(SCOPE, "m", "1", 60.0, 60.0)
+    assert not book.worth_asking(SCOPE, "m", "1", 61.0, 60.0)
+    assert book.worth_asking(SCOPE, "m", "1", 120.0, 60.0)
+    book.observe(SCOPE, seen("READY"), 121.0)
+    assert not book.worth_asking(SCOPE, "m", "1", 999.0, 60.0)
 
 
 def test_a_pending_version_is_asked_for_again() -> None:
     book = VersionBook()
-    book.observe(seen("PENDING_REGISTRATION"), 0.0)
-    assert not book.worth_asking("m", "1", 59.0, 60.0)
-    assert book.worth_asking("m", "1", 60.0, 60.0)
+    book.observe(SCOPE, seen("PENDING_REGISTRATION"), 0.0)
+    assert not book.worth_asking(SCOPE, "m", "1", 59.0, 60.0)
+    assert book.worth_asking(SCOPE, "m", "1", 60.0, 60.0)
 
 
 def test_a_status_that_passes_by_need_not_be_asked_for() -> None:
     book = VersionBook()
     for moment in (0.0, 50.0):
-        book.observe(seen("PENDING_REGISTRATION"), moment)
-    assert not book.worth_asking("m", "1", 109.0, 60.0)
-    assert book.worth_asking("m", "1", 110.0, 60.0)
+        book.observe(SCOPE, seen("PENDING_REGISTRATION"), moment)
+    assert not book.worth_asking(SCOPE, "m", "1", 109.0, 60.0)
+    assert book.worth_asking(SCOPE, "m", "1", 110.0, 60.0)
 
 
 @pytest.mark.parametrize(
@@ -137,6 +140,15 @@ def test_a_status_that_passes_by_need_not_be_asked_for() -> None:
 def test_forgetting(models: frozenset[str] | None, left: list[str]) -> None:
     book = VersionBook()
     for model in ("m", "other"):
-        book.observe(seen(model=model), 0.0)
+        book.observe(SCOPE, seen(model=model), 0.0)
     book.forget(models)
-    assert [model for model in ("m", "other") if book.status(model, "1")] == left
+    assert [model for model in ("m", "other") if book.status(SCOPE, model, "1")] == left
+
+
+@pytest.mark.parametrize("other", [("/api/2.0/mlflow/", "another"), ("/ajax-api/2.0/mlflow/", "partition")])
+def test_the_same_name_elsewhere_is_another_version(other: Scope) -> None:
+    book = VersionBook()
+    assert not book.observe(SCOPE, seen("READY", created=1), 0.0)
+    assert not book.observe(other, seen("PENDING_REGISTRATION", created=2), 1.0)
+    assert not book.observe(SCOPE, seen("READY", created=1), 2.0)
+    assert (book.status(SCOPE, "m", "1"), book.status(other, "m", "1")) == ("READY", "PENDING_REGISTRATION")

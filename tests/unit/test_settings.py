@@ -359,6 +359,8 @@ def shown_as_toml(value: object) -> str:
             return f'"{value.get_secret_value()}"'
         case str():
             return f'"{value}"'
+        case tuple():
+            return str(list(value))
         case _:
             return str(value)
 

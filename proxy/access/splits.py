@@ -1,0 +1,79 @@
+"""Which request fields keep equal questions apart that would otherwise share an answer. Pure.
+
+An unknown field may be a credential, so it counts; if it is a trace or a load balancer's mark, each call then
+fetches for itself, and only the operator can tell. Here it is noticed. Values are kept as hashes.
+"""
+
+from collections.abc import Hashable, Iterable, Iterator
+from dataclasses import dataclass
+
+from cachetools import LRUCache
+
+from proxy.mlflow_api.caller_fields import cookie_pairs, row_of
+from proxy.mlflow_api.headers import Fields
+
+_MOST_QUESTIONS = 2048
+_MOST_NAMES = 64
+"""Names that are told apart in metrics and logs: clients choose them."""
+_LONGEST_NAME = 64
+OTHER = "other"
+"""Stands for the names beyond."""
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """A field, or a cookie in one, whose values keep equal questions apart."""
+
+    name: str
+    cookie: str = ""
+
+    def __str__(self) -> str:
+        """Return it as metrics and logs call it."""
+        return f"{self.name} {self.cookie}".rstrip()
+
+    @property
+    def setting(self) -> str:
+        """The setting by which an operator can say that it tells nothing; empty if it always counts."""
+        if self.cookie:
+            return "access.neutral_cookies"
+        row = row_of(self.name)
+        return "" if row is not None and row.fixed else "access.neutral_fields"
+
+
+class Splits:
+    """What the fields of the last caller with a question were, and which fields were found to differ."""
+
+    def __init__(self) -> None:
+        self._last: LRUCache[Hashable, frozenset[tuple[Split, int]]] = LRUCache(_MOST_QUESTIONS)
+        self._found: set[str] = set()
+
+    def note(self, question: Hashable, fields: Fields) -> tuple[Split, ...]:
+        """Return the fields that keep a question from the same one before it.
+
+        ``question`` is what was asked and by whom, without ``fields``.
+        """
+        current = frozenset((split, hash(value)) for split, value in _parts(fields))
+        last = self._last.get(question)
+        self._last[question] = current
+        if last is None or last == current:
+            return ()
+        return tuple(sorted({split for split, _ in last ^ current}, key=str))
+
+    def named(self, split: Split) -> tuple[str, bool]:
+        """Return what a metric calls it, and whether it is named for the first time."""
+        name = str(split)
+        if name in self._found:
+            return name, False
+        if len(self._found) >= _MOST_NAMES or len(name) > _LONGEST_NAME:
+            return OTHER, False
+        self._found.add(name)
+        return name, True
+
+
+def _parts(fields: Iterable[tuple[str, str]]) -> Iterator[tuple[Split, str]]:
+    for name, value in fields:
+        if name.lower() == "cookie":
+            for cookie, pair in cookie_pairs(value):
+                yield Split(name, cookie), pair
+        else:
+            yield Split(name), value

@@ -1,0 +1,102 @@
+"""Whether an answer describes what was asked: the shapes that answers of shareable reads have in the API.
+
+A gateway can answer anything with 200: a login page, another question's answer. Such an answer is passed on
+to the client whose call it was, and goes no further.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+from proxy.mlflow_api.answers import json_object, next_page, signed_url
+from proxy.mlflow_api.messages import StoredResponse
+from proxy.mlflow_api.reads import Read
+from proxy.mlflow_api.routes import Freshness
+
+Answer = Mapping[str, Any]
+
+
+def describes(read: Read, response: StoredResponse) -> bool:
+    """Whether a response is a success whose body is about just what ``read`` asks for."""
+    answer = json_object(response.body) if response.status == 200 else None
+    if answer is None or "error_code" in answer:
+        return False
+    match read.route.freshness:
+        case Freshness.LISTING:
+            return _is_listing(read, answer)
+        case Freshness.SIGNED_URL:
+            return _is_signed(read, answer)
+        case Freshness.MUTABLE:
+            shape = _SHAPES.get(read.route.path)
+            return shape is not None and shape(read, answer)
+        case _:
+            return True  # any JSON object may be a document about the workspace
+
+
+def _is_listing(read: Read, answer: Answer) -> bool:
+    """Whether all that is listed lies below the directory that was asked for, or is the file that was."""
+    directory, files = read.asked("path") or "", answer.get("files")
+    if files is None and not isinstance(answer.get("root_uri"), str):
+        return False  # an empty directory at least says whose it is
+    if not isinstance(files, list | None) or next_page(answer) is None:
+        return False
+    return all(_is_below(directory, file) for file in files or ())
+
+
+def _is_below(directory: str, file: Any) -> bool:
+    path = file.get("path") if isinstance(file, dict) else None
+    if not isinstance(path, str):
+        return False
+    return not directory or path == directory or path.startswith(f"{directory}/")
+
+
+def _is_signed(read: Read, answer: Answer) -> bool:
+    """Whether the URL leads to an object of the name that was asked for, in whatever folder of storage."""
+    signed, path = signed_url(answer), read.asked("path")
+    if signed is None or not path:
+        return False
+    try:
+        parts = urlsplit(signed.url)
+    except ValueError:
+        return False
+    return parts.scheme in {"http", "https"} and unquote(parts.path).endswith("/" + path.strip("/"))
+
+
+def _is_model(read: Read, answer: Answer) -> bool:
+    model = answer.get("registered_model")
+    return isinstance(model, dict) and model.get("name") == read.model
+
+
+def _is_version(read: Read, answer: Answer) -> bool:
+    version = answer.get("model_version")
+    if not isinstance(version, dict) or not _is_of_model(read, version):
+        return False
+    return read.version is None or str(version["version"]) == read.version
+
+
+def _are_versions(read: Read, answer: Answer) -> bool:
+    versions = answer.get("model_versions")
+    return isinstance(versions, list) and all(_is_of_model(read, version) for version in versions)
+
+
+def _is_download_uri(read: Read, answer: Answer) -> bool:
+    uri = answer.get("artifact_uri")
+    return isinstance(uri, str) and ":" in uri
+
+
+def _is_of_model(read: Read, version: Any) -> bool:
+    return (
+        isinstance(version, dict)
+        and version.get("name") == read.model
+        and isinstance(version.get("version"), str | int)
+    )
+
+
+_SHAPES: Mapping[str, Callable[[Read, Answer], bool]] = {
+    "registered-models/get": _is_model,
+    "registered-models/alias": _is_version,
+    "registered-models/get-latest-versions": _are_versions,
+    "model-versions/get": _is_version,
+    "model-versions/get-download-uri": _is_download_uri,
+}
+"""By the path of their routes. What has no shape here is about no model in particular (searches)."""

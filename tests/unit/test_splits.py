@@ -1,0 +1,40 @@
+"""Which fields are found to keep equal questions apart."""
+
+from proxy.access.splits import OTHER, Split, Splits
+
+
+def test_a_field_that_differs_between_equal_questions_is_found() -> None:
+    splits = Splits()
+    assert splits.note("q", [("X-Trace", "1"), ("X-Org", "a")]) == ()
+    assert splits.note("q", [("X-Trace", "2"), ("X-Org", "a")]) == (Split("X-Trace"),)
+    assert splits.note("q", [("X-Trace", "2"), ("X-Org", "a")]) == ()
+    assert splits.note("q", [("X-Org", "a")]) == (Split("X-Trace"),)
+
+
+def test_other_questions_say_nothing_about_each_other() -> None:
+    splits = Splits()
+    assert splits.note("q", [("X-Trace", "1")]) == ()
+    assert splits.note("r", [("X-Trace", "2")]) == ()
+
+
+def test_a_cookie_is_named_by_itself() -> None:
+    splits = Splits()
+    splits.note("q", [("Cookie", "session=s; SERVERID=1")])
+    [found] = splits.note("q", [("Cookie", "session=s; SERVERID=2")])
+    assert (str(found), found.setting) == ("Cookie SERVERID", "access.neutral_cookies")
+
+
+def test_the_setting_is_named_where_there_is_one() -> None:
+    assert Split("X-Trace").setting == "access.neutral_fields"
+    assert Split("X-Forwarded-For").setting == "access.neutral_fields"
+    assert Split("X-Mlflow-Workspace").setting == ""
+
+
+def test_clients_cannot_make_up_names_without_end() -> None:
+    splits = Splits()
+    named = [splits.named(Split(f"X-{number}")) for number in range(1000)]
+    assert len({name for name, _ in named}) == 65
+    assert named[0] == ("X-0", True)
+    assert named[-1] == (OTHER, False)
+    assert splits.named(Split("X-0")) == ("X-0", False)
+    assert Splits().named(Split("X" * 1000)) == (OTHER, False)
