@@ -11,7 +11,7 @@ import socket
 import ssl
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -22,7 +22,7 @@ from aiohttp import HttpVersion11, web
 from structlog.contextvars import bind_contextvars, unbind_contextvars
 from yarl import URL
 
-from proxy import __version__, tls
+from proxy import __version__, discovery, tls
 from proxy.access import clients as access_clients
 from proxy.access import databricks
 from proxy.access.credential import Credentials, Fetched, TokenFile
@@ -43,11 +43,13 @@ from proxy.cache.freshness import Lifetimes
 from proxy.cache.store import MemoryStore
 from proxy.errors import AnswerableError, InvalidSettingsError
 from proxy.fleet.member import Fleet
+from proxy.forwarding import Forwarding
 from proxy.limits import InFlight, allow_descriptors
 from proxy.listener.connection import Timeouts, refusal
 from proxy.listener.runner import BoundedRunner
 from proxy.metrics import Metrics
 from proxy.mlflow_api.routes import UNKNOWN, Group, Route, match, overrides_method
+from proxy.mlflow_api.upstream_kind import KnownUpstream, at_first
 from proxy.pipeline import LARGEST_HELD_BODY, Pipeline
 from proxy.responses import Outcome, Reply, remove_defaults, send_error
 from proxy.settings import BudgetSettings, Settings
@@ -95,6 +97,8 @@ class Proxy:
     def __init__(self, settings: Settings, workers: Sequence[str] = ()) -> None:
         connections = settings.connections
         self._upstream = settings.upstream
+        self._settings = settings
+        self.kind = KnownUpstream(at_first(settings.upstream, asks=_depends_on_kind(settings)))
         # First what can be refused: what is open has to be closed.
         forward_proxies = ForwardProxies.named_in(os.environ)
         # The client certificate is for the workspace alone: storage is somebody else's.
@@ -150,6 +154,11 @@ class Proxy:
             largest_entry=settings.cache.max_entry_bytes,
             rewrite_dbfs=settings.artifacts.rewrite_dbfs,
             access=self._access,
+            forwarding=Forwarding(
+                connections.forwarded_fields,
+                self.kind,
+                as_sent=settings.access.sharing != "service",
+            ),
             proofs=(
                 Proofs(settings.access.proof_ttl, settings.access.refusal_ttl)
                 if settings.access.sharing == "proven"
@@ -176,6 +185,21 @@ class Proxy:
         )
         self._administer = entrance.elsewhere if settings.admin.host else self.admin.handle
         self._watch()
+
+    def watching_upstream(self) -> AbstractAsyncContextManager[None]:
+        """Return the context in which the upstream is asked, in the background, what kind it is of.
+
+        Nothing is asked where its name says it, or no setting depends on it.
+        """
+        settings = self._settings
+        if self.kind.is_databricks or not _depends_on_kind(settings):
+            return nullcontext()
+        return discovery.watching(
+            self.kind,
+            partial(discovery.ask, self._workspace, settings.budget.patience),
+            settings.cache.discovery_ttl,
+            random.random,
+        )
 
     def leave(self) -> None:
         """Say on every occasion that others should be asked from now on."""
@@ -278,6 +302,7 @@ class Proxy:
         return {
             "version": __version__,
             "upstream": self._upstream,
+            "upstream_kind": asdict(self.kind.current),
             "fleet": self._fleet.status() if self._fleet is not None else None,
             "groups": {group: asdict(queue.status()) for group, queue in self._queues.items()},
             "cache": {"entries": len(self._store), "bytes": self._store.bytes},
@@ -395,7 +420,7 @@ async def serving(
                 await site.start()
         except OSError as error:
             raise cannot_listen(settings.host, settings.port, error) from None
-        async with tls.watching([*certificate, *proxy.reloaded]):
+        async with tls.watching([*certificate, *proxy.reloaded]), proxy.watching_upstream():
             yield _url(runner, context)
     finally:
         proxy.leave()
@@ -454,6 +479,11 @@ def _refuse_strangers(settings: Settings) -> None:
             f"access.clients_file: not set, but {settings.host} is not loopback: all who reach it could use "
             "the workspace's credential; set --access.clients-file, or --host 127.0.0.1"
         )
+
+
+def _depends_on_kind(settings: Settings) -> bool:
+    """Whether it makes a difference of what kind the upstream is."""
+    return settings.connections.forwarded_fields == "auto"
 
 
 def _access(settings: Settings) -> Callable[[bytes], Access]:

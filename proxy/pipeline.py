@@ -45,6 +45,7 @@ from proxy.errors import (
     UpstreamUnavailableError,
 )
 from proxy.fleet.shared_cache import SharedCache
+from proxy.forwarding import Forwarding
 from proxy.mlflow_api import answers
 from proxy.mlflow_api.artifact_paths import rewrite_download_uri
 from proxy.mlflow_api.headers import (
@@ -52,7 +53,6 @@ from proxy.mlflow_api.headers import (
     NOT_STORED,
     Fields,
     age,
-    end_to_end,
     unix_time,
     vary,
     without,
@@ -113,6 +113,7 @@ class Pipeline:
         largest_entry: int,
         rewrite_dbfs: bool,
         access: Access,
+        forwarding: Forwarding,
         proofs: Proofs | None = None,
     ) -> None:
         self._workspace = workspace
@@ -124,6 +125,7 @@ class Pipeline:
         self._largest_entry = largest_entry
         self._rewrite_dbfs = rewrite_dbfs
         self._access = access
+        self._forwarding = forwarding
         self._proofs = proofs
         self._versions = VersionBook()
         self._fleet: SharedCache | None = None
@@ -133,9 +135,13 @@ class Pipeline:
         """Return the event loop's time at which a request that arrives now loses patience."""
         return asyncio.get_running_loop().time() + self._patience
 
+    def fields(self, request: web.Request) -> list[tuple[str, str]]:
+        """Return what counts of a client's fields: who asks is made of them, and they go out."""
+        return self._forwarding.fields(request)
+
     async def handle(self, request: web.Request, route: Route) -> Reply:
         """Answer a client's request, whatever it is. Raises AnswerableError."""
-        headers = end_to_end(request.headers.items())
+        headers = self.fields(request)
         body = await self._held_body(request, route)
         asker = self._access.asker(route, headers)
         read = None
@@ -155,7 +161,7 @@ class Pipeline:
     ) -> Answer:
         """Put a question to the registry on behalf of a client, who may refuse stored answers.
 
-        ``headers`` are that client's end-to-end fields, ``endpoint`` a shareable GET of the route table,
+        ``headers`` are that client's ``fields``, ``endpoint`` a shareable GET of the route table,
         such as ``model-versions/get``; ``deadline`` is in the event loop's time. Errors of the workspace
         are answers; raises AnswerableError when there is none, NotShareableError.
         """

@@ -203,6 +203,11 @@ class ConnectionSettings(_Section):
         60, description="for a client to send nothing of a body, or to take nothing of an answer"
     )
     idle_timeout: PositiveSeconds = Field(3630, description="for a client's connection between requests")
+    forwarded_fields: Literal["auto", "always", "never"] = Field(
+        "auto",
+        description="whether the upstream hears clients' addresses, in X-Forwarded-For and its like; auto: "
+        "unless it is known to be a Databricks workspace",
+    )
     ca_file: str = Field("", description="PEM file of CAs to trust beside the system's")
     client_certificate: str = Field("", description="PEM file, for a workspace that wants one")
     client_key: Annotated[str, AfterValidator(_key_of("client_certificate"))] = Field(

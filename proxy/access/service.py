@@ -21,12 +21,17 @@ from proxy.errors import (
     PermissionDeniedError,
     UnauthenticatedError,
 )
+from proxy.mlflow_api.forwarded import FORWARDED
 from proxy.mlflow_api.headers import NEUTRAL, PARTIAL, Fields, field, without
 from proxy.mlflow_api.messages import UpstreamRequest
 from proxy.mlflow_api.routes import Freshness, Route
 
-_PASSED = (NEUTRAL - {"host", "referer"}) | PARTIAL | {"content-encoding"}
-"""Request fields that reach the workspace: about content and caching, none of them about who asks."""
+_PASSED = (NEUTRAL - {"host", "referer"}) | PARTIAL | {"content-encoding"} | FORWARDED
+"""Request fields that reach the workspace: about content and caching, none of them a credential.
+
+Where a request came from is told in full, as in every mode (``forwarding``), or not at all: by its last
+step alone, a client that came through a load balancer on this machine would look like one on it.
+"""
 _KEPT = frozenset({"set-cookie", "set-cookie2", "authentication-info", "www-authenticate"})
 """Response fields that are for whoever holds the credential: a session of it, or news of it."""
 

@@ -66,14 +66,20 @@ async def proxied(
     admin: AdminSettings | None = None,
     administered: Callable[[str], None] = lambda url: None,
 ) -> AsyncIterator[str]:
-    """Serve a proxy in this process; yields its URL."""
+    """Serve a proxy in this process; yields its URL.
+
+    Unless told otherwise it neither says nor asks the upstream anything of its own accord.
+    """
+    connections = connections or ConnectionSettings()
+    if "forwarded_fields" not in connections.model_fields_set:
+        connections = connections.model_copy(update={"forwarded_fields": "never"})
     settings = Settings(
         upstream=upstream,
         port=0,
         shutdown_grace=0.01,  # aiohttp takes 0 for ever, so that a test that fails would hang
         cache=cache or CacheSettings(mutable_ttl=3600, not_found_ttl=3600),  # nothing expires meanwhile
         budget=budget or BudgetSettings(registry_limit=MUCH),
-        connections=connections or ConnectionSettings(),
+        connections=connections,
         artifacts=artifacts or ArtifactSettings(),
         access=access or AccessSettings(),
         tls=tls or TlsSettings(),
