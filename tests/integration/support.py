@@ -52,6 +52,9 @@ CONFIG = "/.well-known/databricks-config"
 
 Head = list[tuple[str, str]]
 
+QUIET = ConnectionSettings(forwarded_fields="never")
+"""Of a proxy that neither says nor asks the upstream anything of its own accord."""
+
 
 @asynccontextmanager
 async def proxied(
@@ -66,13 +69,10 @@ async def proxied(
     admin: AdminSettings | None = None,
     administered: Callable[[str], None] = lambda url: None,
 ) -> AsyncIterator[str]:
-    """Serve a proxy in this process; yields its URL.
-
-    Unless told otherwise it neither says nor asks the upstream anything of its own accord.
-    """
-    connections = connections or ConnectionSettings()
+    """Serve a proxy in this process, a ``QUIET`` one unless told otherwise; yields its URL."""
+    connections = connections or QUIET
     if "forwarded_fields" not in connections.model_fields_set:
-        connections = connections.model_copy(update={"forwarded_fields": "never"})
+        connections = connections.model_copy(update={"forwarded_fields": QUIET.forwarded_fields})
     settings = Settings(
         upstream=upstream,
         port=0,

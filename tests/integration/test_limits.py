@@ -16,6 +16,7 @@ from tests.integration.support import (
     MODEL,
     MUCH,
     OK,
+    QUIET,
     Api,
     Inbound,
     RawClient,
@@ -148,6 +149,7 @@ async def stoppable(
         shutdown_grace=grace,
         shutdown_delay=delay,
         budget=budget or BudgetSettings(registry_limit=MUCH),
+        connections=QUIET,
     )
     started: asyncio.Future[str] = asyncio.get_running_loop().create_future()
     leave = asyncio.Event()
