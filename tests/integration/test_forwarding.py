@@ -12,10 +12,11 @@ import aiohttp
 import pytest
 from structlog.testing import capture_logs
 
+from proxy import discovery
 from proxy.app import serving
 from proxy.demo.workspace import EmulatedWorkspace
 from proxy.mlflow_api.forwarded import FORWARDED
-from proxy.settings import AccessSettings, ConnectionSettings, Settings, TlsSettings
+from proxy.settings import AccessSettings, CacheSettings, ConnectionSettings, Settings, TlsSettings
 from tests.certificates import Authority
 from tests.integration.conftest import FILES
 from tests.integration.support import (
@@ -153,6 +154,39 @@ async def test_without_an_answer_it_serves_and_complains_of_nothing(
             }
             assert way(upstream.seen[-1]) == SEEN, "what is not known to be a workspace hears of clients"
     assert not [each for each in logs if each["log_level"] in {"error", "critical"}]
+
+
+async def test_a_document_that_changes_changes_the_kind_and_what_is_told(
+    upstream: Upstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(discovery, "_LEAST_LIFETIME", 0.0)  # so that it asks on and on
+    document = said("200 OK", DOCUMENT)
+
+    async def respond(inbound: Inbound) -> None:
+        await inbound.send(document if inbound.target == CONFIG else said("200 OK"))
+
+    async def told(url: str) -> dict[str, str]:
+        await raw(url, "GET", "/any")
+        return way(next(each for each in reversed(upstream.seen) if each.target == "/any"))
+
+    upstream.respond = respond
+    cache = CacheSettings(discovery_ttl=0)
+    with capture_logs() as logs:
+        async with proxied(upstream.url, connections=AUTO, cache=cache) as url:
+            await until_known(url, "databricks")
+            assert await told(url) == {}
+            document = said("200 OK", b"<html>Sign in</html>")
+            assert "login page" in await until_known(url, "other")
+            assert await told(url) == SEEN
+            document = said("200 OK", DOCUMENT)
+            await until_known(url, "databricks")
+            document, asked = said("429 Too Many Requests", b"", "Retry-After: 3600"), len(upstream.seen)
+            while len(upstream.seen) < asked + 2:
+                await settle()
+            assert (await kind(url))["kind"] == "databricks", "no answer changes nothing"
+            assert await told(url) == {}
+    changes = [each["kind"] for each in logs if each["event"] == "the upstream's kind is known"]
+    assert changes == ["databricks", "other", "databricks"]
 
 
 async def test_starting_and_stopping_do_not_wait_for_the_answer(upstream: Upstream) -> None:
