@@ -11,7 +11,7 @@ import socket
 import ssl
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -22,11 +22,12 @@ from aiohttp import HttpVersion11, web
 from structlog.contextvars import bind_contextvars, unbind_contextvars
 from yarl import URL
 
-from proxy import __version__, tls
+from proxy import __version__, discovery, tls
 from proxy.access import clients as access_clients
 from proxy.access import databricks
 from proxy.access.credential import Credentials, Fetched, TokenFile
 from proxy.access.files import WatchedFile
+from proxy.access.mode import Sharing, in_force
 from proxy.access.proofs import Proofs
 from proxy.access.service import ServiceAccess
 from proxy.access.sharing import Access
@@ -43,12 +44,14 @@ from proxy.cache.freshness import Lifetimes
 from proxy.cache.store import MemoryStore
 from proxy.errors import AnswerableError, InvalidSettingsError
 from proxy.fleet.member import Fleet
+from proxy.forwarding import Forwarding
 from proxy.limits import InFlight, allow_descriptors
 from proxy.listener.connection import Timeouts, refusal
 from proxy.listener.runner import BoundedRunner
 from proxy.metrics import Metrics
 from proxy.mlflow_api.caller_fields import CallerFields
 from proxy.mlflow_api.routes import UNKNOWN, Group, Route, match, overrides_method
+from proxy.mlflow_api.upstream_kind import KnownUpstream, at_first
 from proxy.pipeline import LARGEST_HELD_BODY, Pipeline
 from proxy.responses import Outcome, Reply, remove_defaults, send_error
 from proxy.settings import BudgetSettings, Settings
@@ -96,6 +99,8 @@ class Proxy:
     def __init__(self, settings: Settings, workers: Sequence[str] = ()) -> None:
         connections = settings.connections
         self._upstream = settings.upstream
+        self._settings = settings
+        self.kind = KnownUpstream(at_first(settings.upstream, asks=_depends_on_kind(settings)))
         # First what can be refused: what is open has to be closed.
         forward_proxies = ForwardProxies.named_in(os.environ)
         # The client certificate is for the workspace alone: storage is somebody else's.
@@ -104,7 +109,7 @@ class Proxy:
         )
         of_storage = tls.for_upstream(connections.ca_file)
         self.reloaded = [each for each in (of_workspace, of_storage) if each is not None]
-        access = _access(settings)
+        access = _access(settings, self.kind)
         self._fleet = self._join(settings)
         self._access = access((self._fleet and self._fleet.partition_key) or secrets.token_bytes(32))
         self._clients = to_workspace, to_storage = [
@@ -153,6 +158,11 @@ class Proxy:
             access=self._access,
             proofs=Proofs(settings.access.proof_ttl, settings.access.refusal_ttl),
             metrics=self.metrics,
+            forwarding=Forwarding(
+                connections.forwarded_fields,
+                self.kind,
+                as_sent=settings.access.sharing != "service",
+            ),
         )
         if self._fleet is not None:
             self.pipeline.join(
@@ -174,6 +184,29 @@ class Proxy:
         )
         self._administer = entrance.elsewhere if settings.admin.host else self.admin.handle
         self._watch()
+
+    def watching_upstream(self) -> AbstractAsyncContextManager[None]:
+        """Return the context in which the upstream is asked, in the background, what kind it is of.
+
+        Nothing is asked where its name says it, or no setting depends on it.
+        """
+        settings = self._settings
+        if self.kind.current.is_databricks or not _depends_on_kind(settings):
+            return nullcontext()
+        return discovery.watching(
+            self.kind,
+            partial(discovery.ask, self._workspace, settings.budget.patience),
+            settings.cache.discovery_ttl,
+            random.random,
+            lambda: log.info(
+                "the upstream's kind is known", **asdict(self.kind.current), sharing=self.sharing.mode
+            ),
+        )
+
+    @property
+    def sharing(self) -> Sharing:
+        """By which rule clients share answers now, and why."""
+        return in_force(self._settings.access.sharing, self.kind.current)
 
     def leave(self) -> None:
         """Say on every occasion that others should be asked from now on."""
@@ -276,6 +309,8 @@ class Proxy:
         return {
             "version": __version__,
             "upstream": self._upstream,
+            "upstream_kind": asdict(self.kind.current),
+            "sharing": asdict(self.sharing),
             "fleet": self._fleet.status() if self._fleet is not None else None,
             "groups": {group: asdict(queue.status()) for group, queue in self._queues.items()},
             "cache": {"entries": len(self._store), "bytes": self._store.bytes},
@@ -393,7 +428,8 @@ async def serving(
                 await site.start()
         except OSError as error:
             raise cannot_listen(settings.host, settings.port, error) from None
-        async with tls.watching([*certificate, *proxy.reloaded]):
+        async with tls.watching([*certificate, *proxy.reloaded]), proxy.watching_upstream():
+            log.info("how answers are shared", **asdict(proxy.sharing))
             yield _url(runner, context)
     finally:
         proxy.leave()
@@ -454,11 +490,20 @@ def _refuse_strangers(settings: Settings) -> None:
         )
 
 
-def _access(settings: Settings) -> Callable[[bytes], Access]:
+def _depends_on_kind(settings: Settings) -> bool:
+    """Whether it makes a difference of what kind the upstream is."""
+    return settings.connections.forwarded_fields == "auto" or settings.access.sharing == "auto"
+
+
+def _access(settings: Settings, upstream: KnownUpstream) -> Callable[[bytes], Access]:
     access = settings.access
     if access.sharing != "service":
         caller_fields = CallerFields(access.neutral_fields, access.neutral_cookies)
-        return partial(Access, caller_fields=caller_fields, proven=lambda: access.sharing == "proven")
+
+        def proven() -> bool:
+            return access.sharing == "proven" or (access.sharing == "auto" and upstream.current.is_databricks)
+
+        return partial(Access, caller_fields=caller_fields, proven=proven)
     clients = None
     if access.clients_file:
         clients = WatchedFile(Path(access.clients_file), access_clients.parse, "access.clients_file")

@@ -37,6 +37,7 @@ from proxy.errors import (
     UpstreamUnavailableError,
 )
 from proxy.fleet.shared_cache import SharedCache
+from proxy.forwarding import Forwarding
 from proxy.metrics import Metrics
 from proxy.mlflow_api import answers
 from proxy.mlflow_api.artifact_paths import rewrite_download_uri
@@ -45,7 +46,6 @@ from proxy.mlflow_api.headers import (
     NOT_STORED,
     Fields,
     age,
-    end_to_end,
     unix_time,
     vary,
     without,
@@ -110,6 +110,7 @@ class Pipeline:
         access: Access,
         proofs: Proofs,
         metrics: Metrics,
+        forwarding: Forwarding,
     ) -> None:
         self._workspace = workspace
         self._store = store
@@ -120,6 +121,7 @@ class Pipeline:
         self._largest_entry = largest_entry
         self._rewrite_dbfs = rewrite_dbfs
         self._access = access
+        self._forwarding = forwarding
         self._proofs = proofs
         self._places = PersonalPlaces()
         self._splits = Splits()
@@ -132,9 +134,13 @@ class Pipeline:
         """Return the event loop's time at which a request that arrives now loses patience."""
         return asyncio.get_running_loop().time() + self._patience
 
+    def fields(self, request: web.Request) -> list[tuple[str, str]]:
+        """Return what counts of a client's fields: who asks is made of them, and they go out."""
+        return self._forwarding.fields(request)
+
     async def handle(self, request: web.Request, route: Route) -> Reply:
         """Answer a client's request, whatever it is. Raises AnswerableError."""
-        headers = end_to_end(request.headers.items())
+        headers = self.fields(request)
         body = await self._held_body(request, route)
         asker = self._access.asker(route, headers)
         read = None
@@ -154,7 +160,7 @@ class Pipeline:
     ) -> Answer:
         """Put a question to the registry on behalf of a client, who may refuse stored answers.
 
-        ``headers`` are that client's end-to-end fields, ``endpoint`` a shareable GET of the route table,
+        ``headers`` are that client's ``fields``, ``endpoint`` a shareable GET of the route table,
         such as ``model-versions/get``; ``deadline`` is in the event loop's time. Errors of the workspace
         are answers; raises AnswerableError when there is none, NotShareableError.
         """

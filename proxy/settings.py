@@ -155,10 +155,11 @@ class BudgetSettings(_Section):
 class AccessSettings(_Section):
     """Whose credentials the workspace sees, and who may be served what."""
 
-    sharing: Literal["credential", "proven", "service"] = Field(
-        "credential",
+    sharing: Literal["auto", "credential", "proven", "service"] = Field(
+        "auto",
         description="whose answers a client gets: those fetched with its own credential, or with any once it "
-        "has proven that it may read the model, or with the one that the proxy holds as a service",
+        "has proven that it may read the model, or with the one that the proxy holds as a service; auto is "
+        "proven for a Databricks workspace and credential for other upstreams",
     )
     proof_ttl: PositiveSeconds = Field(300, description="proven: how long such a proof counts")
     refusal_ttl: Seconds = Field(5, description="proven: how long a refusal counts")
@@ -231,6 +232,11 @@ class ConnectionSettings(_Section):
         60, description="for a client to send nothing of a body, or to take nothing of an answer"
     )
     idle_timeout: PositiveSeconds = Field(3630, description="for a client's connection between requests")
+    forwarded_fields: Literal["auto", "always", "never"] = Field(
+        "auto",
+        description="whether the upstream hears clients' addresses, in X-Forwarded-For and its like; auto: "
+        "unless it is known to be a Databricks workspace",
+    )
     ca_file: str = Field("", description="PEM file of CAs to trust beside the system's")
     client_certificate: str = Field("", description="PEM file, for a workspace that wants one")
     client_key: Annotated[str, AfterValidator(_key_of("client_certificate"))] = Field(

@@ -22,6 +22,7 @@ from proxy.errors import (
     UnauthenticatedError,
 )
 from proxy.mlflow_api.caller_fields import NOBODY, Tells, Told, names
+from proxy.mlflow_api.forwarded import FORWARDED
 from proxy.mlflow_api.headers import (
     CLIENT,
     HOP_BY_HOP,
@@ -33,10 +34,13 @@ from proxy.mlflow_api.headers import (
 from proxy.mlflow_api.messages import UpstreamRequest
 from proxy.mlflow_api.routes import Freshness, Route
 
-_PASSED = (names(Tells.NEUTRAL) - HOP_BY_HOP - {"host", "referer", "expect", CLIENT.lower()}) | {
-    "content-encoding"
-}
-"""Request fields that reach the workspace: about content, caching and traces, none of them about who asks."""
+_NOT_PASSED = HOP_BY_HOP | {"host", "referer", "expect", CLIENT.lower()}
+_PASSED = (names(Tells.NEUTRAL) - _NOT_PASSED) | {"content-encoding"} | FORWARDED
+"""Request fields that reach the workspace: about content, caching and traces, none of them a credential.
+
+Where a request came from is told in full, as in every mode (``forwarding``), or not at all: by its last
+step alone, a client that came through a load balancer on this machine would look like one on it.
+"""
 _KEPT = frozenset({"set-cookie", "set-cookie2", "authentication-info", "www-authenticate"})
 """Response fields that are for whoever holds the credential: a session of it, or news of it."""
 

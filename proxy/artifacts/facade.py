@@ -26,7 +26,7 @@ from proxy.errors import (
 from proxy.metrics import Metrics
 from proxy.mlflow_api.answers import Listed, SignedUrl, json_object, listed, next_page, signed_url
 from proxy.mlflow_api.artifact_paths import ModelFile, is_ours, parse
-from proxy.mlflow_api.headers import end_to_end, for_storage
+from proxy.mlflow_api.headers import for_storage
 from proxy.mlflow_api.messages import StoredResponse
 from proxy.mlflow_api.reads import parameters
 from proxy.pipeline import Answer, Pipeline
@@ -89,7 +89,7 @@ class ArtifactFacade:
         return await self._send_listing(request, parse(asked["path"]))
 
     async def _send_listing(self, request: web.Request, directory: ModelFile) -> Reply:
-        headers, deadline = end_to_end(request.headers.items()), self._pipeline.deadline()
+        headers, deadline = self._pipeline.fields(request), self._pipeline.deadline()
         files: list[dict[str, Any]] = []
         page: dict[str, str] = {}
         stale: Answer | None = None
@@ -125,7 +125,7 @@ class ArtifactFacade:
     async def _send_file(self, request: web.Request, file: ModelFile) -> Reply:
         if not file.path:
             raise BadRequestError("This names a whole model version; list it with ?path= to see its files.")
-        headers, deadline = end_to_end(request.headers.items()), self._pipeline.deadline()
+        headers, deadline = self._pipeline.fields(request), self._pipeline.deadline()
         while True:
             answer = await self._ask(headers, "get-signed-download-uri", file, {}, deadline)
             if answer.response.status != 200:

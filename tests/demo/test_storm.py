@@ -11,6 +11,7 @@ from proxy.demo.light_client import differences, storm
 from proxy.demo.models import storm_model
 from proxy.demo.workspace import DISCOVERY, EmulatedWorkspace, WorkspaceOptions
 from proxy.settings import Settings
+from tests.integration.support import OWN, QUIET
 
 FILES, DIRECTORIES = 7, 3
 DISTINCT = FILES + DIRECTORIES
@@ -45,7 +46,7 @@ async def test_storm_through_the_proxy() -> None:
     model = storm_model(files=FILES, directories=DIRECTORIES, file_size=100)
     async with (
         EmulatedWorkspace([model], WorkspaceOptions(latency=0)) as workspace,
-        serving(Settings(upstream=workspace.url, port=0)) as url,
+        serving(Settings(upstream=workspace.url, port=0, access=OWN, connections=QUIET)) as url,
     ):
         downloads = await storm(url, 2, model)
         arrivals = workspace.registry_arrivals

@@ -25,6 +25,8 @@ from tests.integration.support import (
     LIST,
     MODEL,
     MUCH,
+    OWN,
+    QUIET,
     SIGN,
     STORED,
     Api,
@@ -101,7 +103,13 @@ async def fleet(
         proxies = []
         for _ in range(count):
             settings = Settings(
-                upstream=workspace.url, port=0, shutdown_grace=0.01, redis=redis.url, fleet=SECRET
+                upstream=workspace.url,
+                port=0,
+                shutdown_grace=0.01,
+                redis=redis.url,
+                fleet=SECRET,
+                access=OWN,
+                connections=QUIET,
             )
             proxies.append(Api(session, await stack.enter_async_context(serving(settings))))
         for api in proxies:

@@ -17,7 +17,7 @@ from proxy.settings import AccessSettings, BudgetSettings, CacheSettings, Settin
 from tests.fleet import test_workers as workers
 from tests.fleet.redis_server import RedisServer
 from tests.fleet.test_proxies import SECRET
-from tests.integration.support import HIT, LIST, MODEL, MUCH, SIGN, STORED, Api, count, settle
+from tests.integration.support import HIT, LIST, MODEL, MUCH, QUIET, SIGN, STORED, Api, count, settle
 from tests.integration.test_proven import FILE, VERSION, readable_by
 from tests.integration.test_service import clients_toml, guarded, replace, until
 
@@ -42,6 +42,7 @@ async def fleet(redis: RedisServer, upstream: str, *members: AccessSettings) -> 
                 access=access,
                 cache=CacheSettings(mutable_ttl=3600, unverified_ttl=3600, not_found_ttl=3600),
                 budget=BudgetSettings(registry_limit=MUCH),
+                connections=QUIET,
             )
             proxies.append(Api(session, await stack.enter_async_context(serving(settings))))
         for api in proxies:
@@ -256,7 +257,7 @@ async def test_workers_of_a_service_know_the_same_clients_and_ask_once(
             pass
         assert await by_both("token-a") == {200}
         assert await by_both("stranger") == {401}
-        assert [call.token for call in workspace.arrivals] == [FIRST]
+        assert [call.token for call in workspace.registry_arrivals] == [FIRST]
         replace(Path(access.clients_file), clients_toml({"job-b": "token-b"}))
         while await by_both("token-a") != {401}:
             pass

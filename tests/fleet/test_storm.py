@@ -17,7 +17,7 @@ from proxy.demo.models import Model
 from proxy.demo.workspace import EmulatedWorkspace, WorkspaceOptions
 from proxy.settings import BudgetSettings, CacheSettings, FleetSettings, Settings
 from tests.fleet.redis_server import RedisServer
-from tests.integration.support import MODEL, MUCH, Api, settle
+from tests.integration.support import MODEL, MUCH, OWN, QUIET, Api, settle
 
 SEARCH = "registered-models/search"
 NAMES = ("one", "two", "TWO")
@@ -156,6 +156,8 @@ async def storm(seed: int, redis: RedisServer) -> AsyncIterator[Storm]:
             fleet=FleetSettings(secret=SecretStr("a secret of the whole fleet")),
             budget=BudgetSettings(registry_limit=MUCH),
             cache=CacheSettings(mutable_ttl=600),
+            access=OWN,
+            connections=QUIET,
         )
         proxies = [Api(session, await stack.enter_async_context(serving(settings))) for _ in KEYS]
         for api in proxies:

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from tests.fuzz import expected
-from tests.fuzz.expected import PRINCIPAL, Allowed, allowed, end_to_end, shown
+from tests.fuzz.expected import PRINCIPAL, Allowed, allowed, end_to_end, shown, told
 from tests.fuzz.grammar import Wire
 from tests.fuzz.http1 import Message, Reading, read_requests
 from tests.fuzz.scene import Conversation, Scene, ask, converse
@@ -250,10 +250,10 @@ def _unexplained(
         together.lookups |= one.lookups
         for each in one.passed:
             passed[each] += _READS if one.lookups else 1
-            fields[each].append(end_to_end(request))
+            fields[each].append(told(request))
         if one.question is not None:
             questions[one.question] += _READS
-            fields[one.question].append(end_to_end(request))
+            fields[one.question].append(told(request))
     # The façade, and answers from the cache, need no more than a head.
     heads = [reading.head for reading in readings if reading.head is not None]
     together.lookups |= {lookup for head in heads for lookup in allowed(head, mode).lookups}

@@ -72,6 +72,18 @@ def end_to_end(message: Message) -> list[tuple[str, str]]:
     return [(text(n.lower()), text(v)) for n, v in message.fields if n.lower() not in dropped]
 
 
+def told(message: Message) -> list[tuple[str, str]]:
+    """Return the fields that have to arrive where the proxy says for whom it asks."""
+    fields = end_to_end(message)
+    way = {"x-forwarded-for": "127.0.0.1", "x-forwarded-proto": "http"}
+    if host := b"".join(message.all(b"host")):
+        way["x-forwarded-host"] = text(host)
+    return [
+        *((name, value) for name, value in fields if name not in way),
+        *((name, ", ".join([*(v for n, v in fields if n == name and v), own])) for name, own in way.items()),
+    ]
+
+
 def shown(message: Message) -> Shown:
     """Return the credentials that a message carries from one end to the other."""
     fields = end_to_end(message)

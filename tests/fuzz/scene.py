@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 import structlog
 from structlog.typing import EventDict, WrappedLogger
 
-from proxy.settings import AccessSettings, BudgetSettings, CacheSettings
+from proxy.settings import AccessSettings, BudgetSettings, CacheSettings, ConnectionSettings
 from tests.fuzz.expected import PRINCIPAL
 from tests.fuzz.grammar import MODES
 from tests.fuzz.http1 import DoubtfulError, IncompleteError, Message, take_response
@@ -120,6 +120,7 @@ async def scene(directory: Path) -> AsyncIterator[Scene]:
         log_batch_limit=_MUCH,
         tracking_limit=_MUCH,
     )
+    telling = ConnectionSettings(forwarded_fields="always")
     cache = CacheSettings.model_validate({"max_bytes": 2**20, "max_entry_bytes": 2**18})
     async with AsyncExitStack() as stack:
         ears = stack.enter_context(listening())
@@ -132,7 +133,7 @@ async def scene(directory: Path) -> AsyncIterator[Scene]:
                 {"sharing": mode, **({"token_file": str(token)} if mode == "service" else {})}
             )
             urls[mode] = await stack.enter_async_context(
-                proxied(there.url, cache=cache, budget=budget, access=access)
+                proxied(there.url, cache=cache, budget=budget, access=access, connections=telling)
             )
             workspaces[mode] = there
         yield Scene(urls, workspaces, storage, ears)

@@ -13,6 +13,7 @@ import pytest
 
 import proxy.access.sharing
 import proxy.artifacts.facade
+import proxy.forwarding
 import proxy.pipeline
 from proxy.access.partition import Partitions
 from proxy.errors import TruncatedError
@@ -89,7 +90,7 @@ BREAKAGES: dict[str, tuple[object, str, object]] = {
     "a secret for who may not see it": (proxy.pipeline.Pipeline, "_proof", _proven),
     "a request nobody made": (proxy.artifacts.facade, "_decoded", lambda raw: unquote(unquote(raw))),
     "a truncated body looks complete": (proxy.pipeline, "chunks", _swallowed),
-    "a field that belongs to one connection goes further": (proxy.pipeline, "end_to_end", list),
+    "a field that belongs to one connection goes further": (proxy.forwarding, "end_to_end", list),
     "the proxy failed": (proxy.pipeline, "shareable", lambda *asked: asked[99]),
     "storage got a credential": (proxy.artifacts.facade, "_ASKED_OF_STORAGE", frozenset({"authorization"})),
 }

@@ -52,6 +52,11 @@ CONFIG = "/.well-known/databricks-config"
 
 Head = list[tuple[str, str]]
 
+QUIET = ConnectionSettings(forwarded_fields="never")
+OWN = AccessSettings(sharing="credential")
+"""Each credential has answers of its own, whatever the upstream is. Both together make a proxy that neither
+says nor asks the upstream anything of its own accord."""
+
 
 @asynccontextmanager
 async def proxied(
@@ -66,16 +71,19 @@ async def proxied(
     admin: AdminSettings | None = None,
     administered: Callable[[str], None] = lambda url: None,
 ) -> AsyncIterator[str]:
-    """Serve a proxy in this process; yields its URL."""
+    """Serve a proxy in this process, a quiet one unless told otherwise; yields its URL."""
+    connections = connections or QUIET
+    if "forwarded_fields" not in connections.model_fields_set:
+        connections = connections.model_copy(update={"forwarded_fields": QUIET.forwarded_fields})
     settings = Settings(
         upstream=upstream,
         port=0,
         shutdown_grace=0.01,  # aiohttp takes 0 for ever, so that a test that fails would hang
         cache=cache or CacheSettings(mutable_ttl=3600, not_found_ttl=3600),  # nothing expires meanwhile
         budget=budget or BudgetSettings(registry_limit=MUCH),
-        connections=connections or ConnectionSettings(),
+        connections=connections,
         artifacts=artifacts or ArtifactSettings(),
-        access=access or AccessSettings(),
+        access=access or OWN,
         tls=tls or TlsSettings(),
         admin=admin or AdminSettings(),
     )

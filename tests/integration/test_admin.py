@@ -22,6 +22,8 @@ from tests.integration.support import (
     HIT,
     LIST,
     MODEL,
+    OWN,
+    QUIET,
     STORED,
     Api,
     RawReply,
@@ -268,7 +270,12 @@ async def test_it_is_there_until_the_last_client_is_served(
 ) -> None:
     told: list[str] = []
     settings = Settings(
-        upstream=workspace.url, port=0, shutdown_grace=30, admin=AdminSettings(host="127.0.0.1", port=0)
+        upstream=workspace.url,
+        port=0,
+        shutdown_grace=30,
+        access=OWN,
+        connections=QUIET,
+        admin=AdminSettings(host="127.0.0.1", port=0),
     )
     proxy = AsyncExitStack()
     url = await proxy.enter_async_context(app.serving(settings, administered=told.append))

@@ -16,6 +16,8 @@ from tests.integration.support import (
     MODEL,
     MUCH,
     OK,
+    OWN,
+    QUIET,
     Api,
     Inbound,
     RawClient,
@@ -148,6 +150,8 @@ async def stoppable(
         shutdown_grace=grace,
         shutdown_delay=delay,
         budget=budget or BudgetSettings(registry_limit=MUCH),
+        access=OWN,
+        connections=QUIET,
     )
     started: asyncio.Future[str] = asyncio.get_running_loop().create_future()
     leave = asyncio.Event()

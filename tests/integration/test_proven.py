@@ -14,7 +14,7 @@ from proxy.demo.models import Model
 from proxy.demo.workspace import EmulatedWorkspace, WorkspaceOptions
 from proxy.settings import AccessSettings, BudgetSettings, CacheSettings, Settings
 from tests.integration.conftest import FILES, sample
-from tests.integration.support import HIT, LIST, MODEL, MUCH, SIGN, Api, count, first, settle
+from tests.integration.support import HIT, LIST, MODEL, MUCH, OWN, QUIET, SIGN, Api, count, first, settle
 
 VERSION = {"name": "m", "version": "1"}
 FILE = {**VERSION, "path": "MLmodel"}
@@ -30,6 +30,7 @@ async def proven(workspace: EmulatedWorkspace, **access: float) -> AsyncIterator
         # What expires does so when a test wants it to.
         cache=CacheSettings(mutable_ttl=3600, pending_ttl=3600, unverified_ttl=3600, not_found_ttl=3600),
         budget=BudgetSettings(registry_limit=MUCH),
+        connections=QUIET,
     )
     async with (
         serving(settings) as url,
@@ -194,7 +195,9 @@ async def test_who_waited_for_anothers_call_does_not_get_its_refusal(workspace: 
 async def test_without_it_every_credential_fetches_for_itself(
     workspace: EmulatedWorkspace, session: aiohttp.ClientSession
 ) -> None:
-    async with serving(Settings(upstream=workspace.url, port=0, shutdown_grace=0.01)) as url:
+    async with serving(
+        Settings(upstream=workspace.url, port=0, shutdown_grace=0.01, access=OWN, connections=QUIET)
+    ) as url:
         for token in ("a", "b"):
             await Api(session, url).get(LIST, token=token, **VERSION)
         assert [len(workspace.arrivals.to(path)) for path in (LIST, MODEL)] == [2, 0]

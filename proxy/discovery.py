@@ -1,0 +1,93 @@
+"""Asking the upstream what kind of server it is, in the background, for as long as the proxy serves.
+
+What belongs here: when it is asked, and with what call. What an answer proves is decided in
+``mlflow_api.upstream_kind``.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+from typing import NoReturn
+
+from proxy.errors import AnswerableError, NotShareableError, TruncatedError
+from proxy.mlflow_api.messages import UpstreamRequest
+from proxy.mlflow_api.reads import OWN_FIELDS
+from proxy.mlflow_api.routes import Group
+from proxy.mlflow_api.upstream_kind import DOCUMENT, KnownUpstream, UpstreamKind, by_document
+from proxy.upstream.client import read_whole
+from proxy.upstream.decoding import decoded
+from proxy.workspace import Call, Workspace
+
+_FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 60.0
+"""Seconds between two questions while the upstream has no answer."""
+_LEAST_LIFETIME = 60.0
+"""Seconds that an answer counts for at least, whatever the settings say."""
+_LARGEST = 64 * 1024
+"""Bytes of the document at most; it has less than one thousand."""
+
+Ask = Callable[[], Awaitable[UpstreamKind | None]]
+"""Asks once; None if the answer, or its absence, proves nothing."""
+
+
+async def ask(workspace: Workspace, patience: float) -> UpstreamKind | None:
+    """Ask the upstream for its document, in nobody's name, for at most ``patience`` seconds.
+
+    Proxies of this kind in between pass it on, and are told not to answer from what they have stored.
+    Returns what the answer proves, None if nothing, or if there is none.
+    """
+    deadline = asyncio.get_running_loop().time() + patience
+    request = UpstreamRequest("GET", DOCUMENT, (*OWN_FIELDS, ("Cache-Control", "no-cache")), public=True)
+    try:
+        async with workspace.call(Call(Group.NONE, request, lambda: deadline, shared=True)) as got:
+            codings = got.headers.getall("Content-Encoding", ())
+            try:
+                body = decoded(await read_whole(got, _LARGEST), codings, _LARGEST)
+            except NotShareableError:
+                body = b""  # too large, or in a coding not asked for: the document it is not
+            return by_document(got.status, body)
+    except (AnswerableError, TruncatedError):
+        return None
+
+
+@asynccontextmanager
+async def watching(
+    known: KnownUpstream,
+    ask: Ask,
+    lifetime: float,
+    jitter: Callable[[], float],
+    changed: Callable[[], None],
+) -> AsyncIterator[None]:
+    """Keep ``known`` up to date until the context is left; waits for nothing."""
+    task = asyncio.create_task(keep_asking(known, ask, lifetime, jitter, changed))
+    try:
+        yield
+    finally:
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+
+
+async def keep_asking(
+    known: KnownUpstream,
+    ask: Ask,
+    lifetime: float,
+    jitter: Callable[[], float],
+    changed: Callable[[], None],
+) -> NoReturn:
+    """Ask at once, again with growing pauses until there is an answer, and then whenever that is old.
+
+    ``lifetime`` is the seconds that an answer counts for, ``jitter`` uniform in [0, 1): members of a fleet
+    that start together do not ask together. ``changed`` is called when the kind has become another one.
+    """
+    unanswered = 0
+    while True:
+        found = await ask()
+        if found is None:
+            unanswered += 1
+            longest = min(_LONGEST_PAUSE, _FIRST_PAUSE * 2.0 ** min(unanswered - 1, 30))
+            await asyncio.sleep(longest * (1 + jitter()) / 2)
+            continue
+        unanswered = 0
+        if known.learn(found):
+            changed()
+        await asyncio.sleep(max(_LEAST_LIFETIME, lifetime))

@@ -1,0 +1,95 @@
+"""`access.sharing = "auto"`: shared by proof before a Databricks workspace, by credential elsewhere."""
+
+import json
+from typing import Any
+
+import pytest
+from structlog.testing import capture_logs
+
+from proxy.demo.workspace import EmulatedWorkspace, WorkspaceOptions
+from proxy.settings import AccessSettings, CacheSettings
+from tests.integration.conftest import sample
+from tests.integration.support import (
+    CONFIG,
+    LIST,
+    MODEL,
+    MUCH,
+    Api,
+    Inbound,
+    Upstream,
+    answering,
+    proxied,
+    raw,
+    settle,
+)
+
+AUTO = AccessSettings()
+VERSION = {"name": "m", "version": "1"}
+LASTING = CacheSettings(mutable_ttl=3600, not_found_ttl=3600, unverified_ttl=3600)
+
+
+async def sharing(url: str) -> dict[str, Any]:
+    status: dict[str, Any] = (await raw(url, "GET", "/-/status.json")).json()
+    found: dict[str, Any] = status["sharing"]
+    return found
+
+
+async def until(url: str, mode: str) -> str:
+    """Wait until answers are shared so; returns why."""
+    while (found := await sharing(url))["mode"] != mode:
+        await settle()
+    return str(found["reason"])
+
+
+def test_it_is_the_default() -> None:
+    assert AUTO.sharing == "auto"
+
+
+async def test_twenty_tokens_cost_a_workspace_a_proof_each_and_the_model_once(session: Any) -> None:
+    model = sample()
+    model.readers = frozenset(f"token-{number}" for number in range(20))
+    async with (
+        EmulatedWorkspace([model], WorkspaceOptions(limit=MUCH, latency=0)) as workspace,
+        proxied(workspace.url, access=AUTO, cache=LASTING) as url,
+    ):
+        assert CONFIG in await until(url, "proven")
+        api = Api(session, url)
+        for number in range(20):
+            assert (await api.get(LIST, token=f"token-{number}", **VERSION)).status == 200
+        assert (await api.get(LIST, token="stranger", **VERSION)).status == 403
+        assert [len(workspace.arrivals.to(path)) for path in (LIST, MODEL)] == [1, 21]
+
+
+async def test_elsewhere_each_credential_has_its_own(upstream: Upstream) -> None:
+    async with proxied(upstream.url, access=AUTO, cache=LASTING) as url:
+        while "no oidc_endpoint" not in (await sharing(url))["reason"]:
+            await settle()
+        assert (await sharing(url))["mode"] == "credential"
+        for token in "aab":
+            await raw(url, "GET", f"/api/2.0/mlflow/{LIST}?name=m&version=1", [("Authorization", token)])
+    assert len([inbound for inbound in upstream.seen if LIST in inbound.target]) == 2
+
+
+@pytest.mark.parametrize("silence", ["503 Down", "429 Often"])
+async def test_until_the_upstream_has_answered_each_has_its_own(upstream: Upstream, silence: str) -> None:
+    status = silence
+
+    async def respond(inbound: Inbound) -> None:
+        body = json.dumps({"oidc_endpoint": "https://w/oidc"}).encode()
+        head = f"HTTP/1.1 {status}\r\nContent-Length: {len(body)}\r\n\r\n"
+        await answering(head.encode() + body)(inbound)
+
+    upstream.respond = respond
+    with capture_logs() as logs:
+        async with proxied(upstream.url, access=AUTO, cache=LASTING) as url:
+            while not upstream.seen:
+                await settle()
+            found = await sharing(url)
+            assert (found["mode"], "not answered" in found["reason"]) == ("credential", True)
+            status = "200 OK"
+            await until(url, "proven")
+    told = {line["event"]: line for line in logs}
+    at_first, since = told["how answers are shared"], told["the upstream's kind is known"]
+    assert (at_first["mode"], since["sharing"], since["kind"]) == ("credential", "proven", "databricks")
+    assert at_first["reason"].startswith("access.sharing is auto")
+    assert CONFIG in since["reason"]
