@@ -45,6 +45,7 @@ from proxy.errors import AnswerableError, InvalidSettingsError
 from proxy.fleet.member import Fleet
 from proxy.limits import InFlight, allow_descriptors
 from proxy.listener.connection import Timeouts, refusal
+from proxy.listener.hosts import Hosts
 from proxy.listener.runner import BoundedRunner
 from proxy.metrics import Metrics
 from proxy.mlflow_api.routes import UNKNOWN, Group, Route, match, overrides_method
@@ -89,11 +90,13 @@ class Place:
 class Proxy:
     """One proxy, ready to be served. Must be made, used and closed in one event loop.
 
-    ``workers`` are the URLs of the workers' private sockets, if it is one of several.
+    ``hosts`` are those that clients may call it by. ``workers`` are the URLs of the workers' private sockets,
+    if it is one of several.
     """
 
-    def __init__(self, settings: Settings, workers: Sequence[str] = ()) -> None:
+    def __init__(self, settings: Settings, hosts: Hosts, workers: Sequence[str] = ()) -> None:
         connections = settings.connections
+        self._hosts = hosts
         self._upstream = settings.upstream
         # First what can be refused: what is open has to be closed.
         forward_proxies = ForwardProxies.named_in(os.environ)
@@ -210,6 +213,7 @@ class Proxy:
         try:
             if (refused := refusal(request)) is not None:
                 raise refused
+            self._hosts.check(request.headers.get("Host"))
             target = request.raw_path
             if target.startswith(admin.PREFIX):
                 return await self._administer(request)
@@ -344,7 +348,7 @@ async def serving(
     if settings.tls.certificate:
         context, pair = tls.for_clients(settings.tls.certificate, settings.tls.key)
         certificate = [pair]
-    proxy = Proxy(settings, place.crew if place is not None else ())
+    proxy = Proxy(settings, await _hosts(settings.host, settings), place.crew if place is not None else ())
 
     @web.middleware
     async def enter(request: web.Request, handler: object) -> web.StreamResponse:
@@ -370,6 +374,7 @@ async def serving(
             partial(
                 entrance.answer_on_its_own,
                 proxy.admin,
+                await _hosts(settings.admin.host, settings),
                 listen,
                 lambda own: administered(_url(own, context)),
                 timeouts,
@@ -456,13 +461,34 @@ def _refuse_strangers(settings: Settings) -> None:
         )
 
 
+async def _hosts(listener: str, settings: Settings) -> Hosts:
+    """Return what to answer to at an address or name to listen on."""
+    return Hosts.of(listener, settings.allowed_hosts, loopback=await _leads_to_loopback(listener))
+
+
+async def _leads_to_loopback(host: str) -> bool:
+    """Whether a listener at an address or name can be reached from this machine only."""
+    if is_loopback(host):
+        return True
+    try:
+        found = await asyncio.get_running_loop().getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    except OSError:
+        return False  # it cannot be listened on either, which says so itself
+    return all(is_loopback(str(address[0])) for *_, address in found)
+
+
 def _access(settings: Settings) -> Callable[[bytes], Access]:
     access = settings.access
     if access.sharing != "service":
         return Access
     clients = None
     if access.clients_file:
-        clients = WatchedFile(Path(access.clients_file), access_clients.parse, "access.clients_file")
+        clients = WatchedFile(
+            Path(access.clients_file),
+            access_clients.parse,
+            "access.clients_file",
+            warning=access_clients.warning,
+        )
     credentials: Credentials
     if access.token_file:
         credentials = TokenFile(Path(access.token_file))

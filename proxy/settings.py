@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 from pydantic import (
     AfterValidator,
     BaseModel,
+    BeforeValidator,
     ByteSize,
     ConfigDict,
     Field,
@@ -28,12 +29,14 @@ from pydantic import (
 from pydantic.fields import FieldInfo
 from pydantic_settings import (
     BaseSettings,
+    NoDecode,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
     SettingsError,
     TomlConfigSettingsSource,
 )
 
+from proxy.addresses import literal
 from proxy.errors import InvalidSettingsError
 from proxy.mlflow_api.routes import Group
 
@@ -56,6 +59,41 @@ def _origin(value: str) -> str:
     if parts.username is not None or any(c in "?#" or c.isspace() for c in value):
         raise ValueError("only scheme, host, port and path belong here; clients send their own credentials")
     return value.rstrip("/")
+
+
+_LABEL = re.compile(r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?", re.IGNORECASE)
+_LONGEST_NAME = 253
+"""Characters of a host name (RFC 1035 section 2.3.4, without the final dot)."""
+
+
+def _hosts(value: object) -> object:
+    """Check host names, listed or with commas between them, and return them as a tuple."""
+    found = value.split(",") if isinstance(value, str) else value
+    if not isinstance(found, list | tuple) or not all(isinstance(each, str) for each in found):
+        raise ValueError(f"must be a list of host names, got {_short(value)}")
+    hosts = tuple(each.strip() for each in found)
+    for host in hosts:
+        _check_host(host)
+    return hosts
+
+
+def _check_host(host: str) -> None:
+    if not host:
+        raise ValueError("an empty string is no host name; leave allowed_hosts out to name none")
+    if literal(host) is not None:
+        return
+    shown = _short(host)
+    if "/" in host:
+        raise ValueError(f"{shown} is a URL; give the name of its host only")
+    if "*" in host:
+        raise ValueError(f"{shown} has a wildcard, but names are compared whole; give each of them")
+    if not host.isascii():
+        raise ValueError(f"{shown} is not in ASCII; give the name as clients send it, xn--...")
+    if ":" in host:
+        raise ValueError(f"{shown} has a port, or is no address; give the host alone, whose ports all count")
+    name = host.removesuffix(".")
+    if len(name) > _LONGEST_NAME or not all(_LABEL.fullmatch(label) for label in name.split(".")):
+        raise ValueError(f"{shown} is not a host name such as mlflow-proxy.internal")
 
 
 class _Section(BaseModel):
@@ -288,6 +326,9 @@ class Settings(BaseSettings):
     upstream: Annotated[str, AfterValidator(_origin)] = Field(description="URL of the workspace")
     host: str = Field("127.0.0.1", min_length=1, description="address to listen on")
     port: int = Field(8080, ge=0, le=65535, description="port to listen on, 0 for any free one")
+    allowed_hosts: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_hosts)] = Field(
+        (), description="names that clients may call the proxy by, beside localhost where it listens on that"
+    )
     redis: str = Field(
         "", description="URL of the Redis or Valkey that all proxies of this workspace share, if there is one"
     )
