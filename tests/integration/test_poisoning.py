@@ -110,7 +110,8 @@ Access = Callable[[Mode], AccessSettings]
 
 @asynccontextmanager
 async def serving(upstream: Upstream, access: AccessSettings) -> AsyncIterator[str]:
-    async with proxied(upstream.url, access=access, cache=LASTING) as url:
+    hosts = [value for name, value in UNKEYED if name == "Host"]
+    async with proxied(upstream.url, access=access, cache=LASTING, allowed_hosts=hosts) as url:
         yield url
 
 
