@@ -339,7 +339,7 @@ async def test_the_last_client_is_shut_out_of_every_worker(
     async with serving(workspace.url, redis.url, *options) as running:
 
         async def ask_until(event: str) -> set[int]:
-            """Ask until every worker has said so, or more often; return what was answered after that."""
+            """Ask until every worker has said so; return what is answered after that."""
             said = asyncio.create_task(running.log.until(event, WORKERS))
             while not said.done():
                 await asyncio.gather(*reads(running, 10))

@@ -393,7 +393,8 @@ async def test_an_early_answer_and_then_more(upstream: Upstream, proxy_url: str)
 
     upstream.respond = respond
     async with await RawClient.connect(proxy_url) as client:
-        await client.send(f"PUT {PLAIN} HTTP/1.1\r\nHost: a\r\nContent-Length: 1000\r\n\r\nbegin".encode())
+        head = f"PUT {PLAIN} HTTP/1.1\r\nHost: proxy.localhost\r\nContent-Length: 1000\r\n\r\n"
+        await client.send(head.encode() + b"begin")
         assert (await client.reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 413 Too Much\r\n")
         assert await client.reader.readexactly(2) == b"no"
     async with await RawClient.connect(proxy_url) as client:

@@ -4,13 +4,13 @@ import asyncio
 import socket
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from aiohttp import web
 
 from proxy.admin import crew
-from proxy.demo.workspace import EmulatedWorkspace
+from proxy.demo.workspace import EmulatedWorkspace, WorkspaceOptions
 from proxy.settings import AccessSettings, AdminSettings
 from tests.integration.support import (
     API,
@@ -18,11 +18,13 @@ from tests.integration.support import (
     HIT,
     LIST,
     MODEL,
+    MUCH,
     RawClient,
     RawReply,
     Upstream,
     proxied,
 )
+from tests.integration.test_clients import FILES, contents, download, files_in, job, registered
 
 FOREIGN = [
     "evil.example",
@@ -186,3 +188,15 @@ async def test_workers_speak_to_each_other_by_loopback_names_only() -> None:
         async with asynccontextmanager(crew.answer_apart)({"secret": secret}, private, web.Application()):
             assert (await called(url, url.removeprefix("http://"), target="/-/secret")).body == b"of a worker"
             assert_refused(await called(url, "evil.example", target="/-/secret"), "evil.example")
+
+
+@pytest.mark.parametrize("name", ["127.0.0.1", "localhost"])
+@pytest.mark.parametrize("door", ["A", "B"])
+async def test_real_clients_call_it_by_names_of_this_machine(
+    tmp_path: Path, door: Literal["A", "B"], name: str
+) -> None:
+    options = WorkspaceOptions(limit=MUCH, latency=0)
+    async with EmulatedWorkspace(registered(), options) as workspace, proxied(workspace.url) as url:
+        async with job("3", door, url.replace("127.0.0.1", name), tmp_path) as process:
+            assert await download(process, {str(tmp_path / "got"): "models:/m/1"}) == {}
+        assert files_in(tmp_path / "got") == contents(FILES)
