@@ -21,6 +21,15 @@ def is_loopback(host: str) -> bool:
     return name == "localhost" or name.endswith(".localhost")  # RFC 6761 section 6.3
 
 
+def canonical(host: str) -> str:
+    """Return the one spelling of a host that comes in many: in lower case, without brackets and final dot."""
+    address = literal(host)
+    if address is None:
+        return host.removesuffix(".").lower()
+    mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
+    return str(mapped or address)
+
+
 def literal(host: str) -> Address | None:
     """Read an address as ``getaddrinfo`` would, None if a host is a name.
 

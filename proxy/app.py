@@ -47,11 +47,12 @@ from proxy.fleet.member import Fleet
 from proxy.forwarding import Forwarding
 from proxy.limits import InFlight, allow_descriptors
 from proxy.listener.connection import Timeouts, refusal
+from proxy.listener.hosts import Hosts
 from proxy.listener.runner import BoundedRunner
 from proxy.metrics import Metrics
 from proxy.mlflow_api.caller_fields import CallerFields
 from proxy.mlflow_api.routes import UNKNOWN, Group, Route, match, overrides_method
-from proxy.mlflow_api.upstream_kind import KnownUpstream, at_first
+from proxy.mlflow_api.upstream_kind import KnownUpstream, UpstreamKind, at_first
 from proxy.pipeline import LARGEST_HELD_BODY, Pipeline
 from proxy.responses import Outcome, Reply, remove_defaults, send_error
 from proxy.settings import BudgetSettings, Settings
@@ -93,14 +94,16 @@ class Place:
 class Proxy:
     """One proxy, ready to be served. Must be made, used and closed in one event loop.
 
-    ``workers`` are the URLs of the workers' private sockets, if it is one of several.
+    ``hosts`` are those that clients may call it by. ``workers`` are the URLs of the workers' private sockets,
+    if it is one of several.
     """
 
-    def __init__(self, settings: Settings, workers: Sequence[str] = ()) -> None:
+    def __init__(self, settings: Settings, hosts: Hosts, workers: Sequence[str] = ()) -> None:
         connections = settings.connections
+        self._hosts = hosts
         self._upstream = settings.upstream
         self._settings = settings
-        self.kind = KnownUpstream(at_first(settings.upstream, asks=_depends_on_kind(settings)))
+        self.kind = KnownUpstream(_at_first(settings))
         # First what can be refused: what is open has to be closed.
         forward_proxies = ForwardProxies.named_in(os.environ)
         # The client certificate is for the workspace alone: storage is somebody else's.
@@ -241,6 +244,7 @@ class Proxy:
         try:
             if (refused := refusal(request)) is not None:
                 raise refused
+            self._hosts.check(request.headers.get("Host"))
             target = request.raw_path
             if target.startswith(admin.PREFIX):
                 return await self._administer(request)
@@ -377,7 +381,7 @@ async def serving(
     if settings.tls.certificate:
         context, pair = tls.for_clients(settings.tls.certificate, settings.tls.key)
         certificate = [pair]
-    proxy = Proxy(settings, place.crew if place is not None else ())
+    proxy = Proxy(settings, await _hosts(settings.host, settings), place.crew if place is not None else ())
 
     @web.middleware
     async def enter(request: web.Request, handler: object) -> web.StreamResponse:
@@ -403,6 +407,7 @@ async def serving(
             partial(
                 entrance.answer_on_its_own,
                 proxy.admin,
+                await _hosts(settings.admin.host, settings),
                 listen,
                 lambda own: administered(_url(own, context)),
                 timeouts,
@@ -429,7 +434,6 @@ async def serving(
         except OSError as error:
             raise cannot_listen(settings.host, settings.port, error) from None
         async with tls.watching([*certificate, *proxy.reloaded]), proxy.watching_upstream():
-            log.info("how answers are shared", **asdict(proxy.sharing))
             yield _url(runner, context)
     finally:
         proxy.leave()
@@ -454,6 +458,7 @@ async def run(
         connections = settings.connections
         allow_descriptors(connections.max_clients, 2 * connections.max_connections)
         log.info("serving", url=url, **own, upstream=settings.upstream, version=__version__)
+        log.info("how answers are shared", **asdict(in_force(settings.access.sharing, _at_first(settings))))
         started(url)
         await stop.wait()
         log.info("stopping", grace=settings.shutdown_grace)
@@ -490,9 +495,30 @@ def _refuse_strangers(settings: Settings) -> None:
         )
 
 
+def _at_first(settings: Settings) -> UpstreamKind:
+    """Return what is known of the upstream before it was asked."""
+    return at_first(settings.upstream, asks=_depends_on_kind(settings))
+
+
 def _depends_on_kind(settings: Settings) -> bool:
     """Whether it makes a difference of what kind the upstream is."""
     return settings.connections.forwarded_fields == "auto" or settings.access.sharing == "auto"
+
+
+async def _hosts(listener: str, settings: Settings) -> Hosts:
+    """Return what to answer to at an address or name to listen on."""
+    return Hosts.of(listener, settings.allowed_hosts, loopback=await _leads_to_loopback(listener))
+
+
+async def _leads_to_loopback(host: str) -> bool:
+    """Whether a listener at an address or name can be reached from this machine only."""
+    if is_loopback(host):
+        return True
+    try:
+        found = await asyncio.get_running_loop().getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    except OSError:
+        return False  # it cannot be listened on either, which says so itself
+    return all(is_loopback(str(address[0])) for *_, address in found)
 
 
 def _access(settings: Settings, upstream: KnownUpstream) -> Callable[[bytes], Access]:
@@ -506,7 +532,12 @@ def _access(settings: Settings, upstream: KnownUpstream) -> Callable[[bytes], Ac
         return partial(Access, caller_fields=caller_fields, proven=proven)
     clients = None
     if access.clients_file:
-        clients = WatchedFile(Path(access.clients_file), access_clients.parse, "access.clients_file")
+        clients = WatchedFile(
+            Path(access.clients_file),
+            access_clients.parse,
+            "access.clients_file",
+            warning=access_clients.warning,
+        )
     credentials: Credentials
     if access.token_file:
         credentials = TokenFile(Path(access.token_file))

@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 from pydantic import (
     AfterValidator,
     BaseModel,
+    BeforeValidator,
     ByteSize,
     ConfigDict,
     Field,
@@ -28,12 +29,14 @@ from pydantic import (
 from pydantic.fields import FieldInfo
 from pydantic_settings import (
     BaseSettings,
+    NoDecode,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
     SettingsError,
     TomlConfigSettingsSource,
 )
 
+from proxy.addresses import literal
 from proxy.errors import InvalidSettingsError
 from proxy.mlflow_api.caller_fields import row_of
 from proxy.mlflow_api.headers import is_token
@@ -58,6 +61,57 @@ def _origin(value: str) -> str:
     if parts.username is not None or any(c in "?#" or c.isspace() for c in value):
         raise ValueError("only scheme, host, port and path belong here; clients send their own credentials")
     return value.rstrip("/")
+
+
+_LABEL = re.compile(r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?", re.IGNORECASE)
+_LONGEST_NAME = 253
+"""Characters of a host name (RFC 1035 section 2.3.4, without the final dot)."""
+
+
+def _listed(what: str, check: Callable[[str], None]) -> BeforeValidator:
+    """Return a validator for names, listed or with commas between them, that makes a tuple of them."""
+
+    def validate(value: object) -> tuple[str, ...]:
+        found = value.split(",") if isinstance(value, str) else value
+        if not isinstance(found, list | tuple) or not all(isinstance(each, str) for each in found):
+            raise ValueError(f"must be a list of {what}, got {_short(value)}")
+        names = tuple(each.strip() for each in found)
+        for name in names:
+            check(name)
+        return names
+
+    return BeforeValidator(validate)
+
+
+def _check_host(host: str) -> None:
+    if not host:
+        raise ValueError("an empty string is no host name; leave allowed_hosts out to name none")
+    if literal(host) is not None:
+        return
+    shown = _short(host)
+    if "/" in host:
+        raise ValueError(f"{shown} is a URL; give the name of its host only")
+    if "*" in host:
+        raise ValueError(f"{shown} has a wildcard, but names are compared whole; give each of them")
+    if not host.isascii():
+        raise ValueError(f"{shown} is not in ASCII; give the name as clients send it, xn--...")
+    if ":" in host:
+        raise ValueError(f"{shown} has a port, or is no address; give the host alone, whose ports all count")
+    name = host.removesuffix(".")
+    if len(name) > _LONGEST_NAME or not all(_LABEL.fullmatch(label) for label in name.split(".")):
+        raise ValueError(f"{shown} is not a host name such as mlflow-proxy.internal")
+
+
+def _check_token(name: str) -> None:
+    if not is_token(name):
+        raise ValueError(f"{_short(name)} is no name of a field or cookie; give one such as x-my-trace")
+
+
+def _check_neutral(name: str) -> None:
+    _check_token(name)
+    row = row_of(name)
+    if row is not None and row.fixed:
+        raise ValueError(f"{name} always counts ({row.why}); leave it out")
 
 
 class _Section(BaseModel):
@@ -163,11 +217,11 @@ class AccessSettings(_Section):
     )
     proof_ttl: PositiveSeconds = Field(300, description="proven: how long such a proof counts")
     refusal_ttl: Seconds = Field(5, description="proven: how long a refusal counts")
-    neutral_fields: tuple[str, ...] = Field(
+    neutral_fields: Annotated[tuple[str, ...], NoDecode, _listed("field names", _check_neutral)] = Field(
         (),
         description="request fields that tell nothing about the caller, beside the well-known ones",
     )
-    neutral_cookies: tuple[str, ...] = Field(
+    neutral_cookies: Annotated[tuple[str, ...], NoDecode, _listed("cookie names", _check_token)] = Field(
         (), description="cookies that tell nothing about the caller, such as a load balancer's"
     )
     token_file: str = Field(
@@ -182,25 +236,6 @@ class AccessSettings(_Section):
     reach: Literal["mlflow", "everything"] = Field(
         "mlflow", description="service: which APIs clients may call with the proxy's credential"
     )
-
-    @field_validator("neutral_fields", "neutral_cookies")
-    @classmethod
-    def _tokens(cls, names: tuple[str, ...]) -> tuple[str, ...]:
-        for name in names:
-            if not is_token(name):
-                raise ValueError(
-                    f"{name[:60]!r} is no name of a field or cookie; give one such as x-my-trace"
-                )
-        return names
-
-    @field_validator("neutral_fields")
-    @classmethod
-    def _not_fixed(cls, names: tuple[str, ...]) -> tuple[str, ...]:
-        for name in names:
-            row = row_of(name)
-            if row is not None and row.fixed:
-                raise ValueError(f"{name} always counts: {row.why}; leave it out")
-        return names
 
     @field_validator("token_file", "profile", "clients_file", "reach")
     @classmethod
@@ -322,6 +357,9 @@ class Settings(BaseSettings):
     upstream: Annotated[str, AfterValidator(_origin)] = Field(description="URL of the workspace")
     host: str = Field("127.0.0.1", min_length=1, description="address to listen on")
     port: int = Field(8080, ge=0, le=65535, description="port to listen on, 0 for any free one")
+    allowed_hosts: Annotated[tuple[str, ...], NoDecode, _listed("host names", _check_host)] = Field(
+        (), description="names that clients may call the proxy by, beside localhost where it listens on that"
+    )
     redis: str = Field(
         "", description="URL of the Redis or Valkey that all proxies of this workspace share, if there is one"
     )

@@ -6,6 +6,9 @@ Pure. The file is TOML and holds no token, only digests of them, so that who can
     nightly-job = "sha256:2c26b46b68ffc68ff99b453c1d30413413422d706483bfa0f98a5e886266e7ae"
     two-tokens = ["sha256:...", "sha256:..."]
 
+A table without a client shuts every client out. A file without the table is refused: it may be what there is
+so far of one that is being written.
+
 Digests are not salted: tokens are long and random (``openssl rand -hex 32``), not chosen by people.
 """
 
@@ -78,9 +81,12 @@ def parse(data: bytes) -> Clients:
         for digest in _digests(name, value):
             if names.setdefault(digest, name) != name:
                 raise UnreadableError(f"{names[digest]} and {name} have the same token")
-    if not names:
-        raise UnreadableError("it names no client")
     return Clients(names)
+
+
+def warning(clients: Clients) -> str:
+    """Return what to warn an operator of whose file is in force, empty for nothing."""
+    return "" if len(clients) else "no client is named, so that all clients are refused"
 
 
 def _digests(name: str, value: object) -> Iterable[bytes]:

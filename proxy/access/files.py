@@ -31,8 +31,8 @@ _LARGEST = 2**20
 class WatchedFile(Generic[Content]):
     """One file, read at once: raises InvalidSettingsError, naming ``setting``, if that cannot be done.
 
-    ``parse`` makes of its bytes what it means, or raises UnreadableError. ``wall_clock`` is that of the times
-    at which files change.
+    ``parse`` makes of its bytes what it means, or raises UnreadableError. ``warning`` returns what to log
+    when that comes into force, empty for nothing. ``wall_clock`` is that of the times at which files change.
     """
 
     def __init__(
@@ -41,12 +41,14 @@ class WatchedFile(Generic[Content]):
         parse: Callable[[bytes], Content],
         setting: str,
         *,
+        warning: Callable[[Content], str] = lambda content: "",
         clock: Callable[[], float] = time.monotonic,
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
         self._path = path
         self._parse = parse
         self._setting = setting
+        self._warning = warning
         self._clock = clock
         self._wall_clock = wall_clock
         self._look = Blocking(self._look_now, _LIMIT)
@@ -61,6 +63,7 @@ class WatchedFile(Generic[Content]):
                 f"{setting}: {path} cannot be used: {_reason(error)}; give the path of a file that can"
             ) from None
         self._looked_at = clock()
+        self._warn()
 
     async def current(self) -> Content:
         """Return what the file says, no older than a second."""
@@ -112,6 +115,11 @@ class WatchedFile(Generic[Content]):
             return
         self._stamp, self._content, self._growing, self._problem = stamp, content, None, ""
         log.info("file read again", setting=self._setting, path=str(self._path))
+        self._warn()
+
+    def _warn(self) -> None:
+        if warning := self._warning(self._content):
+            log.warning(warning, setting=self._setting, path=str(self._path))
 
     def _complain(self, reason: str) -> None:
         if reason != self._problem:

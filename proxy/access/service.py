@@ -6,7 +6,6 @@ of a client's fields only those go there that cannot be a credential.
 
 import asyncio
 from collections.abc import Mapping
-from urllib.parse import urlsplit
 
 from proxy.access.clients import UNNAMED, Clients
 from proxy.access.credential import Credentials
@@ -14,7 +13,6 @@ from proxy.access.files import WatchedFile
 from proxy.access.partition import PUBLIC, partitions
 from proxy.access.reach import is_mlflow
 from proxy.access.sharing import Access, Asker
-from proxy.addresses import is_loopback
 from proxy.errors import (
     AnswerableError,
     CredentialRefusedError,
@@ -48,8 +46,9 @@ _KEPT = frozenset({"set-cookie", "set-cookie2", "authentication-info", "www-auth
 class ServiceAccess(Access):
     """One credential for all, one set of stored answers for all.
 
-    ``clients`` of None lets everyone in who reaches this machine, for a proxy that listens on loopback;
-    ``everything`` lets clients use the credential for other APIs than MLflow's.
+    ``clients`` of None lets everyone in who reaches this machine, for a proxy that listens on loopback, where
+    ``listener/hosts.py`` keeps out the pages of its browsers; ``everything`` lets clients use the credential
+    for other APIs than MLflow's.
     """
 
     def __init__(
@@ -74,11 +73,6 @@ class ServiceAccess(Access):
             return ""  # clients ask for these before they show a credential
         if self._clients is not None:
             self._known = await self._clients.current()
-        elif not is_loopback(_host(field(headers, "Host"))):
-            # A page in a browser of this machine can be made to ask, under a name of its own site.
-            raise UnauthenticatedError(
-                "Without access.clients_file this proxy answers to localhost only, not to other names."
-            )
         name = self._name(headers)
         try:
             credential = await self._credentials.current()
@@ -170,10 +164,3 @@ def refuses_credential(status: int, answer: Fields) -> bool:
     """
     reason = field(answer, "X-Databricks-Reason-Phrase").lower()
     return status == 401 or (status == 403 and "token" in reason)
-
-
-def _host(value: str) -> str:
-    try:
-        return urlsplit(f"//{value}").hostname or ""
-    except ValueError:
-        return ""

@@ -16,7 +16,9 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 
 from proxy.admin import samples
+from proxy.admin.entrance import only
 from proxy.admin.handlers import PREFIX, Handler
+from proxy.listener.hosts import LOOPBACK_ONLY
 
 _PATIENCE = 1.0
 """Seconds for a worker's answer; one that takes longer is left out."""
@@ -54,7 +56,7 @@ async def answer_apart(
     handlers: Mapping[str, Handler], listening: socket.socket, application: web.Application
 ) -> AsyncIterator[None]:
     """Answer the other workers for as long as the application lives (a context of ``cleanup_ctx``)."""
-    own = web.Application()
+    own = web.Application(middlewares=[only(LOOPBACK_ONLY)])
     own.add_routes([web.get(PREFIX + name, handler) for name, handler in handlers.items()])
     runner = web.AppRunner(own, access_log=None, shutdown_timeout=_PATIENCE)
     await runner.setup()

@@ -3,14 +3,16 @@
 Own endpoints either share the clients' listener or have one for themselves.
 """
 
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 
 from aiohttp import web
+from aiohttp.typedefs import Middleware
 
 from proxy.admin import permission
 from proxy.admin.handlers import PREFIX, Handler
 from proxy.errors import AnswerableError, NoSuchEndpointError, PostOnlyError
 from proxy.listener.connection import Timeouts, refusal
+from proxy.listener.hosts import Hosts
 from proxy.listener.runner import BoundedRunner
 
 
@@ -50,6 +52,22 @@ async def elsewhere(request: web.Request) -> web.StreamResponse:
     return _said(NoSuchEndpointError("The proxy's own endpoints are served elsewhere (admin.host)."))
 
 
+def only(hosts: Hosts) -> Middleware:
+    """Return what answers requests for other hosts, instead of a listener's handlers, with an error."""
+
+    @web.middleware
+    async def check(
+        request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+    ) -> web.StreamResponse:
+        try:
+            hosts.check(request.headers.get("Host"))
+        except AnswerableError as error:
+            return _said(error)
+        return await handler(request)
+
+    return check
+
+
 _MOST_CLIENTS = 100
 """Connections at once to the listener of its own: a few probes and scrapers, with room for more."""
 
@@ -58,6 +76,7 @@ Listen = Callable[[web.AppRunner], Sequence[web.BaseSite]]
 
 async def answer_on_its_own(
     entrance: Entrance,
+    hosts: Hosts,
     listen: Listen,
     started: Callable[[web.AppRunner], None],
     timeouts: Timeouts,
@@ -72,7 +91,7 @@ async def answer_on_its_own(
     async def enter(request: web.Request, handler: object) -> web.StreamResponse:
         return await entrance.handle(request)
 
-    own = web.Application(middlewares=[enter])
+    own = web.Application(middlewares=[only(hosts), enter])
     own.on_response_prepare.append(_close_refused)
     runner = BoundedRunner(own, _MOST_CLIENTS, "of the proxy's own endpoints", timeouts, shutdown_timeout=1.0)
     await runner.setup()

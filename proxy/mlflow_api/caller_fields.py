@@ -231,6 +231,8 @@ identity, and change while a client does not."""
 
 _NOT_PLAIN_COOKIES = re.compile(r'[",$]')
 """What servers read in different ways in a Cookie field (RFC 2109, RFC 2965 and RFC 6265 differ)."""
+_PORT = re.compile(r"((?<![\w.:])[0-9]{1,3}(?:\.[0-9]{1,3}){3}|\[[0-9a-fA-F:.]{2,45}\]):[0-9]{1,5}(?![\w.:])")
+"""An address of IPv4, or of IPv6 in brackets, and its port."""
 _ONLY_ADDRESSES = re.compile(
     r"(?:\s*(?:for|by)\s*=\s*(?:\"[^\"\\]*\"|[^\s;,\"\\=]+)\s*(?:[;,]|$))+", re.IGNORECASE
 )
@@ -279,7 +281,9 @@ class CallerFields:
             case "baggage" if all(member.strip().startswith("sentry-") for member in value.split(",")):
                 return Tells.NEUTRAL, ""
             case "forwarded" if _ONLY_ADDRESSES.fullmatch(value):
-                return Tells.ADDRESS, value
+                return Tells.ADDRESS, _without_ports(value)
+            case _ if row.tells is Tells.ADDRESS:
+                return Tells.ADDRESS, _without_ports(value)
             case _:
                 return row.tells, value
 
@@ -316,6 +320,11 @@ def cookie_pairs(value: str) -> Iterator[tuple[str, str]]:
         stripped = pair.strip(" \t")
         if stripped:
             yield stripped.partition("=")[0].rstrip(" \t"), stripped
+
+
+def _without_ports(value: str) -> str:
+    """Return addresses without the ports that some balancers add: a new one for each connection."""
+    return _PORT.sub(r"\1", value)
 
 
 def names(tells: Tells) -> frozenset[str]:

@@ -1,6 +1,7 @@
 """Several workers of one proxy, as the processes that a user starts."""
 
 import asyncio
+import hashlib
 import json
 import os
 import re
@@ -297,6 +298,62 @@ async def test_workers_have_one_listener_for_their_own_endpoints(
             pass
         assert await running.end() == 0
         assert await refuses(running.api.url)
+
+
+async def test_workers_answer_to_their_own_hosts_only(
+    workspace: EmulatedWorkspace, redis: RedisServer
+) -> None:
+    options = ("--admin.host", "127.0.0.1", "--admin.port", "0", "--allowed-hosts", "proxy.internal")
+    async with serving(workspace.url, redis.url, *options) as running:
+        clients = running.api
+        own = Api(clients.session, (await running.log.until("serving", WORKERS))[0]["admin"])
+        statuses = {"evil.example": 403, "proxy.internal": 200, "localhost": 200}
+        for host, status in statuses.items():
+            for _ in range(10):  # any worker may answer
+                reply = await own.call("GET", "/-/healthz", headers={"Host": host})
+                assert reply.status == status, host
+                reply = await clients.call("GET", MODEL, {"name": "absent"}, headers={"Host": host})
+                assert reply.status == (404 if status == 200 else status), host
+        assert await running.end() == 0
+
+
+@pytest.mark.parametrize("replaced", [True, False])
+async def test_the_last_client_is_shut_out_of_every_worker(
+    workspace: EmulatedWorkspace, redis: RedisServer, tmp_path: Path, replaced: bool
+) -> None:
+    clients, other, token = tmp_path / "clients.toml", tmp_path / "other.toml", tmp_path / "token"
+    token.write_text("dapi-of-the-principal")
+    known = f'[clients]\na = "sha256:{hashlib.sha256(b"token-a").hexdigest()}"\n'
+    clients.write_text(known)
+
+    def write(text: str) -> None:
+        if replaced:
+            other.write_text(text)
+            other.replace(clients)
+        else:
+            clients.write_text(text)
+
+    options = (
+        "--access.sharing",
+        "service",
+        f"--access.token-file={token}",
+        f"--access.clients-file={clients}",
+    )
+    async with serving(workspace.url, redis.url, *options) as running:
+
+        async def ask_until(event: str) -> set[int]:
+            """Ask until every worker has said so; return what is answered after that."""
+            said = asyncio.create_task(running.log.until(event, WORKERS))
+            while not said.done():
+                await asyncio.gather(*reads(running, 10))
+            return set(await asyncio.gather(*reads(running, 10)))
+
+        assert set(await asyncio.gather(*reads(running, 10))) == {404}
+        write("")
+        assert await ask_until("file cannot be used; what it said before stays in force") == {404}
+        write("[clients]\n")
+        assert await ask_until("no client is named, so that all clients are refused") == {401}
+        assert await running.end() == 0
 
 
 # -- the end -------------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ import json
 import math
 import posixpath
 import re
+import tomllib
 from collections.abc import Callable
 from dataclasses import dataclass
 from random import Random
@@ -718,7 +719,9 @@ def _clients_file(data: bytes) -> str:
         found = clients.parse(data)
     except UnreadableError:
         return ""
-    return "" if len(found) and b"clients" in data else "clients out of nothing"
+    if not len(found) and tomllib.loads(data.decode()) != {"clients": {}}:
+        return "no client in a file that is not an empty table"
+    return "" if b"clients" in data else "clients out of nothing"
 
 
 _KNOWN = clients.parse(f'[clients]\na = "{_DIGEST}"\n'.encode())

@@ -69,6 +69,8 @@ async def proxied(
     access: AccessSettings | None = None,
     tls: TlsSettings | None = None,
     admin: AdminSettings | None = None,
+    allowed_hosts: Sequence[str] = (),
+    host: str = "127.0.0.1",
     administered: Callable[[str], None] = lambda url: None,
 ) -> AsyncIterator[str]:
     """Serve a proxy in this process, a quiet one unless told otherwise; yields its URL."""
@@ -77,7 +79,9 @@ async def proxied(
         connections = connections.model_copy(update={"forwarded_fields": QUIET.forwarded_fields})
     settings = Settings(
         upstream=upstream,
+        host=host,
         port=0,
+        allowed_hosts=tuple(allowed_hosts),
         shutdown_grace=0.01,  # aiohttp takes 0 for ever, so that a test that fails would hang
         cache=cache or CacheSettings(mutable_ttl=3600, not_found_ttl=3600),  # nothing expires meanwhile
         budget=budget or BudgetSettings(registry_limit=MUCH),
@@ -194,7 +198,7 @@ class RawClient:
 def request_bytes(
     method: str, target: str, headers: Sequence[tuple[str, str]] = (), body: bytes = b""
 ) -> bytes:
-    lines = [f"{method} {target} HTTP/1.1", "Host: proxy.test", "Connection: close"]
+    lines = [f"{method} {target} HTTP/1.1", "Host: proxy.localhost", "Connection: close"]
     lines += [f"{name}: {value}" for name, value in headers]
     return "\r\n".join([*lines, "", ""]).encode("latin-1") + body
 

@@ -146,7 +146,7 @@ async def test_what_is_said_to_a_head_is_no_part_of_the_next_answer(
     api: Api, target: str, status: int
 ) -> None:
     async with await RawClient.connect(api.url) as client:
-        await client.send(f"HEAD {target} HTTP/1.1\r\nHost: proxy.test\r\n\r\n".encode())
+        await client.send(f"HEAD {target} HTTP/1.1\r\nHost: proxy.localhost\r\n\r\n".encode())
         head = await client.reader.readuntil(b"\r\n\r\n")
         assert head.startswith(f"HTTP/1.1 {status} ".encode())
         if b"Connection: close" not in head:

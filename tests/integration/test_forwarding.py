@@ -43,7 +43,7 @@ DOWNLOAD = "/api/2.0/mlflow-artifacts/artifacts/mlflow-proxy/m/1/MLmodel"
 DOCUMENT = json.dumps({"oidc_endpoint": "https://w.example/oidc"}).encode()
 When = Literal["auto", "always", "never"]
 AUTO, ALWAYS = ConnectionSettings(forwarded_fields="auto"), ConnectionSettings(forwarded_fields="always")
-SEEN = {"x-forwarded-for": "127.0.0.1", "x-forwarded-proto": "http", "x-forwarded-host": "proxy.test"}
+SEEN = {"x-forwarded-for": "127.0.0.1", "x-forwarded-proto": "http", "x-forwarded-host": "proxy.localhost"}
 A = ("Authorization", "Bearer a")
 
 
@@ -262,8 +262,8 @@ async def test_an_upstream_of_another_kind_hears_of_clients(
     assert first == {
         "x-forwarded-for": "203.0.113.9, 10.0.0.1, 127.0.0.1",
         "x-forwarded-proto": "https, http",
-        "x-forwarded-host": "proxy.test",
-        "forwarded": 'for=203.0.113.9;proto=https, for=127.0.0.1;host="proxy.test";proto=http',
+        "x-forwarded-host": "proxy.localhost",
+        "forwarded": 'for=203.0.113.9;proto=https, for=127.0.0.1;host="proxy.localhost";proto=http',
     }
     assert third == SEEN, "nobody can have it left out"
 

@@ -27,7 +27,7 @@ READ = f"{API}registered-models/get?name=m"
 
 LINE = f"POST {PLAIN} HTTP/1.1"
 BEHIND = "/api/2.0/behind"
-SECOND = f"GET {BEHIND} HTTP/1.1\r\nHost: proxy.test\r\n\r\n".encode()
+SECOND = f"GET {BEHIND} HTTP/1.1\r\nHost: proxy.localhost\r\n\r\n".encode()
 """What a smuggler would have upstream take for a request: it is sent behind every case."""
 FIELDS = 400
 
@@ -58,7 +58,7 @@ class Normalised:
 Case = Refused | Normalised
 
 
-def head(*fields: str, line: str = LINE, host: str = "Host: proxy.test") -> bytes:
+def head(*fields: str, line: str = LINE, host: str = "Host: proxy.localhost") -> bytes:
     return "\r\n".join([line, *([host] if host else []), *fields, "", ""]).encode("latin-1")
 
 
@@ -184,8 +184,8 @@ FIELD_LINES: dict[str, Case] = {
     "a vertical tab in a value": Refused(get(PLAIN, "X-A: b\x0bc")),
     "a space before the colon": Refused(get(PLAIN, "X-A : b")),
     "a tab before the colon": Refused(get(PLAIN, "X-A\t: b")),
-    "a space before the first name": Refused(head("X-A: b", line=LINE, host=" Host: proxy.test")),
-    "a tab before the first name": Refused(head("X-A: b", line=LINE, host="\tHost: proxy.test")),
+    "a space before the first name": Refused(head("X-A: b", line=LINE, host=" Host: proxy.localhost")),
+    "a tab before the first name": Refused(head("X-A: b", line=LINE, host="\tHost: proxy.localhost")),
     "an empty name": Refused(get(PLAIN, ": b")),
     "no colon": Refused(get(PLAIN, "X-A")),
     "a control character in a name": Refused(get(PLAIN, "X\x01A: b")),
@@ -253,11 +253,11 @@ REQUEST_LINE: dict[str, Case] = {
     "two spaces before the target": Normalised(get(" /a"), line="GET /a HTTP/1.1"),
     "two spaces before the version": Normalised(get("/a "), line="GET /a HTTP/1.1"),
     "a space behind the version": Refused(get("/a", version="HTTP/1.1 ")),
-    "a tab before the target": Refused(b"GET\t/a HTTP/1.1\r\nHost: proxy.test\r\n\r\n"),
-    "a tab before the version": Refused(b"GET /a\tHTTP/1.1\r\nHost: proxy.test\r\n\r\n"),
-    "a space before the method": Refused(b" GET /a HTTP/1.1\r\nHost: proxy.test\r\n\r\n"),
-    "no version": Refused(b"GET /a\r\nHost: proxy.test\r\n\r\n"),
-    "nothing but a method": Refused(b"GET\r\nHost: proxy.test\r\n\r\n"),
+    "a tab before the target": Refused(b"GET\t/a HTTP/1.1\r\nHost: proxy.localhost\r\n\r\n"),
+    "a tab before the version": Refused(b"GET /a\tHTTP/1.1\r\nHost: proxy.localhost\r\n\r\n"),
+    "a space before the method": Refused(b" GET /a HTTP/1.1\r\nHost: proxy.localhost\r\n\r\n"),
+    "no version": Refused(b"GET /a\r\nHost: proxy.localhost\r\n\r\n"),
+    "nothing but a method": Refused(b"GET\r\nHost: proxy.localhost\r\n\r\n"),
     "HTTP/0.9": Refused(get("/a", version="HTTP/0.9")),
     "HTTP/1.2": Refused(get("/a", version="HTTP/1.2")),
     "HTTP/1.10": Refused(get("/a", version="HTTP/1.10")),
@@ -277,7 +277,7 @@ REQUEST_LINE: dict[str, Case] = {
         head(line="CONNECT elsewhere.example:443 HTTP/1.1", host="Host: elsewhere.example:443")
     ),
     "CONNECT with a path": Refused(head(line="CONNECT /a HTTP/1.1")),
-    "an absolute target": Refused(get("http://proxy.test/api")),
+    "an absolute target": Refused(get("http://proxy.localhost/api")),
     "an absolute target with a path of our own": Refused(get("https://elsewhere.example/-/healthz")),
     "an absolute target elsewhere": Refused(get("http://elsewhere.example/api")),
     "an asterisk": Refused(head(line="OPTIONS * HTTP/1.1")),
@@ -296,7 +296,7 @@ REQUEST_LINE: dict[str, Case] = {
 }
 HOST: dict[str, Case] = {
     "a port": Normalised(
-        head(line=f"GET {PLAIN} HTTP/1.1", host="Host: proxy.test:8080"), f"GET {PLAIN} HTTP/1.1"
+        head(line=f"GET {PLAIN} HTTP/1.1", host="Host: proxy.localhost:8080"), f"GET {PLAIN} HTTP/1.1"
     ),
     "an IPv6 address": Normalised(
         head(line=f"GET {PLAIN} HTTP/1.1", host="Host: [::1]:80"), f"GET {PLAIN} HTTP/1.1"
@@ -304,15 +304,15 @@ HOST: dict[str, Case] = {
     "none in HTTP/1.0": Normalised(head(line=f"GET {PLAIN} HTTP/1.0", host=""), f"GET {PLAIN} HTTP/1.1"),
     "none": Refused(head(line="GET /a HTTP/1.1", host="")),
     "two": Refused(get("/a", "Host: other.test")),
-    "two equal ones": Refused(get("/a", "Host: proxy.test")),
+    "two equal ones": Refused(get("/a", "Host: proxy.localhost")),
     "two in HTTP/1.0": Refused(get("/a", "Host: other.test", version="HTTP/1.0")),
     "an empty one": Refused(head(line="GET /a HTTP/1.1", host="Host:")),
-    "user information": Refused(head(line="GET /a HTTP/1.1", host="Host: user@proxy.test")),
-    "a space": Refused(head(line="GET /a HTTP/1.1", host="Host: proxy.test other.test")),
-    "a path": Refused(head(line="GET /a HTTP/1.1", host="Host: proxy.test/a")),
-    "a list": Refused(head(line="GET /a HTTP/1.1", host="Host: proxy.test, other.test")),
-    "a port that is none": Refused(head(line="GET /a HTTP/1.1", host="Host: proxy.test:http")),
-    "a scheme": Refused(head(line="GET /a HTTP/1.1", host="Host: http://proxy.test")),
+    "user information": Refused(head(line="GET /a HTTP/1.1", host="Host: user@proxy.localhost")),
+    "a space": Refused(head(line="GET /a HTTP/1.1", host="Host: proxy.localhost other.test")),
+    "a path": Refused(head(line="GET /a HTTP/1.1", host="Host: proxy.localhost/a")),
+    "a list": Refused(head(line="GET /a HTTP/1.1", host="Host: proxy.localhost, other.test")),
+    "a port that is none": Refused(head(line="GET /a HTTP/1.1", host="Host: proxy.localhost:http")),
+    "a scheme": Refused(head(line="GET /a HTTP/1.1", host="Host: http://proxy.localhost")),
     "other bytes than ASCII": Refused(head(line="GET /a HTTP/1.1", host="Host: caf\xe9")),
     "brackets that do not close": Refused(head(line="GET /a HTTP/1.1", host="Host: [::1")),
 }
@@ -401,7 +401,7 @@ async def test_refused(upstream: Upstream, proxy_url: str, case: Refused, way: s
     assert reply.all("Content-Type") == ["application/json"]
     assert reply.all("Connection") == ["close"]
     assert reply.json()["error_code"] == "INVALID_PARAMETER_VALUE"
-    assert "proxy.test" not in reply.json()["message"], "it repeats nothing"
+    assert "proxy.localhost" not in reply.json()["message"], "it repeats nothing"
     # What a chunked body's end is found wrong with has begun to stream, but its end has not come.
     begun, upstream.seen[:] = list(upstream.seen), []
     assert way == "in pieces" or not begun
@@ -417,7 +417,7 @@ async def test_refused(upstream: Upstream, proxy_url: str, case: Refused, way: s
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("case", of(Normalised))
 async def test_normalised(upstream: Upstream, proxy_url: str, case: Normalised, way: str) -> None:
-    last = f"GET {BEHIND}/last HTTP/1.1\r\nHost: proxy.test\r\nConnection: close\r\n\r\n".encode()
+    last = f"GET {BEHIND}/last HTTP/1.1\r\nHost: proxy.localhost\r\nConnection: close\r\n\r\n".encode()
     behind = b"" if b"HTTP/1.0" in case.sent else SECOND + last
     reply = await exchange(proxy_url, WAYS[way](case.sent + behind))
     assert reply.status == 200
@@ -492,7 +492,7 @@ async def test_a_body_that_breaks_when_nobody_wanted_it_is_no_error(
 ) -> None:
     async with await RawClient.connect(proxy_url) as client:
         await client.send(
-            b"GET /-/healthz HTTP/1.1\r\nHost: proxy.test\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nxx"
+            b"GET /-/healthz HTTP/1.1\r\nHost: proxy.localhost\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nxx"
         )
         assert b" 200 " in await client.reader.readuntil(b"\r\n\r\n")
         for piece in (b"xx\r\n", b" ; e\r\n"):

@@ -51,7 +51,7 @@ async def client(proxy_url: str) -> AsyncIterator[RawClient]:
 
 async def exchange(client: RawClient, target: str, method: str = "GET") -> RawReply:
     """Send a request over a connection that is kept, and read its answer and no more."""
-    await client.send(f"{method} {target} HTTP/1.1\r\nHost: proxy.test\r\n\r\n".encode())
+    await client.send(f"{method} {target} HTTP/1.1\r\nHost: proxy.localhost\r\n\r\n".encode())
     head = (await client.reader.readuntil(b"\r\n\r\n")).decode("latin-1").removesuffix("\r\n\r\n")
     line, *lines = head.split("\r\n")
     reply = RawReply(
@@ -233,7 +233,7 @@ async def test_chunks_that_turn_into_garbage_never_look_complete(
 
     upstream.respond = respond
     async with await RawClient.connect(proxy_url) as client:
-        await client.send(f"GET {PLAIN} HTTP/1.1\r\nHost: proxy.test\r\n\r\n".encode())
+        await client.send(f"GET {PLAIN} HTTP/1.1\r\nHost: proxy.localhost\r\n\r\n".encode())
         await client.reader.readuntil(b"begin")
         begun.set()
         assert not (await client.rest()).complete
@@ -393,7 +393,8 @@ async def test_an_early_answer_and_then_more(upstream: Upstream, proxy_url: str)
 
     upstream.respond = respond
     async with await RawClient.connect(proxy_url) as client:
-        await client.send(f"PUT {PLAIN} HTTP/1.1\r\nHost: a\r\nContent-Length: 1000\r\n\r\nbegin".encode())
+        head = f"PUT {PLAIN} HTTP/1.1\r\nHost: proxy.localhost\r\nContent-Length: 1000\r\n\r\n"
+        await client.send(head.encode() + b"begin")
         assert (await client.reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 413 Too Much\r\n")
         assert await client.reader.readexactly(2) == b"no"
     async with await RawClient.connect(proxy_url) as client:

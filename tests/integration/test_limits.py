@@ -177,7 +177,7 @@ async def refused(url: str) -> None:
 
 
 def keep_alive(target: str) -> bytes:
-    return f"GET {target} HTTP/1.1\r\nHost: proxy.test\r\n\r\n".encode()
+    return f"GET {target} HTTP/1.1\r\nHost: proxy.localhost\r\n\r\n".encode()
 
 
 async def test_what_is_in_flight_is_finished(held: Held) -> None:
@@ -250,7 +250,7 @@ def halfway(head: bytes) -> Callable[[Inbound], "asyncio.Future[None]"]:
 async def test_what_is_cut_off_does_not_look_complete(upstream: Upstream, head: bytes, version: str) -> None:
     upstream.respond = halfway(head)
     async with stoppable(upstream, grace=0.1) as proxy, await RawClient.connect(proxy.url) as client:
-        await client.send(f"GET {PLAIN} HTTP/{version}\r\nHost: proxy.test\r\n\r\n".encode())
+        await client.send(f"GET {PLAIN} HTTP/{version}\r\nHost: proxy.localhost\r\n\r\n".encode())
         received = await client.reader.readuntil(b"hello")
         proxy.stop()
         # An end that is no reset would make a body without a length complete.

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.environments import CLIENTS, SERVER
-from tests.integration.support import proxied
+from tests.integration.support import RawClient, RawReply, proxied
 
 
 def environment(home: Path, **settings: str) -> dict[str, str]:
@@ -57,7 +57,8 @@ async def mlflow_server(home: Path) -> AsyncIterator[str]:
     said = b""
     reading: asyncio.Task[bytes] | None = None
     try:
-        while b"Application startup complete" not in said:
+        # It says that it has started before it listens.
+        while not (b"Application startup complete" in said and b"Uvicorn running on" in said):
             line = await process.stdout.readline()
             said += line
             assert line, said.decode()
@@ -68,6 +69,33 @@ async def mlflow_server(home: Path) -> AsyncIterator[str]:
         if reading is not None:
             await reading
         await process.communicate()
+
+
+async def search(url: str, host: str) -> RawReply:
+    """Ask for experiments as a page of this host would that leads to the server."""
+    body = b'{"max_results": 5}'
+    lines = ["POST /api/2.0/mlflow/experiments/search HTTP/1.1", f"Host: {host}", "Connection: close"]
+    lines += ["Content-Type: application/json", f"Content-Length: {len(body)}", "", ""]
+    async with await RawClient.connect(url) as client:
+        await client.send("\r\n".join(lines).encode() + body)
+        return await client.rest()
+
+
+@pytest.mark.timeout(180)
+async def test_foreign_hosts_are_refused_as_the_server_does(tmp_path: Path) -> None:
+    """The server sees the proxy's Host, which is a good one: it can refuse nothing by it."""
+    async with mlflow_server(tmp_path) as upstream, proxied(upstream) as url:
+        for host, status in (
+            ("evil.example", 403),
+            ("evil.example:8080", 403),
+            ("127.0.0.1.evil.example", 403),
+            ("localhost", 200),
+            ("127.0.0.1:5000", 200),
+            ("[::1]:5000", 200),
+        ):
+            answers = [await search(each, host) for each in (upstream, url)]
+            assert [answer.status for answer in answers] == [status, status], host
+            assert [b"Default" in answer.body for answer in answers] == [status == 200] * 2, host
 
 
 @pytest.mark.timeout(180)  # a new database takes the server its time

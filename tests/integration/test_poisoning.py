@@ -113,7 +113,8 @@ Access = Callable[[Mode], AccessSettings]
 
 @asynccontextmanager
 async def serving(upstream: Upstream, access: AccessSettings) -> AsyncIterator[str]:
-    async with proxied(upstream.url, access=access, cache=LASTING) as url:
+    hosts = [value for name, value in UNKEYED if name == "Host"]
+    async with proxied(upstream.url, access=access, cache=LASTING, allowed_hosts=hosts) as url:
         yield url
 
 
@@ -129,7 +130,7 @@ async def send(
     length = [("Content-Length", str(len(body)))] if body else []
     data = request_bytes(method, target, [*fields, *length], body)
     if any(name == "Host" for name, _ in fields):
-        data = data.replace(b"Host: proxy.test\r\n", b"", 1)
+        data = data.replace(b"Host: proxy.localhost\r\n", b"", 1)
     async with await RawClient.connect(url) as client:
         await client.send(data)
         reply = await client.rest()
@@ -749,7 +750,7 @@ async def test_a_body_names_one_model_or_is_asked_by_each(
         ("/-;x/purge", 200),
         ("/-\\purge", 400),
         ("/\\-/purge", 400),
-        ("http://proxy.test/-/purge", 400),
+        ("http://proxy.localhost/-/purge", 400),
         ("HTTP://127.0.0.1/-/purge", 400),
         ("/-/purge#", 400),
         ("-/purge", 400),

@@ -15,6 +15,7 @@ from typing import Literal
 
 import aiohttp
 import pytest
+import structlog
 
 from proxy import cli
 from proxy.access import credential
@@ -310,9 +311,9 @@ async def test_the_credential_is_for_mlflow_only(
         ("localhost:1", 200),
         ("127.0.0.1", 200),
         ("[::1]:8080", 200),
-        ("evil.example", 401),
-        ("127.0.0.1.evil.example", 401),
-        ("localhost.evil.example", 401),
+        ("evil.example", 403),
+        ("127.0.0.1.evil.example", 403),
+        ("localhost.evil.example", 403),
         ("[", 400),
         ("", 400),
     ],
@@ -344,6 +345,74 @@ async def test_clients_come_and_go_with_their_file(
         await until(lambda: api.get(MODEL, name="m", token="token-a"), 401)
         assert (await api.get(MODEL, name="m", token="token-c")).status == 200
         assert (await api.get(MODEL, name="m", token="token-b")).status == 200
+
+
+def rewrite(path: Path, text: str) -> None:
+    """Write another text into a file, as an editor may."""
+    path.write_text(text)
+
+
+WAYS = pytest.mark.parametrize("write", [replace, rewrite])
+
+
+@WAYS
+async def test_the_last_client_is_shut_out_too(
+    session: aiohttp.ClientSession,
+    by_file: AccessSettings,
+    clients_file: Path,
+    write: Callable[[Path, str], None],
+) -> None:
+    async with guarded(PRINCIPAL) as workspace, proxied(workspace.url, access=by_file) as url:
+        api = Api(session, url)
+        for token in JOBS.values():
+            assert (await api.get(MODEL, name="m", token=token)).status == 200
+        with structlog.testing.capture_logs() as said:
+            write(clients_file, "[clients]\n")
+            for token in JOBS.values():
+                await until(partial(api.get, MODEL, name="m", token=token), 401)
+        [warning] = [line["event"] for line in said if line["log_level"] == "warning"]
+        assert warning == "no client is named, so that all clients are refused"
+        write(clients_file, clients_toml({"job-a": "token-a"}))
+        await until(partial(api.get, MODEL, name="m", token="token-a"), 200)
+        assert (await api.get(MODEL, name="m", token="token-b")).status == 401
+
+
+@WAYS
+@pytest.mark.parametrize("left", ["", "# the clients:\n", "[clien", "[clients]\njob-a = "])
+async def test_what_may_be_half_of_a_file_shuts_nobody_out(
+    session: aiohttp.ClientSession,
+    by_file: AccessSettings,
+    clients_file: Path,
+    write: Callable[[Path, str], None],
+    left: str,
+) -> None:
+    async with guarded(PRINCIPAL) as workspace, proxied(workspace.url, access=by_file) as url:
+        api = Api(session, url)
+        with structlog.testing.capture_logs() as said:
+            write(clients_file, left)
+            while not [line for line in said if line["log_level"] == "error"]:
+                assert (await api.get(MODEL, name="m")).status == 200
+        [line] = [line for line in said if line["log_level"] == "error"]
+        assert line["event"] == "file cannot be used; what it said before stays in force"
+        assert (await api.get(MODEL, name="m")).status == 200
+        assert (await api.get(MODEL, name="m", token="token-c")).status == 401
+
+
+async def test_a_proxy_may_start_without_a_client(
+    session: aiohttp.ClientSession, by_file: AccessSettings, clients_file: Path
+) -> None:
+    replace(clients_file, "[clients]\n")
+    with structlog.testing.capture_logs() as said:
+        async with guarded(PRINCIPAL) as workspace, proxied(workspace.url, access=by_file) as url:
+            api = Api(session, url)
+            [warning] = [line for line in said if line["log_level"] == "warning"]
+            assert warning["event"] == "no client is named, so that all clients are refused"
+            assert (warning["setting"], warning["path"]) == ("access.clients_file", str(clients_file))
+            assert (await api.get(MODEL, name="m")).status == 401
+            assert (await api.get(MODEL, name="m", token="")).status == 401
+            assert not workspace.registry_arrivals
+            replace(clients_file, clients_toml(JOBS))
+            await until(lambda: api.get(MODEL, name="m"), 200)
 
 
 async def test_a_token_that_is_replaced_is_used_at_once(

@@ -53,7 +53,7 @@ async def advance(monkeypatch: pytest.MonkeyPatch) -> Advance:
 
 
 def keep_alive(target: str = PLAIN) -> bytes:
-    return f"GET {target} HTTP/1.1\r\nHost: proxy.test\r\n\r\n".encode()
+    return f"GET {target} HTTP/1.1\r\nHost: proxy.localhost\r\n\r\n".encode()
 
 
 def timed_out(reply: RawReply, setting: str) -> None:
@@ -67,7 +67,7 @@ def timed_out(reply: RawReply, setting: str) -> None:
 
 # -- heads -----------------------------------------------------------------------------------------
 
-BEGUN = [b"G", b"GET / HTTP/1.1", b"GET / HTTP/1.1\r\nHost: proxy.test\r\nX-A: b\r\n"]
+BEGUN = [b"G", b"GET / HTTP/1.1", b"GET / HTTP/1.1\r\nHost: proxy.localhost\r\nX-A: b\r\n"]
 
 
 @pytest.mark.parametrize("begun", BEGUN)
@@ -534,6 +534,8 @@ async def test_a_client_that_waits_for_the_end_gets_it_at_once(
 ) -> None:
     monkeypatch.setattr("proxy.listener.connection._LINGER", 10**6)
     async with over_tls(upstream, authority) as client:
-        await client.send(f"GET {PLAIN} HTTP/1.1\r\nHost: proxy.test\r\nConnection: close\r\n\r\n".encode())
+        await client.send(
+            f"GET {PLAIN} HTTP/1.1\r\nHost: proxy.localhost\r\nConnection: close\r\n\r\n".encode()
+        )
         reply = await client.rest()
         assert (reply.status, reply.complete) == (200, True)

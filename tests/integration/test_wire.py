@@ -517,7 +517,7 @@ async def test_a_truncated_body_ends_a_connection_that_was_to_be_kept(
 
     upstream.respond = break_off
     async with await RawClient.connect(proxy_url) as client:
-        await client.send(f"GET {PLAIN} HTTP/1.1\r\nHost: proxy.test\r\n\r\n".encode())
+        await client.send(f"GET {PLAIN} HTTP/1.1\r\nHost: proxy.localhost\r\n\r\n".encode())
         assert not (await client.rest()).complete
 
 

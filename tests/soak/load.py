@@ -74,7 +74,7 @@ async def _call(url: str, chance: random.Random, sharing: str) -> str:
     try:
         method, target, body = _question(chance)
         head = (
-            f"{method} {target} HTTP/1.1\r\nHost: proxy.test\r\n"
+            f"{method} {target} HTTP/1.1\r\nHost: proxy.localhost\r\n"
             f"Authorization: Bearer {token(sharing, chance)}\r\nContent-Length: {len(body)}\r\n"
             "Connection: close\r\n\r\n"
         )

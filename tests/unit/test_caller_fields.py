@@ -174,6 +174,27 @@ def test_forwarded_is_an_address_if_it_says_nothing_else(value: str, tells: Tell
     assert WELL_KNOWN.tells("Forwarded", value)[0] is tells
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "left"),
+    [
+        ("X-Forwarded-For", "10.0.0.1:51234", "10.0.0.1"),
+        ("X-Forwarded-For", "203.0.113.9:443, 10.0.0.1:51234", "203.0.113.9, 10.0.0.1"),
+        ("X-Forwarded-For", "[2001:db8::1]:80, 2001:db8::2", "[2001:db8::1], 2001:db8::2"),
+        ("Forwarded", 'for="10.0.0.1:51234";by="[2001:db8::1]:80"', 'for="10.0.0.1";by="[2001:db8::1]"'),
+        ("X-Real-IP", "10.0.0.1", "10.0.0.1"),
+        ("X-Real-IP", "2001:db8::10.0.0.1:80", "2001:db8::10.0.0.1:80"),
+        (
+            "X-Forwarded-For",
+            "10.0.0.1:51234x, 1.2.3.4.5:6, 10.0.0.1:",
+            "10.0.0.1:51234x, 1.2.3.4.5:6, 10.0.0.1:",
+        ),
+        ("X-Api-Key", "10.0.0.1:51234", "10.0.0.1:51234"),
+    ],
+)
+def test_the_port_of_a_connection_is_no_address(name: str, value: str, left: str) -> None:
+    assert WELL_KNOWN.tells(name, value)[1] == left
+
+
 def test_a_long_forwarded_field_is_read_at_once() -> None:
     # Would take for ever if its expression had two ways to read the same text.
     assert WELL_KNOWN.tells("Forwarded", "for=" + " " * 30_000 + "for=" * 8_000)[0] is Tells.COUNTED

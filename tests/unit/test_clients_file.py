@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.access.clients import parse
+from proxy.access.clients import parse, warning
 from proxy.access.reach import is_mlflow
 from proxy.errors import UnreadableError
 
@@ -86,11 +86,18 @@ def test_two_tokens_of_one_client() -> None:
     assert len(clients) == 1
 
 
+@pytest.mark.parametrize("text", ["[clients]", "clients = {}", "# all have left\n[clients]\n"])
+def test_a_table_without_a_client_lets_nobody_in_and_says_so(text: str) -> None:
+    clients = parse(text.encode())
+    assert (len(clients), clients.identify(shown("Bearer token-of-a"))) == (0, None)
+    assert "all clients are refused" in warning(clients)
+    assert warning(CLIENTS) == ""
+
+
 @pytest.mark.parametrize(
     ("text", "complaint"),
     [
         ("", "one table"),
-        ("[clients]", "names no client"),
         ("clients = 1", "one table"),
         (f'[client]\na = "{digest("t")}"', "one table"),
         (f'x = 1\n[clients]\na = "{digest("t")}"', "one table"),

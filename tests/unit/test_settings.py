@@ -198,6 +198,15 @@ def test_wrong_arguments(
         ("--connections.read-timeout", "x"),
         ("--connections.max-connections", "0"),
         ("--artifacts.rewrite-dbfs", "maybe"),
+        ("--allowed-hosts", ""),
+        ("--allowed-hosts", "a,,b"),
+        ("--allowed-hosts", "a b"),
+        ("--access.neutral-fields", "a b"),
+        ("--access.neutral-fields", "x-trace,"),
+        ("--access.neutral-fields", "Authorization"),
+        ("--access.neutral-fields", "x-mlflow-workspace"),
+        ("--access.neutral-fields", "X-Forwarded-User"),
+        ("--access.neutral-cookies", "a=b"),
     ],
 )
 def test_wrong_values(
@@ -344,6 +353,70 @@ def test_a_redis_that_is_no_url_is_told_in_one_line(capsys: pytest.CaptureFixtur
     assert "give --redis a URL such as redis://HOST:6379/0" in told
 
 
+@pytest.mark.parametrize(
+    ("text", "hosts"),
+    [
+        ("[]", ()),
+        ('["mlflow-proxy.internal", "Caf.Example."]', ("mlflow-proxy.internal", "Caf.Example.")),
+        ('"a, b_c"', ("a", "b_c")),
+        ('["192.0.2.1", "[2001:db8::1]", "2001:db8::1"]', ("192.0.2.1", "[2001:db8::1]", "2001:db8::1")),
+    ],
+)
+def test_hosts_from_a_file(text: str, hosts: tuple[str, ...]) -> None:
+    path = write(f"upstream = '{URL}'\nallowed_hosts = {text}")
+    assert settings.load(["--config", path]).allowed_hosts == hosts
+
+
+def test_neutral_names_from_flags_and_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_PROXY_ACCESS__NEUTRAL_FIELDS", "x-my-trace, X-Forwarded-For")
+    found = settings.load(["--upstream", URL, "--access.neutral-cookies", "SERVERID,route"]).access
+    assert found.neutral_fields == ("x-my-trace", "X-Forwarded-For")
+    assert found.neutral_cookies == ("SERVERID", "route")
+
+
+def test_hosts_from_flags_and_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    arguments = ["--upstream", URL]
+    monkeypatch.setenv("MLFLOW_PROXY_ALLOWED_HOSTS", "a.example, b.example")
+    assert settings.load(arguments).allowed_hosts == ("a.example", "b.example")
+    arguments += ["--allowed-hosts", "c.example,d.example"]
+    assert settings.load(arguments).allowed_hosts == ("c.example", "d.example")
+    arguments += ["--allowed-hosts", "e.example"]
+    assert settings.load(arguments).allowed_hosts == ("c.example", "d.example", "e.example")
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("3", "must be a list of host names, got 3"),
+        ("['a', 3]", "must be a list of host names, got ['a', 3]"),
+        ("['']", "an empty string is no host name; leave allowed_hosts out to name none"),
+        ("['https://proxy.example/']", "'https://proxy.example/' is a URL; give the name of its host only"),
+        (
+            "['proxy.example:99999']",
+            "'proxy.example:99999' has a port, or is no address; give the host",
+        ),
+        ("['proxy.example:8080']", "'proxy.example:8080' has a port, or is no address; give the host alone"),
+        ("['[::1]:8080']", "'[::1]:8080' has a port, or is no address; give the host alone"),
+        ("['*.example']", "'*.example' has a wildcard, but names are compared whole; give each of them"),
+        (
+            "['caf\u00e9.example']",
+            "'caf\u00e9.example' is not in ASCII; give the name as clients send it",
+        ),
+        ("['a..b']", "'a..b' is not a host name such as mlflow-proxy.internal"),
+        ("['user@proxy.example']", "'user@proxy.example' is not a host name"),
+        ("['-a']", "'-a' is not a host name"),
+        (f"['{'a' * 64}']", f"'{'a' * 56}... is not a host name"),
+        (f"['{'a.' * 127}a']", f"'{'a.' * 28}... is not a host name"),
+    ],
+)
+def test_hosts_that_are_none(text: str, problem: str, capsys: pytest.CaptureFixture[str]) -> None:
+    line = complaint(["serve", "--config", write(f"upstream = '{URL}'\nallowed_hosts = {text}")], capsys)
+    assert line.startswith(f"mlflow-proxy: allowed_hosts: {problem}"), line
+    assert line.endswith(
+        "; set --allowed-hosts, MLFLOW_PROXY_ALLOWED_HOSTS or allowed_hosts in the TOML file\n"
+    )
+
+
 # -- the example ---------------------------------------------------------------------------------------
 
 SETTING = re.compile(r"^# (?=[a-z_]+ = )", re.MULTILINE)
@@ -360,7 +433,7 @@ def shown_as_toml(value: object) -> str:
         case str():
             return f'"{value}"'
         case tuple():
-            return str(list(value))
+            return f"[{', '.join(map(shown_as_toml, value))}]"
         case _:
             return str(value)
 
