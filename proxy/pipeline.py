@@ -38,6 +38,7 @@ from proxy.cache.versions import VersionBook
 from proxy.errors import (
     AnswerableError,
     BadRequestError,
+    CredentialRefusedError,
     NotShareableError,
     TruncatedError,
     UnreachableError,
@@ -46,6 +47,7 @@ from proxy.errors import (
 )
 from proxy.fleet.shared_cache import SharedCache
 from proxy.mlflow_api import answers
+from proxy.mlflow_api.api_prefixes import API_PREFIXES
 from proxy.mlflow_api.artifact_paths import rewrite_download_uri
 from proxy.mlflow_api.headers import (
     CLIENT,
@@ -59,7 +61,7 @@ from proxy.mlflow_api.headers import (
 )
 from proxy.mlflow_api.messages import StoredResponse, UpstreamRequest
 from proxy.mlflow_api.reads import Key, Read, shareable, written_models
-from proxy.mlflow_api.routes import API_PREFIXES, Freshness, Invalidates, Route, match
+from proxy.mlflow_api.routes import Freshness, Invalidates, Route, match
 from proxy.mlflow_api.signed_urls import expires_at
 from proxy.responses import Outcome, Reply, cache_status, relay, send_stored
 from proxy.upstream.client import chunks, fields, read_whole
@@ -226,7 +228,9 @@ class Pipeline:
         """Return the request's body, or None if it is to be streamed."""
         if not request.can_read_body:
             return b""
-        matters = self._workspace.limits(route.group) or route.invalidates is not Invalidates.NOTHING
+        # A write of unknown reach drops everything, whatever its body says.
+        named = route.invalidates not in {Invalidates.NOTHING, Invalidates.REGISTRY}
+        matters = named or self._workspace.limits(route.group)
         size = request.content_length
         if matters and size is not None and size <= LARGEST_HELD_BODY:
             return await request.read()
@@ -453,21 +457,26 @@ class Pipeline:
             client,
             public=route.freshness is Freshness.DISCOVERY,
         )
+        write = _Write()
         call = Call(
             route.group,
             passed,
             lambda: deadline,
             shared=False,
             stream=request.content if body is None else None,
+            on_sent=write.sent,
         )
         try:
             async with self._workspace.call(call) as response:
                 if response.status == 401:
                     self._refusals.note(client.partition(":")[0], None, time.monotonic())
-                # The write has happened: whoever asks from here on must see it.
-                self._invalidate_after(request, route, body)
-                if self._fleet is not None and route.invalidates is not Invalidates.NOTHING:
-                    await self._fleet.told()
+                if response.status in {401, 403}:
+                    write.refused()
+                if write.possible:
+                    # Whoever asks from here on must see it.
+                    self._invalidate_after(request, route, body)
+                    if self._fleet is not None and route.invalidates is not Invalidates.NOTHING:
+                        await self._fleet.told()
                 return await relay(
                     request,
                     response.status,
@@ -475,9 +484,12 @@ class Pipeline:
                     [*self._access.returned(fields(response)), cache_status(Outcome.BYPASS)],
                     chunks(response),
                 )
-        except BaseException:
-            # It may have happened: an answer that was lost says nothing about the write.
-            self._invalidate_after(request, route, body)
+        except BaseException as error:
+            if isinstance(error, CredentialRefusedError):
+                write.refused()
+            if write.possible:
+                # An answer that was lost says nothing about the write.
+                self._invalidate_after(request, route, body)
             raise
 
     def _invalidate_after(self, request: web.Request, route: Route, body: bytes | None) -> None:
@@ -487,6 +499,28 @@ class Pipeline:
         if route.invalidates is not Invalidates.REGISTRY and body is not None:
             models = written_models(request.raw_path.partition("?")[2], body)
         self.invalidate(Invalidation(models, files=models is None or route.invalidates is Invalidates.MODEL))
+
+
+class _Write:
+    """Whether a request may have changed anything at the workspace.
+
+    What never left has not, nor has an attempt that was answered with 401 or 403; any other may have been
+    carried out, whatever its answer was.
+    """
+
+    def __init__(self) -> None:
+        self._attempts = 0
+
+    def sent(self) -> None:
+        self._attempts += 1
+
+    def refused(self) -> None:
+        """Take back the last attempt: the workspace did not let the client write."""
+        self._attempts -= 1
+
+    @property
+    def possible(self) -> bool:
+        return self._attempts > 0
 
 
 _OURS = frozenset({"host", "expect", CLIENT.lower()})

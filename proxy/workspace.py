@@ -23,7 +23,7 @@ from proxy.mlflow_api.headers import CLIENT, Fields, from_proxy
 from proxy.mlflow_api.messages import UpstreamRequest
 from proxy.mlflow_api.routes import Group
 from proxy.upstream.circuit import Circuit
-from proxy.upstream.client import HttpClient, read_whole
+from proxy.upstream.client import HttpClient, Sent, read_whole
 from proxy.upstream.retry import (
     FAILURES,
     REPEATED,
@@ -52,6 +52,8 @@ class Call:
     deadline: Deadline
     shared: bool
     stream: aiohttp.StreamReader | None = None
+    on_sent: Sent | None = None
+    """Called when an attempt has left, or may have."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,7 +173,7 @@ class Workspace:
                     self._origin + call.request.target,
                     self._introduced(call.request, headers),
                     call.stream or call.request.body or None,
-                    on_sent=slot.sent if slot is not None else None,
+                    on_sent=_both(slot.sent if slot is not None else None, call.on_sent),
                     within=within,
                 ) as response:
                     status = str(response.status)
@@ -202,6 +204,17 @@ class Workspace:
             return headers
         client = request.client.partition(":")[2] or self._name
         return (*headers, (CLIENT, client))
+
+
+def _both(first: Sent | None, second: Sent | None) -> Sent | None:
+    if first is None or second is None:
+        return first or second
+
+    def both() -> None:
+        first()
+        second()
+
+    return both
 
 
 def _in_time(call: Call, delay: float) -> float | None:
