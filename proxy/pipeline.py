@@ -38,7 +38,6 @@ from proxy.cache.versions import VersionBook
 from proxy.errors import (
     AnswerableError,
     BadRequestError,
-    CredentialRefusedError,
     NotShareableError,
     TruncatedError,
     UnreachableError,
@@ -68,7 +67,7 @@ from proxy.upstream.client import chunks, fields, read_whole
 from proxy.upstream.decoding import decoded
 from proxy.upstream.malformed import reason_phrase
 from proxy.upstream.retry import UNAVAILABLE
-from proxy.workspace import Call, Workspace
+from proxy.workspace import Attempts, Call, Workspace
 
 log = structlog.get_logger(__name__)
 
@@ -457,22 +456,20 @@ class Pipeline:
             client,
             public=route.freshness is Freshness.DISCOVERY,
         )
-        write = _Write()
+        attempts = Attempts()
         call = Call(
             route.group,
             passed,
             lambda: deadline,
             shared=False,
             stream=request.content if body is None else None,
-            on_sent=write.sent,
+            attempts=attempts,
         )
         try:
             async with self._workspace.call(call) as response:
                 if response.status == 401:
                     self._refusals.note(client.partition(":")[0], None, time.monotonic())
-                if response.status in {401, 403}:
-                    write.refused()
-                if write.possible:
+                if attempts.may_have_worked:
                     # Whoever asks from here on must see it.
                     self._invalidate_after(request, route, body)
                     if self._fleet is not None and route.invalidates is not Invalidates.NOTHING:
@@ -484,10 +481,8 @@ class Pipeline:
                     [*self._access.returned(fields(response)), cache_status(Outcome.BYPASS)],
                     chunks(response),
                 )
-        except BaseException as error:
-            if isinstance(error, CredentialRefusedError):
-                write.refused()
-            if write.possible:
+        except BaseException:
+            if attempts.may_have_worked:
                 # An answer that was lost says nothing about the write.
                 self._invalidate_after(request, route, body)
             raise
@@ -499,28 +494,6 @@ class Pipeline:
         if route.invalidates is not Invalidates.REGISTRY and body is not None:
             models = written_models(request.raw_path.partition("?")[2], body)
         self.invalidate(Invalidation(models, files=models is None or route.invalidates is Invalidates.MODEL))
-
-
-class _Write:
-    """Whether a request may have changed anything at the workspace.
-
-    What never left has not, nor has an attempt that was answered with 401 or 403; any other may have been
-    carried out, whatever its answer was.
-    """
-
-    def __init__(self) -> None:
-        self._attempts = 0
-
-    def sent(self) -> None:
-        self._attempts += 1
-
-    def refused(self) -> None:
-        """Take back the last attempt: the workspace did not let the client write."""
-        self._attempts -= 1
-
-    @property
-    def possible(self) -> bool:
-        return self._attempts > 0
 
 
 _OURS = frozenset({"host", "expect", CLIENT.lower()})

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from proxy.mlflow_api.api_prefixes import ANY_API
-from proxy.mlflow_api.lenient_paths import readings, settles
+from proxy.mlflow_api.lenient_paths import has_steps, readings, settles
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,4 +104,6 @@ _HARMLESS = re.compile(
 
 def is_harmless(raw_path: str) -> bool:
     """Whether a write to a path leaves models and permissions alone, however a server may read the path."""
-    return settles(raw_path) and all(map(_HARMLESS.fullmatch, readings(raw_path)))
+    if not settles(raw_path) or has_steps(raw_path):
+        return False
+    return all(map(_HARMLESS.fullmatch, readings(raw_path)))

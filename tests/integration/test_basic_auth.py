@@ -22,7 +22,7 @@ admin_username = admin
 authorization_function = mlflow.server.auth:authenticate_request_basic_auth
 auth_cache_ttl_seconds = 3600
 """
-"""Verified passwords are remembered until the user changes (the server sees to that): verifying takes long."""
+"""Verifying a password takes long; what was verified is forgotten when the server changes its user."""
 
 MAY_READ = {"resource_type": "registered_model", "resource_id": "m"}
 READS: list[tuple[str, dict[str, str]]] = [

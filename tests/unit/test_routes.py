@@ -271,6 +271,11 @@ def test_what_jobs_write_all_the_time_drops_nothing(method: str, path: str) -> N
         "/api/2.0/mlflow/runs/..%5cusers%5cdelete",
         "/api/2.0/mlflow/runs%2f..%2fusers/delete",
         "/api/2.0/mlflow/runs%2flog-metric",
+        "/api/2.0/mlflow/runs\\",
+        "/api/2.0/mlflow/runs/a\\b/../../users/delete",
+        "/api/2.0/mlflow/runs/x/..;a\\b/../users/delete",
+        "/api/2.0/mlflow/runs/a\uff0fb/../../users/delete",
+        "/api/2.0/mlflow/runs/./x",
         "/api/2.0/mlflow/runs" + "/%252e%252e" * 2 + "/permissions/x",
         "/v1/traces/../../api/2.0/token/delete",
         "/gateway/%2e%2e/api/2.0/token/delete",
@@ -423,6 +428,8 @@ def test_a_trailing_slash_spends_but_does_not_share() -> None:
         "/api/2.0/mlflow/%EF%BD%92egistered-models/update",
         "/api/2.0/mlflow/registered-models/update%3fname=m",
         "/api/2.0/mlflow/experiments/..%2fregistered-models/update",
+        "/api/2.0/mlflow/runs/a\\b/../../registered-models/update",
+        "/api/2.0/mlflow/runs/a%5cb/%2e%2e/%2e%2e/registered-models/update",
     ],
 )
 def test_a_path_that_some_server_takes_for_a_write_drops_everything(path: str) -> None:
