@@ -104,6 +104,8 @@ _HARMLESS = re.compile(
 
 def is_harmless(raw_path: str) -> bool:
     """Whether a write to a path leaves models and permissions alone, however a server may read the path."""
+    if not _HARMLESS.fullmatch(raw_path.casefold()):
+        return False  # as it is written, which is the first of its readings and the cheapest
     if not settles(raw_path) or has_steps(raw_path):
         return False
     return all(map(_HARMLESS.fullmatch, readings(raw_path)))
