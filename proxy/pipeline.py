@@ -40,6 +40,7 @@ from proxy.fleet.shared_cache import SharedCache
 from proxy.forwarding import Forwarding
 from proxy.metrics import Metrics
 from proxy.mlflow_api import answers
+from proxy.mlflow_api.api_prefixes import API_PREFIXES
 from proxy.mlflow_api.artifact_paths import rewrite_download_uri
 from proxy.mlflow_api.headers import (
     CLIENT,
@@ -52,14 +53,14 @@ from proxy.mlflow_api.headers import (
 )
 from proxy.mlflow_api.messages import StoredResponse, UpstreamRequest
 from proxy.mlflow_api.reads import Key, Read, shareable, written_models
-from proxy.mlflow_api.routes import API_PREFIXES, Freshness, Invalidates, Route, match
+from proxy.mlflow_api.routes import Freshness, Invalidates, Route, match
 from proxy.mlflow_api.signed_urls import expires_at
 from proxy.responses import Outcome, Reply, cache_status, relay, send_stored
 from proxy.upstream.client import chunks, fields, read_whole
 from proxy.upstream.decoding import decoded
 from proxy.upstream.malformed import reason_phrase
 from proxy.upstream.retry import UNAVAILABLE
-from proxy.workspace import Call, Workspace
+from proxy.workspace import Attempts, Call, Workspace
 
 log = structlog.get_logger(__name__)
 
@@ -230,7 +231,9 @@ class Pipeline:
         """Return the request's body, or None if it is to be streamed."""
         if not request.can_read_body:
             return b""
-        matters = self._workspace.limits(route.group) or route.invalidates is not Invalidates.NOTHING
+        # A write of unknown reach drops everything, whatever its body says.
+        named = route.invalidates not in {Invalidates.NOTHING, Invalidates.REGISTRY}
+        matters = named or self._workspace.limits(route.group)
         size = request.content_length
         if matters and size is not None and size <= LARGEST_HELD_BODY:
             return await request.read()
@@ -507,21 +510,24 @@ class Pipeline:
             asker.client,
             public=route.freshness is Freshness.DISCOVERY,
         )
+        attempts = Attempts()
         call = Call(
             route.group,
             passed,
             lambda: deadline,
             shared=False,
             stream=request.content if body is None else None,
+            attempts=attempts,
         )
         try:
             async with self._workspace.call(call) as response:
                 if response.status == 401:
                     self._refusals.note(asker.partition, None, time.monotonic())
-                # The write has happened: whoever asks from here on must see it.
-                self._invalidate_after(request, route, body)
-                if self._fleet is not None and route.invalidates is not Invalidates.NOTHING:
-                    await self._fleet.told()
+                if attempts.may_have_worked:
+                    # Whoever asks from here on must see it.
+                    self._invalidate_after(request, route, body)
+                    if self._fleet is not None and route.invalidates is not Invalidates.NOTHING:
+                        await self._fleet.told()
                 return await relay(
                     request,
                     response.status,
@@ -530,8 +536,9 @@ class Pipeline:
                     chunks(response),
                 )
         except BaseException:
-            # It may have happened: an answer that was lost says nothing about the write.
-            self._invalidate_after(request, route, body)
+            if attempts.may_have_worked:
+                # An answer that was lost says nothing about the write.
+                self._invalidate_after(request, route, body)
             raise
 
     def _invalidate_after(self, request: web.Request, route: Route, body: bytes | None) -> None:

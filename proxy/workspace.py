@@ -16,14 +16,14 @@ import aiohttp
 import structlog
 
 from proxy.access.sharing import Access
-from proxy.budget.queue import Deadline, Queue
+from proxy.budget.queue import Deadline, Queue, Slot
 from proxy.errors import TooLargeToShareError, TruncatedError, UpstreamTimeoutError, UpstreamUnavailableError
 from proxy.metrics import Metrics
 from proxy.mlflow_api.headers import CLIENT, Fields, from_proxy
 from proxy.mlflow_api.messages import UpstreamRequest
 from proxy.mlflow_api.routes import Group
 from proxy.upstream.circuit import Circuit
-from proxy.upstream.client import HttpClient, read_whole
+from proxy.upstream.client import HttpClient, Sent, read_whole
 from proxy.upstream.retry import (
     FAILURES,
     REPEATED,
@@ -39,6 +39,30 @@ _LARGEST_REFUSAL = 64 * 1024
 """Bytes read of a 429's body, so that its connection can be used again."""
 
 
+class Attempts:
+    """Counts the attempts of a call that the workspace may have carried out.
+
+    What never left was not, nor what was answered with 401 or 403, or with a 429 after which the call was
+    made again. Any other attempt may have been, whatever its answer was and whether it had one.
+    """
+
+    def __init__(self) -> None:
+        self._doubtful = 0
+
+    def sent(self) -> None:
+        """Note that an attempt has left."""
+        self._doubtful += 1
+
+    def refused(self) -> None:
+        """Note that the last one was not carried out."""
+        self._doubtful -= 1
+
+    @property
+    def may_have_worked(self) -> bool:
+        """Whether anything may have changed at the workspace."""
+        return self._doubtful > 0
+
+
 @dataclass(frozen=True, slots=True)
 class Call:
     """A call to the workspace, and what may be done for it.
@@ -52,6 +76,8 @@ class Call:
     deadline: Deadline
     shared: bool
     stream: aiohttp.StreamReader | None = None
+    attempts: Attempts | None = None
+    """Told of each attempt and its refusal, if it matters to whoever calls."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,9 +139,13 @@ class Workspace:
                         raise
                 else:
                     response = attempt.response
+                    if call.attempts is not None and response.status in {401, 403}:
+                        call.attempts.refused()
                     if response.status == 429 and call.stream is None:
                         refusals += 1
                         delay = self._after_refusal(call, refusals, attempt.retry_after)
+                        if call.attempts is not None and delay is not None:
+                            call.attempts.refused()
                     elif response.status in REPEATED and not self._behind_proxy:
                         failures += 1
                         delay = self._after_failure(call, failures, attempt.retry_after)
@@ -171,7 +201,7 @@ class Workspace:
                     self._origin + call.request.target,
                     self._introduced(call.request, headers),
                     call.stream or call.request.body or None,
-                    on_sent=slot.sent if slot is not None else None,
+                    on_sent=_noting(call, slot),
                     within=within,
                 ) as response:
                     status = str(response.status)
@@ -202,6 +232,18 @@ class Workspace:
             return headers
         client = request.client.partition(":")[2] or self._name
         return (*headers, (CLIENT, client))
+
+
+def _noting(call: Call, slot: Slot | None) -> Sent:
+    """Return what is to be told when an attempt has left."""
+
+    def sent() -> None:
+        if slot is not None:
+            slot.sent()
+        if call.attempts is not None:
+            call.attempts.sent()
+
+    return sent
 
 
 def _in_time(call: Call, delay: float) -> float | None:

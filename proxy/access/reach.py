@@ -5,7 +5,7 @@ The proxy's credential can do more than MLflow needs: one call to another API ma
 
 import re
 
-from proxy.mlflow_api.lenient_paths import decodings, plain, settles
+from proxy.mlflow_api.lenient_paths import has_steps, settles
 
 _MLFLOW = re.compile(r"/(?:ajax-)?api/[0-9]+\.[0-9]+/(?:preview/)?mlflow(?:-artifacts)?/.")
 
@@ -17,6 +17,4 @@ def is_mlflow(target: str) -> bool:
     that is encoded over and over.
     """
     path = target.partition("?")[0]
-    if not _MLFLOW.match(path) or not settles(path):
-        return False
-    return not any({".", ".."} & set(plain(decoded).split("/")) for decoded in decodings(path))
+    return bool(_MLFLOW.match(path)) and settles(path) and not has_steps(path)

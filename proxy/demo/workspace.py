@@ -32,7 +32,12 @@ TRACKING = "tracking"
 DISCOVERY = "discovery"
 OTHER = "other"
 
-_PREFIXES = ("/api/2.0/mlflow/", "/api/2.0/preview/mlflow/", "/ajax-api/2.0/mlflow/")
+_PREFIXES = tuple(
+    f"/{root}/{version}/{preview}mlflow/"
+    for root in ("api", "ajax-api")
+    for version in ("2.0", "3.0")
+    for preview in ("", "preview/")
+)
 _REGISTRY_SERVICES = ("registered-models/", "model-versions/")
 
 

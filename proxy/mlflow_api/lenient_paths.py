@@ -47,11 +47,20 @@ def plain(path: str) -> str:
     return _SLASHES.sub("/", _INVISIBLE.sub("", _PARAMETERS.sub("", folded)))
 
 
+def has_steps(raw_path: str) -> bool:
+    """Whether a segment of a path is a step (``.``, ``..``) by any reading, so that it may lead elsewhere."""
+    return any({".", ".."} & set(plain(decoded).split("/")) for decoded in decodings(raw_path))
+
+
 def readings(raw_path: str) -> set[str]:
-    """Return all that a path may be taken for, in the form of ``plain``, with steps up taken and not."""
+    """Return all that a path may be taken for, in lower case, with steps up taken and not.
+
+    Both in the form of ``plain`` and as it is: what one server takes for a slash is a letter to another, and
+    a step up leads to another place then.
+    """
     if not _ODD.search(raw_path):
         return {raw_path}
-    taken = {plain(decoded) for decoded in decodings(raw_path)}
+    taken = {form for decoded in decodings(raw_path) for form in (plain(decoded), decoded.casefold())}
     return taken | {posixpath.normpath(path) for path in taken}
 
 

@@ -1,20 +1,19 @@
 """The route table: every endpoint the proxy treats specially, one row each.
 
 Adding an endpoint is adding a row. A request that matches no row passes through untouched, outside
-every budget and cache.
+every budget and cache; if it may write and is not of a family that ``harmless`` knows, it drops everything.
 """
 
 import re
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import lru_cache
 from urllib.parse import unquote
 
+from proxy.mlflow_api.api_prefixes import API_PREFIXES, below_mlflow
+from proxy.mlflow_api.harmless import is_harmless
 from proxy.mlflow_api.lenient_paths import readings
-
-API_PREFIXES = ("/api/2.0/mlflow/", "/api/2.0/preview/mlflow/", "/ajax-api/2.0/mlflow/")
-"""Three spellings of one API: current clients, mlflow 1.x, and the web interface."""
 
 
 class Group(StrEnum):
@@ -59,8 +58,9 @@ class Invalidates(StrEnum):
 class Route:
     """One endpoint.
 
-    ``path`` is relative to the API prefix, or absolute when it begins with a slash; one that ends in
-    ``*`` matches whatever follows. ``name`` labels the endpoint in metrics, logs and cache keys.
+    ``path`` is relative to the prefix of MLflow's API, whichever that is, or absolute when it begins with a
+    slash; one that ends in ``*`` matches whatever follows. ``name`` labels the endpoint in metrics, logs and
+    cache keys.
     """
 
     methods: tuple[str, ...]
@@ -110,14 +110,6 @@ ROUTES: tuple[Route, ...] = (
     Route(_READ, "model-versions/*", Group.REGISTRY),
     Route(_WRITE, "registered-models/*", Group.REGISTRY, invalidates=Invalidates.REGISTRY),
     Route(_WRITE, "model-versions/*", Group.REGISTRY, invalidates=Invalidates.REGISTRY),
-    # Who may do what. Rare, and after it nobody may be served what was fetched before.
-    *(
-        Route(_WRITE, f"{prefix}permissions/*", Group.NONE, invalidates=Invalidates.REGISTRY)
-        for prefix in ("/api/2.0/", "/api/2.0/preview/", "/ajax-api/2.0/", "/ajax-api/2.0/preview/")
-    ),
-    # Databricks' own additions, which change stages and permissions without a limit of their own on record
-    Route(_WRITE, "databricks/*", Group.NONE, invalidates=Invalidates.REGISTRY),
-    Route(_WRITE, "transition-requests/*", Group.NONE, invalidates=Invalidates.REGISTRY),
     # Tracking
     Route(_POST, "runs/search", Group.RUNS_SEARCH),
     Route(_POST, "runs/log-batch", Group.LOG_BATCH),
@@ -136,29 +128,23 @@ ROUTES: tuple[Route, ...] = (
 )
 
 UNKNOWN = Route((), "unknown", Group.NONE)
-"""Stands for every request that matches no row."""
+"""Stands for every request that matches no row and changes nothing that is stored."""
+UNKNOWN_WRITE = replace(UNKNOWN, invalidates=Invalidates.REGISTRY)
+"""Stands for every other: users, roles, tokens, permissions, and whatever servers have beside it."""
 
-
-def _full_paths(route: Route) -> Iterator[str]:
-    if route.path.startswith("/"):
-        yield route.path
-    else:
-        yield from (prefix + route.path for prefix in API_PREFIXES)
-
-
-_EXACT = {
-    (method, path): route
-    for route in ROUTES
-    if not route.path.endswith("*")
-    for method in route.methods
-    for path in _full_paths(route)
+_SPELT = [(method, route) for route in ROUTES if not route.path.endswith("*") for method in route.methods]
+_ABSOLUTE = {(method, route.path): route for method, route in _SPELT if route.path.startswith("/")}
+_EXACT = {(method, route.path): route for method, route in _SPELT if not route.path.startswith("/")}
+_UNSHARED = {
+    endpoint: route if route.freshness is Freshness.NEVER else replace(route, freshness=Freshness.NEVER)
+    for endpoint, route in _EXACT.items()
 }
-_WILDCARD = tuple(
-    (method, path.removesuffix("*"), route)
+"""The same for versions of the API in which nobody has said what the registry's reads mean."""
+_FAMILIES = tuple(
+    (method, route.path.removesuffix("*"), route)
     for route in ROUTES
     if route.path.endswith("*")
     for method in route.methods
-    for path in _full_paths(route)
 )
 
 
@@ -186,29 +172,48 @@ def _overrides(name: str) -> bool:
 
 
 def match(method: str, raw_path: str, *, overridden: bool = False) -> Route:
-    """Return the row for a request, ``UNKNOWN`` when there is none.
+    """Return the row for a request, ``UNKNOWN`` or ``UNKNOWN_WRITE`` when there is none.
 
     ``raw_path`` is the path as it came over the wire, ``overridden`` what ``overrides_method`` says. A path
     that a server may merely *take* for a known endpoint (``registered%2Dmodels/get``, doubled slashes,
     ``;x``, capitals) gets the row for the rest of its family: it spends from the budget and its writes are
     noticed, but nothing is shared under a name it did not spell. So does one whose method is in doubt: it
-    may be a write.
+    may be a write. What may be a write of unknown reach, by any reading, drops everything.
     """
-    exact = _EXACT.get((method, raw_path))
-    if exact is not None and not overridden:
-        return exact
-    known = method.upper() in _METHODS and not overridden
-    taken, meant = readings(raw_path), method.upper() if known else "POST"
+    if not overridden:
+        exact = _exact(method, raw_path)
+        if exact is not None:
+            return exact
+    meant = method.upper()
+    if overridden or meant not in _METHODS:
+        meant = "POST"
+    route = _family(method, meant, raw_path)
+    if meant in _READ or route.invalidates is not Invalidates.NOTHING or is_harmless(raw_path):
+        return route
+    return UNKNOWN_WRITE if route is UNKNOWN else replace(route, invalidates=Invalidates.REGISTRY)
+
+
+def _exact(method: str, raw_path: str) -> Route | None:
+    endpoint = below_mlflow(raw_path)
+    if endpoint is None:
+        return _ABSOLUTE.get((method, raw_path))
+    shared = raw_path.removesuffix(endpoint) in API_PREFIXES
+    return (_EXACT if shared else _UNSHARED).get((method, endpoint))
+
+
+def _family(method: str, meant: str, raw_path: str) -> Route:
+    """Return the first row of a family that a request may belong to by any reading, ``UNKNOWN`` if none."""
+    taken = [endpoint for path in readings(raw_path) if (endpoint := below_mlflow(path)) is not None]
     family = next(
         (
             route
-            for row_method, prefix, route in _WILDCARD
-            if meant == row_method and any(path.startswith(prefix) for path in taken)
+            for row_method, prefix, route in _FAMILIES
+            if meant == row_method and any(endpoint.startswith(prefix) for endpoint in taken)
         ),
         UNKNOWN,
     )
     if family.group is not Group.TRACKING:
         return family
     # Of tracking some endpoints have a limit of their own, which other spellings do not lead around.
-    spelt = (_EXACT.get((each, path)) for path in taken for each in (method, meant))
+    spelt = (_UNSHARED.get((each, endpoint)) for endpoint in taken for each in (method, meant))
     return next((route for route in spelt if route is not None), family)

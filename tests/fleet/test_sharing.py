@@ -12,6 +12,7 @@ import aiohttp
 import pytest
 
 from proxy.app import serving
+from proxy.demo.answers import Answer
 from proxy.demo.workspace import EmulatedWorkspace, WorkspaceOptions
 from proxy.settings import AccessSettings, BudgetSettings, CacheSettings, Settings
 from tests.fleet import test_workers as workers
@@ -106,6 +107,21 @@ async def test_permissions_written_through_one_proxy_are_heard_by_the_others(
             await settle()
         assert (await two.get(SIGN, token="b", **FILE)).status == 403
         assert (await two.get(SIGN, token="a", **FILE)).status == 200
+
+
+async def test_writes_that_are_refused_at_one_proxy_cost_none_of_them_anything(
+    redis: RedisServer, workspace: EmulatedWorkspace
+) -> None:
+    async with fleet(redis, workspace.url, PROVEN, PROVEN) as (one, two):
+        for api in (one, two):
+            assert (await api.get(SIGN, token="a", **FILE)).status == 200
+        workspace.fault = lambda request: None if request.method == "GET" else Answer(401, b"{}")
+        for path in (PERMISSIONS, "registered-models/delete", "/api/2.0/of-tomorrow"):
+            assert (await one.call("DELETE", path, {"name": "m"}, token="")).status == 401
+            await settle()
+            for api in (one, two):
+                assert (await api.get(SIGN, token="a", **FILE)).outcome == HIT
+        assert len(workspace.arrivals.to(SIGN)) == 1
 
 
 async def test_another_model_of_the_same_name_has_answers_of_its_own_everywhere(

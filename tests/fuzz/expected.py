@@ -17,9 +17,7 @@ _HOP_BY_HOP = frozenset(
 )
 _REMADE = frozenset(b"host expect content-length mlflow-proxy-client".split())
 _ARTIFACTS = re.compile(rb"/(?:ajax-)?api/2\.0/mlflow-artifacts/([^/?]*)(?:/([^?]*))?(?:\?(.*))?", re.DOTALL)
-_API = re.compile(
-    r"(/(?:api/2\.0/(?:preview/)?|ajax-api/2\.0/)mlflow/)((?:model-versions|registered-models)/.*)"
-)
+_API = re.compile(r"(/(?:ajax-)?api/2\.0/(?:preview/)?mlflow/)((?:model-versions|registered-models)/.*)")
 _DISCOVERY = ("/.well-known/databricks-config", "/oidc/.well-known/oauth-authorization-server")
 _LOOKUP = "/api/2.0/mlflow/"
 """Where the façade asks; for a read, the proxy asks under the prefix that the read has."""

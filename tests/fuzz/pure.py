@@ -25,8 +25,9 @@ from proxy.access.reach import is_mlflow
 from proxy.errors import BadRequestError, UnreadableError
 from proxy.mlflow_api import artifact_paths, caller_fields, headers
 from proxy.mlflow_api.answers import json_object, signed_url, versions
+from proxy.mlflow_api.api_prefixes import API_PREFIXES
 from proxy.mlflow_api.reads import json_parameters, parameters, shareable, written_models
-from proxy.mlflow_api.routes import API_PREFIXES, ROUTES, UNKNOWN, Freshness, Invalidates, match
+from proxy.mlflow_api.routes import ROUTES, UNKNOWN, Freshness, Invalidates, match
 from proxy.mlflow_api.signed_urls import expires_at
 from proxy.upstream.retry import retry_after_seconds
 from tests.fuzz.expected import percent_decoded, tilde_decoded
@@ -388,7 +389,7 @@ def _family(method: str, path: str, spelt: str) -> str:
         return f"{found} is not noticed"
     if ("registered-models" in path or "model-versions" in path) and found.group is not plain.group:
         return f"{found} spends elsewhere than {plain}"
-    return "" if found is not UNKNOWN or "preview" in path else f"{found} for {plain}"
+    return "" if found is not UNKNOWN else f"{found} for {plain}"
 
 
 # -- paths of the façade -----------------------------------------------------------------------------------

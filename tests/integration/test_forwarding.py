@@ -19,6 +19,7 @@ from proxy.mlflow_api.forwarded import FORWARDED
 from proxy.settings import AccessSettings, CacheSettings, ConnectionSettings, Settings, TlsSettings
 from tests.certificates import Authority
 from tests.integration.conftest import FILES
+from tests.integration.mlflow_server import mlflow_server
 from tests.integration.support import (
     API,
     CONFIG,
@@ -37,7 +38,6 @@ from tests.integration.support import (
     raw,
     settle,
 )
-from tests.integration.test_open_source_server import mlflow_server
 
 DOWNLOAD = "/api/2.0/mlflow-artifacts/artifacts/mlflow-proxy/m/1/MLmodel"
 DOCUMENT = json.dumps({"oidc_endpoint": "https://w.example/oidc"}).encode()

@@ -1,74 +1,14 @@
 """An open-source MLflow server as the upstream: all of it works as before, and nothing is rewritten."""
 
 import asyncio
-import os
-import signal
-import socket
-from asyncio.subprocess import DEVNULL, PIPE, STDOUT
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, closing
+from asyncio.subprocess import DEVNULL, PIPE
 from pathlib import Path
 
 import pytest
 
-from tests.environments import CLIENTS, SERVER
+from tests.environments import CLIENTS
+from tests.integration.mlflow_server import environment, mlflow_server
 from tests.integration.support import RawClient, RawReply, proxied
-
-
-def environment(home: Path, **settings: str) -> dict[str, str]:
-    return {
-        "PATH": os.environ["PATH"],
-        "HOME": str(home),
-        "TMPDIR": str(home),
-        "LANG": "C.UTF-8",
-        "DO_NOT_TRACK": "true",
-        "MLFLOW_DISABLE_TELEMETRY": "true",
-        "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
-        **settings,
-    }
-
-
-def free_port() -> int:
-    with closing(socket.socket()) as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
-
-
-@asynccontextmanager
-async def mlflow_server(home: Path) -> AsyncIterator[str]:
-    """Run a server until the context is left; yields its URL."""
-    port = free_port()
-    command = [
-        *("-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"),
-        *("--backend-store-uri", f"sqlite:///{home / 'mlflow.db'}", "--serve-artifacts"),
-        *("--artifacts-destination", str(home / "artifacts")),
-    ]
-    process = await asyncio.create_subprocess_exec(
-        SERVER,
-        *command,
-        env=environment(home, MLFLOW_SERVER_ENABLE_JOB_EXECUTION="false"),
-        cwd=home,
-        stdin=DEVNULL,
-        stdout=PIPE,
-        stderr=STDOUT,
-        start_new_session=True,  # it starts workers, which end with it
-    )
-    assert process.stdout is not None
-    said = b""
-    reading: asyncio.Task[bytes] | None = None
-    try:
-        # It says that it has started before it listens.
-        while not (b"Application startup complete" in said and b"Uvicorn running on" in said):
-            line = await process.stdout.readline()
-            said += line
-            assert line, said.decode()
-        reading = asyncio.create_task(process.stdout.read())  # or it would block on a full pipe
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        os.killpg(process.pid, signal.SIGKILL)
-        if reading is not None:
-            await reading
-        await process.communicate()
 
 
 async def search(url: str, host: str) -> RawReply:

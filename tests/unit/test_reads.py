@@ -8,9 +8,10 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from proxy import __version__
+from proxy.mlflow_api.api_prefixes import API_PREFIXES
 from proxy.mlflow_api.messages import UpstreamRequest
 from proxy.mlflow_api.reads import Read, json_parameters, parameters, shareable, written_models
-from proxy.mlflow_api.routes import API_PREFIXES, match
+from proxy.mlflow_api.routes import match
 
 BASE = "/api/2.0/mlflow/"
 MODELS = "registered-models/search"
