@@ -44,7 +44,7 @@ class DemoSettings(CommandSettings):
 
     clients: int = Field(4, ge=1, le=200, description="MLflow processes at once")
     tokens: int | None = Field(
-        None, ge=1, description="different tokens of the clients (default: one for each, as jobs have)"
+        None, ge=1, description="different tokens that the clients use; without it one for each, as jobs have"
     )
     files: int = Field(204, ge=1, description="files of the model")
     directories: int = Field(22, ge=1, description="directories of the model, its root included")
