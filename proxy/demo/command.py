@@ -23,13 +23,14 @@ from rich.text import Text
 
 from proxy import logs
 from proxy.app import serving
-from proxy.demo.display import Outcome, Progress, result_table
+from proxy.demo.display import Outcome, Progress, Scale, counted, result_table
 from proxy.demo.journal import Arrivals
 from proxy.demo.models import Model, storm_model
 from proxy.demo.storm import Door, check_python, default_python, door_variables, real_clients
+from proxy.demo.tokens import dealt, proofs
 from proxy.demo.workspace import EmulatedWorkspace, WorkspaceOptions
 from proxy.errors import InvalidSettingsError
-from proxy.settings import BudgetSettings, CommandSettings, Seconds, Settings, parse
+from proxy.settings import AccessSettings, BudgetSettings, CommandSettings, Seconds, Settings, parse
 
 OUTSIDER = "outside-traffic"
 """The token of calls that do not come through the proxy."""
@@ -42,6 +43,9 @@ class DemoSettings(CommandSettings):
     model_config = SettingsConfigDict(cli_prog_name="mlflow-proxy demo", cli_avoid_json=True)
 
     clients: int = Field(4, ge=1, le=200, description="MLflow processes at once")
+    tokens: int | None = Field(
+        None, ge=1, description="different tokens that the clients use; without it one for each, as jobs have"
+    )
     files: int = Field(204, ge=1, description="files of the model")
     directories: int = Field(22, ge=1, description="directories of the model, its root included")
     door: Door = Field(
@@ -72,6 +76,11 @@ def run(arguments: Sequence[str]) -> int:
             f"directories: each of the {settings.directories} needs a file, and there are {settings.files}; "
             "give fewer --directories or more --files"
         )
+    if settings.tokens is not None and settings.tokens > settings.clients:
+        raise InvalidSettingsError(
+            f"tokens: {settings.tokens} tokens need as many clients, and there are {settings.clients}; "
+            "give fewer --tokens or more --clients"
+        )
     logs.configure("error", "auto")
     try:
         return asyncio.run(_Demo(settings, Console(highlight=False)).run())
@@ -87,6 +96,8 @@ class _Demo:
         self._console = console
         self._model: Model = storm_model(files=settings.files, directories=settings.directories)
         self._files = self._model.versions["1"].files
+        self._different = settings.tokens or settings.clients
+        self._tokens = dealt(settings.clients, self._different)
 
     async def run(self) -> int:
         """Storm without the proxy, storm with it, show both."""
@@ -98,27 +109,32 @@ class _Demo:
                 asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
         version = await check_python(settings.client_python)
         self._say(
-            f"{settings.clients} real clients (mlflow {version}) download {_URI} at once: "
-            f"{settings.files} files in {settings.directories} directories, from an emulated "
-            f"workspace that allows "
-            f"{settings.limit} registry calls a second ({settings.limiter})."
+            f"{settings.clients} real clients (mlflow {version}) with {counted(self._different, 'token')} "
+            f"download {_URI} at once: {settings.files} files in {settings.directories} directories, from an "
+            f"emulated workspace that allows {settings.limit} registry calls a second ({settings.limiter})."
         )
         outcomes = []
         if not settings.skip_without:
             async with self._workspace() as workspace:
                 outcomes.append(await self._storm("without proxy", "b", workspace, workspace.url))
-        async with self._workspace() as workspace:
-            budget = BudgetSettings(registry_limit=settings.limit)
-            async with serving(
-                Settings(upstream=workspace.url, host="127.0.0.1", port=0, shutdown_grace=0, budget=budget)
-            ) as url:
-                outcomes.append(await self._storm("with proxy", settings.door, workspace, url))
-                self._report(outcomes)
-                self._hand_over(url)
-                if settings.keep:
-                    self._say("Workspace and proxy are running; Ctrl-C ends them.")
-                    await asyncio.Event().wait()
+        async with self._workspace() as workspace, serving(self._proxy(workspace.url)) as url:
+            outcomes.append(await self._storm("with proxy", settings.door, workspace, url))
+            self._report(outcomes)
+            self._hand_over(url)
+            if settings.keep:
+                self._say("Workspace and proxy are running; Ctrl-C ends them.")
+                await asyncio.Event().wait()
         return 1 if outcomes[-1].failures else 0
+
+    def _proxy(self, upstream: str) -> Settings:
+        return Settings(
+            upstream=upstream,
+            host="127.0.0.1",
+            port=0,
+            shutdown_grace=0,
+            budget=BudgetSettings(registry_limit=self._settings.limit),
+            access=AccessSettings(sharing="proven" if self._different > 1 else "credential"),
+        )
 
     @asynccontextmanager
     async def _workspace(self) -> AsyncIterator[EmulatedWorkspace]:
@@ -128,6 +144,7 @@ class _Demo:
             limit=settings.limit,
             retry_after=settings.retry_after,
             latency=settings.latency,
+            tokens=frozenset({*self._tokens, OUTSIDER}),
         )
         async with EmulatedWorkspace([self._model], options) as workspace:
             if not settings.outside_qps:
@@ -138,8 +155,8 @@ class _Demo:
 
     async def _storm(self, title: str, door: Door, workspace: EmulatedWorkspace, url: str) -> Outcome:
         settings = self._settings
-        variables = door_variables(door, url)
-        async with real_clients(settings.client_python, settings.clients, _URI, variables) as clients:
+        environments = [door_variables(door, url, token) for token in self._tokens]
+        async with real_clients(settings.client_python, _URI, environments) as clients:
             workspace.reset()
             began = time.monotonic()
             progress = Progress(title, clients, settings.files, lambda: _of_clients(workspace))
@@ -173,9 +190,15 @@ class _Demo:
 
     def _report(self, outcomes: Sequence[Outcome]) -> None:
         settings = self._settings
-        floor = (settings.files + settings.directories) / settings.limit
+        scale = Scale(
+            clients=settings.clients,
+            tokens=self._different,
+            distinct=settings.files + settings.directories,
+            proofs=proofs(self._different),
+            limit=settings.limit,
+        )
         self._console.print()
-        self._console.print(result_table(outcomes, floor, settings.clients))
+        self._console.print(result_table(outcomes, scale))
         for outcome in outcomes:
             for failure in outcome.failures:
                 self._say(f"{outcome.title}, {failure}")
@@ -196,7 +219,8 @@ class _Demo:
             url = "http://127.0.0.1:PORT"
         doors: tuple[tuple[Door, str], ...] = (("a", "a plain http URL"), ("b", "the databricks scheme"))
         for door, name in doors:
-            lines = " ".join(f"{key}={value}" for key, value in door_variables(door, url).items())
+            variables = door_variables(door, url, self._tokens[0])
+            lines = " ".join(f"{key}={value}" for key, value in variables.items())
             self._say(f"\n# Door {door.upper()}, {name}\nexport {lines}")
         self._say(f'\n{python} -c "import mlflow; print(mlflow.artifacts.download_artifacts({_URI!r}))"\n')
 

@@ -103,22 +103,45 @@ class Progress:
         )
 
 
-def result_table(outcomes: Sequence[Outcome], floor: float, clients: int) -> Table:
+@dataclass(frozen=True)
+class Scale:
+    """What the storms are measured by: `limit` is in calls a second, `distinct` and `proofs` in calls."""
+
+    clients: int
+    tokens: int
+    distinct: int
+    proofs: int
+    limit: int
+
+    @property
+    def floor(self) -> float:
+        """The seconds that the calls take of which none can be saved."""
+        return (self.distinct + self.proofs) / self.limit
+
+
+def result_table(outcomes: Sequence[Outcome], scale: Scale) -> Table:
     """Return the table of all storms, one column for each."""
-    table = Table(title=f"{clients} clients download one model at once", title_justify="left")
+    clients = f"{scale.clients} clients with {counted(scale.tokens, 'token')}"
+    table = Table(title=f"{clients} download one model at once", title_justify="left")
     table.add_column("")
     for outcome in outcomes:
         table.add_column(outcome.title, justify="right")
+    needed = "distinct calls" + (f" and {scale.proofs} proofs" if scale.proofs else "")
     rows: list[tuple[str, Callable[[Outcome], str]]] = [
         ("time", lambda outcome: f"{outcome.seconds:.1f} s"),
-        ("  floor: distinct calls / limit", lambda _: f"{floor:.2f} s"),
+        (f"  floor: {needed} / limit", lambda _: f"{scale.floor:.2f} s"),
         ("calls to the workspace", lambda outcome: str(outcome.calls)),
         ("  distinct calls", lambda outcome: str(outcome.distinct)),
         ("  most in any second", lambda outcome: str(outcome.busiest_second)),
         ("429s from the workspace", lambda outcome: str(outcome.refused)),
         ("429s seen by clients", lambda outcome: str(outcome.seen)),
-        ("failed clients", lambda outcome: f"{len(outcome.failures)} of {clients}"),
+        ("failed clients", lambda outcome: f"{len(outcome.failures)} of {scale.clients}"),
     ]
     for label, value in rows:
         table.add_row(label, *map(value, outcomes))
     return table
+
+
+def counted(number: int, thing: str) -> str:
+    """Return the number with the thing's name, in the plural where it is not one."""
+    return f"{number} {thing}" if number == 1 else f"{number} {thing}s"

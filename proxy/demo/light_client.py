@@ -18,10 +18,10 @@ from urllib.parse import urlencode
 
 from proxy.demo.models import Content, Model, chunks
 from proxy.demo.plain_http import HttpError, PlainClient
+from proxy.demo.tokens import dealt
 
 API = "/api/2.0/mlflow/model-versions/"
 DISCOVERY = "/.well-known/databricks-config"
-TOKEN = "light"  # noqa: S105 (the emulated workspace lets everyone in)
 
 WORKERS = min(2 * (os.cpu_count() or 10), 20)
 """Threads of mlflow's pool: two for each core, at most 20."""
@@ -61,8 +61,27 @@ class Download:
     failures: tuple[str, ...]
 
 
+@dataclass(frozen=True)
+class Caller:
+    """Who calls: a bearer `token`, and the header `fields` that it adds to every call to the API."""
+
+    token: str = "light"  # noqa: S105 (the emulated workspace lets everyone in)
+    fields: tuple[tuple[str, str], ...] = ()
+
+
+def callers(clients: int, tokens: int, *, addresses: bool = False) -> list[Caller]:
+    """Return `clients` callers with `tokens` different tokens.
+
+    With `addresses` each says its own in X-Forwarded-For, as a proxy on its way would have done.
+    """
+    return [
+        Caller(token, (("X-Forwarded-For", f"10.1.{number // 250}.{number % 250 + 1}"),) if addresses else ())
+        for number, token in enumerate(dealt(clients, tokens))
+    ]
+
+
 class LightClient:
-    """One client on its way through one download; `url` is the workspace or a proxy, `token` its credential.
+    """One client on its way through one download; `url` is the workspace or a proxy.
 
     With `discovery` it also asks for the discovery document before each call, as the Databricks SDK does.
     """
@@ -71,17 +90,17 @@ class LightClient:
         self,
         http: PlainClient,
         url: str,
+        caller: Caller,
         name: str,
         version: str,
         *,
         workers: int = WORKERS,
         discovery: bool = False,
-        token: str = TOKEN,
     ) -> None:
         self._http = http
         self._url = url
         self._identity = {"name": name, "version": version}
-        self._authorization = {"Authorization": f"Bearer {token}"}
+        self._fields = {"Authorization": f"Bearer {caller.token}", **dict(caller.fields)}
         self._pool = asyncio.Semaphore(workers)
         self._discovery = discovery
         self.calls = 0
@@ -136,7 +155,7 @@ class LightClient:
             await self._get(self._url + DISCOVERY, {})
         query = urlencode({**self._identity, **parameters})
         url = f"{self._url}{API}{endpoint}?{query}"
-        answer: dict[str, Any] = json.loads(await self._get(url, self._authorization, registry=True))
+        answer: dict[str, Any] = json.loads(await self._get(url, self._fields, registry=True))
         return answer
 
     async def _get(self, url: str, headers: Mapping[str, str], *, registry: bool = False) -> bytes:
@@ -168,26 +187,25 @@ class LightClient:
 
 async def storm(
     url: str,
-    clients: int,
+    callers: Sequence[Caller],
     model: Model,
     *,
-    version: str = "1",
     workers: int = WORKERS,
     discovery: bool = False,
 ) -> list[Download]:
-    """Let `clients` light clients download version 1 of `model` at once and compare every byte."""
+    """Let a light client of each of `callers` download version 1 of `model` at once; compare every byte."""
     expected = model.versions["1"].files
 
-    async def one() -> Download:
+    async def one(caller: Caller) -> Download:
         async with PlainClient() as http:
-            client = LightClient(http, url, model.name, "1", workers=workers, discovery=discovery)
+            client = LightClient(http, url, caller, model.name, "1", workers=workers, discovery=discovery)
             began = time.monotonic()
             files = await client.download()
             ended = time.monotonic()
         failures = (*client.failures, *differences(expected, files))
         return Download(began, client.walked or ended, ended, client.calls, client.refusals, failures)
 
-    return await asyncio.gather(*(one() for _ in range(clients)))
+    return await asyncio.gather(*map(one, callers))
 
 
 def differences(expected: Mapping[str, Content], got: Mapping[str, bytes]) -> Sequence[str]:

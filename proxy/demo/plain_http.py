@@ -27,10 +27,14 @@ class Response(NamedTuple):
 
 
 class PlainClient:
-    """Connections to any number of http origins, kept until the context is left."""
+    """Connections to any number of http origins, kept until the context is left.
+
+    Cookies are kept as well, each for the origin that set it: of their attributes none is understood.
+    """
 
     def __init__(self) -> None:
         self._idle: defaultdict[str, list[_Connection]] = defaultdict(list)
+        self._cookies: defaultdict[str, dict[str, str]] = defaultdict(dict)
 
     async def __aenter__(self) -> Self:
         return self
@@ -46,6 +50,8 @@ class PlainClient:
         """Return the answer, whatever its status; `url` is sent as it is. Raises HttpError."""
         origin, target = _split(url)
         fields = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+        if cookies := self._cookies[origin]:
+            fields += f"Cookie: {'; '.join(f'{name}={value}' for name, value in cookies.items())}\r\n"
         head = f"GET {target} HTTP/1.1\r\nHost: {origin}\r\n{fields}\r\n".encode()
         idle = self._idle[origin]
         while idle:
@@ -65,7 +71,8 @@ class PlainClient:
         try:
             writer.write(head)
             status_line, *lines = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
-            fields = dict(_field(line) for line in lines if line)
+            received = [_field(line) for line in lines if line]
+            fields = dict(received)
             body = await reader.readexactly(int(fields["content-length"]))
         except (OSError, EOFError, KeyError, ValueError, asyncio.LimitOverrunError) as error:
             writer.close()
@@ -77,6 +84,9 @@ class PlainClient:
             writer.close()
         else:
             self._idle[origin].append(connection)
+        if "set-cookie" in fields:
+            set_cookies = (value for name, value in received if name == "set-cookie")
+            self._cookies[origin].update(map(_cookie, set_cookies))
         return Response(int(status_line.split(" ", 2)[1]), fields, body)
 
 
@@ -89,3 +99,8 @@ def _split(url: str) -> tuple[str, str]:
 def _field(line: str) -> tuple[str, str]:
     name, _, value = line.partition(":")
     return name.lower(), value.strip()
+
+
+def _cookie(set_cookie: str) -> tuple[str, str]:
+    name, _, value = set_cookie.partition(";")[0].partition("=")
+    return name.strip(), value.strip()

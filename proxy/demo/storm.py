@@ -18,8 +18,6 @@ from proxy.errors import InvalidSettingsError
 
 Door = Literal["a", "b"]
 
-TOKEN = "demo-client"  # noqa: S105 (the emulated workspace lets everyone in)
-
 _SCRIPT = """\
 import contextlib, sys
 from mlflow.artifacts import download_artifacts
@@ -34,15 +32,15 @@ download_artifacts(artifact_uri=sys.argv[1], dst_path=sys.argv[2])
 _INHERITED = frozenset({"PATH", "LANG", "LC_ALL", "TZ", "TMPDIR", "SYSTEMROOT", "LD_LIBRARY_PATH"})
 
 
-def door_variables(door: Door, url: str) -> dict[str, str]:
+def door_variables(door: Door, url: str, token: str) -> dict[str, str]:
     """Return the environment lines that send a client to `url`: all that a user has to set."""
     if door == "a":
-        return {"MLFLOW_TRACKING_URI": url, "MLFLOW_TRACKING_TOKEN": TOKEN}
+        return {"MLFLOW_TRACKING_URI": url, "MLFLOW_TRACKING_TOKEN": token}
     return {
         "MLFLOW_TRACKING_URI": "databricks",
         "MLFLOW_REGISTRY_URI": "databricks",
         "DATABRICKS_HOST": url,
-        "DATABRICKS_TOKEN": TOKEN,
+        "DATABRICKS_TOKEN": token,
     }
 
 
@@ -95,14 +93,17 @@ class RealClient:
 
 @asynccontextmanager
 async def real_clients(
-    python: Path, count: int, uri: str, variables: Mapping[str, str]
+    python: Path, uri: str, environments: Sequence[Mapping[str, str]]
 ) -> AsyncIterator[Sequence[RealClient]]:
-    """Start clients that wait for the word; however the context is left, they and their files are gone."""
+    """Start a client for each of `environments`, which waits for the word.
+
+    However the context is left, the clients and their files are gone.
+    """
     root = Path(tempfile.mkdtemp(prefix="mlflow-proxy-demo-"))
     clients: list[RealClient] = []
     try:
-        for number in range(count):
-            clients.append(await _start(python, uri, variables, root / f"client-{number + 1}"))
+        for number, variables in enumerate(environments, start=1):
+            clients.append(await _start(python, uri, variables, root / f"client-{number}"))
         await asyncio.gather(*(client.ready() for client in clients))
         yield clients
     finally:

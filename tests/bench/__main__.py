@@ -8,22 +8,46 @@ import statistics
 import sys
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass
 from functools import partial
 
 from proxy import __version__
-from proxy.demo.light_client import WORKERS
+from proxy.demo.light_client import WORKERS, callers
 from proxy.demo.limiters import LIMITERS
 from proxy.demo.models import storm_model
+from proxy.demo.tokens import proofs
 from proxy.demo.workspace import EmulatedWorkspace, WorkspaceOptions
 from tests.bench import setups
 from tests.bench.budget import print_simulation
 from tests.bench.measure import Hits, Setup, Storm, loaders, measure_hits, measure_storm
 from tests.bench.table import print_table
+from tests.nginx import program
 
 LIMIT = 40
 FILES, DIRECTORIES = 204, 22
-FLOOR = (FILES + DIRECTORIES) / LIMIT
+DISTINCT = FILES + DIRECTORIES
+FLOOR = DISTINCT / LIMIT
+
+PROXY, NGINX, BALANCED, NOTHING = "mlflow-proxy", "nginx", "nginx as load balancer, mlflow-proxy", "nothing"
+PARTS = {"proxy": PROXY, "nginx": NGINX, "balanced": BALANCED, "nothing": NOTHING}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A storm to be measured: what is between clients and workspace, who the clients are, how often."""
+
+    between: str
+    setup: Setup
+    limiter: str
+    clients: int
+    tokens: int
+    repetitions: int
+
+    @property
+    def floor(self) -> float:
+        """The seconds that the calls take of which none can be saved."""
+        return (DISTINCT + proofs(self.tokens)) / LIMIT
 
 
 @asynccontextmanager
@@ -36,7 +60,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="once each, nginx under one limiter")
     parser.add_argument("--clients", type=int, default=50, help="light clients at once (default: 50)")
-    parser.add_argument("--clients-without", type=int, help="without a proxy (default: 5, quick: 2)")
+    parser.add_argument("--clients-without", type=int, help="where nothing is shared (default: 5, quick: 2)")
+    parser.add_argument(
+        "--clients-balanced",
+        type=int,
+        nargs="+",
+        help="behind a load balancer, a token each (default: 20 200, quick: 20)",
+    )
+    parser.add_argument("--sharing", help="the proxy's access.sharing (default: its own)")
+    parser.add_argument("--only", choices=PARTS, nargs="+", help="these storms, and nothing else")
+    parser.add_argument("--limiters", choices=LIMITERS, nargs="+", default=list(LIMITERS))
     parser.add_argument("--repetitions", type=int, help="of each storm (default: 3, quick: 1)")
     parser.add_argument(
         "--workers",
@@ -51,9 +84,11 @@ def main() -> None:
     )
     options = parser.parse_args()
     options.clients_without = options.clients_without or (2 if options.quick else 5)
+    options.clients_balanced = options.clients_balanced or ([20] if options.quick else [20, 200])
     options.repetitions = options.repetitions or (1 if options.quick else 3)
     asyncio.run(_run(options))
-    print_simulation()
+    if not options.only:
+        print_simulation()
 
 
 async def _run(options: argparse.Namespace) -> None:
@@ -63,73 +98,81 @@ async def _run(options: argparse.Namespace) -> None:
         f"and what is between them share the machine.\n"
         f"{options.clients} light clients download {FILES} files in {DIRECTORIES} directories at once, "
         f"each with {options.workers} workers; {LIMIT} calls a second, 30 ms latency; "
-        f"floor {FILES + DIRECTORIES}/{LIMIT} = {FLOOR:.2f} s. Medians of {options.repetitions}.\n"
+        f"floor {DISTINCT}/{LIMIT} = {FLOOR:.2f} s, with several tokens ({DISTINCT} + a proof of "
+        f"each)/{LIMIT}. Medians of {options.repetitions}.\n"
     )
-    storms: list[tuple[str, str, int, Setup]] = [
-        ("mlflow-proxy", limiter, options.clients, setups.proxy) for limiter in LIMITERS
-    ]
-    if setups.nginx_program() is None:
+    if program() is None:
         print("nginx is not installed: left out.\n")
-    else:
-        storms += [
-            ("nginx", limiter, options.clients, partial(setups.nginx, limit=LIMIT))
-            for limiter in (LIMITERS[:1] if options.quick else LIMITERS)
-        ]
-    storms.append(("nothing", "sliding", options.clients_without, _nothing))
     with loaders() as pool:
-        rows = []
-        for between, limiter, clients, setup in storms:
-            repetitions = 1 if between == "nothing" else options.repetitions
-            rows.append(
-                (
-                    between,
-                    limiter,
-                    clients,
-                    await _repeat(pool, setup, clients, limiter, repetitions, options),
-                )
-            )
+        rows = [(plan, await _repeat(pool, plan, options)) for plan in _plans(options)]
         _print_storms(rows)
-        await _compare_hits(pool, 200 if options.quick else 1000)
+        if not options.only:
+            await _compare_hits(pool, 200 if options.quick else 1000)
 
 
-async def _repeat(
-    pool: ProcessPoolExecutor,
-    setup: Setup,
-    clients: int,
-    limiter: str,
-    repetitions: int,
-    options: argparse.Namespace,
-) -> list[Storm]:
+def _plans(options: argparse.Namespace) -> list[Plan]:
+    """Return what is to be measured, in order: one token and a token for each client side by side."""
+    sharing = ("--access.sharing", options.sharing) if options.sharing else ()
+    clients, often = options.clients, options.repetitions
+    limiters: Sequence[str] = options.limiters
+
+    def proxy(upstream: str) -> AbstractAsyncContextManager[str]:
+        return setups.proxy(upstream, *sharing)
+
+    def balanced(upstream: str) -> AbstractAsyncContextManager[str]:
+        return setups.balanced_proxy(upstream, *sharing)
+
+    nginx = partial(setups.nginx, limit=LIMIT)
+    # Each client costs the whole model there, so that one storm takes minutes.
+    apart = options.clients_without if options.quick else clients
+    plans = [
+        Plan(PROXY, proxy, limiter, clients, tokens, often) for limiter in limiters for tokens in (1, clients)
+    ]
+    plans += [
+        Plan(NGINX, nginx, limiter, clients, 1, often)
+        for limiter in (limiters[:1] if options.quick else limiters)
+    ]
+    plans.append(Plan(NGINX, nginx, limiters[0], apart, apart, 1))
+    plans += [
+        Plan(BALANCED, balanced, limiters[0], count, count, often) for count in options.clients_balanced
+    ]
+    plans.append(Plan(NOTHING, _nothing, limiters[0], options.clients_without, 1, 1))
+    wanted = {PARTS[part] for part in options.only or PARTS} - (
+        {NGINX, BALANCED} if program() is None else set()
+    )
+    return [plan for plan in plans if plan.between in wanted]
+
+
+async def _repeat(pool: ProcessPoolExecutor, plan: Plan, options: argparse.Namespace) -> list[Storm]:
     results = []
-    for _ in range(repetitions):
+    for _ in range(plan.repetitions):
         result = await measure_storm(
             pool,
-            setup,
-            clients,
+            plan.setup,
+            callers(plan.clients, plan.tokens, addresses=plan.between == BALANCED),
             storm_model(files=FILES, directories=DIRECTORIES),
-            WorkspaceOptions(limiter=limiter, limit=LIMIT),
+            WorkspaceOptions(limiter=plan.limiter, limit=LIMIT),
             workers=options.workers,
             discovery=options.discovery,
         )
         results.append(result)
-        print(f"  {clients} clients, {limiter}: {result.seconds:.2f} s", file=sys.stderr, flush=True)
+        told = f"{plan.between}: {plan.clients} clients, tokens: {plan.tokens}, {plan.limiter}"
+        print(f"  {told}: {result.seconds:.2f} s, {result.calls} calls", file=sys.stderr, flush=True)
     return results
 
 
-Row = tuple[str, str, int, Sequence[Storm]]
+Row = tuple[Plan, Sequence[Storm]]
 
 
 def _print_storms(rows: Sequence[Row]) -> None:
     table: list[tuple[str, ...]] = []
-    for between, limiter, clients, storms in rows:
+    for plan, storms in rows:
         seconds = statistics.median(storm.seconds for storm in storms)
         table.append(
             (
-                between,
-                limiter,
-                str(clients),
+                *_named(plan),
                 f"{seconds:.2f} s",
-                f"{seconds / FLOOR:.2f}",
+                f"{seconds / plan.floor:.2f}",
                 _median(storms, lambda storm: storm.calls),
                 _median(storms, lambda storm: storm.distinct),
                 _median(storms, lambda storm: storm.refused),
@@ -138,18 +181,20 @@ def _print_storms(rows: Sequence[Row]) -> None:
                 str(max(storm.failed for storm in storms)),
             )
         )
-    head = "in between|limiter|clients|time|× floor|calls|distinct|429s of the workspace|429s at clients"
+    head = (
+        "in between|limiter|clients|tokens|time|× floor|calls|distinct|429s of the workspace|429s at clients"
+    )
     print_table([*head.split("|"), "most in a second", "failed clients"], table)
-    for between, limiter, _, storms in rows:
+    for plan, storms in rows:
         failure = next((storm.failure for storm in storms if storm.failure), "")
         if failure:
-            print(f"{between}, {limiter}: such as {failure}\n")
+            print(f"{plan.between}, {plan.limiter}: such as {failure}\n")
     print(
         "Where the time goes (medians, seconds from the start; processor seconds, the start of the process "
         "in between included):\n"
     )
     table = []
-    for between, limiter, clients, storms in rows:
+    for plan, storms in rows:
         columns: tuple[Callable[[Storm], float], ...] = (
             lambda storm: storm.walked,
             lambda storm: storm.last_call,
@@ -159,11 +204,13 @@ def _print_storms(rows: Sequence[Row]) -> None:
             lambda storm: storm.workspace_cpu,
         )
         values = (f"{statistics.median(map(column, storms)):.2f}" for column in columns)
-        table.append((between, limiter, str(clients), *values))
-    head = (
-        "in between|limiter|clients|directories walked|last call paced|last byte|CPU in between|CPU clients"
-    )
-    print_table([*head.split("|"), "CPU workspace"], table)
+        table.append((*_named(plan), *values))
+    head = "in between|limiter|clients|tokens|directories walked|last call paced|last byte|CPU in between"
+    print_table([*head.split("|"), "CPU clients", "CPU workspace"], table)
+
+
+def _named(plan: Plan) -> tuple[str, ...]:
+    return plan.between, plan.limiter, str(plan.clients), str(plan.tokens)
 
 
 async def _compare_hits(pool: ProcessPoolExecutor, requests: int) -> None:

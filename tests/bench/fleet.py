@@ -22,7 +22,7 @@ from aiohttp import web
 
 from proxy import __version__
 from proxy.demo.journal import Arrival
-from proxy.demo.light_client import WORKERS, Download, storm
+from proxy.demo.light_client import WORKERS, Caller, Download, storm
 from proxy.demo.models import Model, storm_model
 from proxy.demo.plain_http import PlainClient
 from proxy.demo.workspace import REGISTRY, EmulatedWorkspace, WorkspaceOptions
@@ -211,7 +211,9 @@ def load_part(urls: Sequence[str], clients: int, model: Model) -> tuple[list[lis
     """Let clients download at once, in this process; returns what they saw and the processor seconds."""
 
     async def storms() -> list[list[Download]]:
-        return await asyncio.gather(*(storm(url, clients, model, workers=WORKERS) for url in urls))
+        return await asyncio.gather(
+            *(storm(url, [Caller()] * clients, model, workers=WORKERS) for url in urls)
+        )
 
     before = time.process_time()
     return asyncio.run(storms()), time.process_time() - before

@@ -9,12 +9,12 @@ import os
 import resource
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from proxy.demo.light_client import API, Download, storm
+from proxy.demo.light_client import API, Caller, Download, storm
 from proxy.demo.models import Model
 from proxy.demo.plain_http import PlainClient
 from proxy.demo.workspace import EmulatedWorkspace, WorkspaceOptions
@@ -65,14 +65,15 @@ def loaders() -> ProcessPoolExecutor:
 async def measure_storm(
     pool: ProcessPoolExecutor,
     setup: Setup,
-    clients: int,
+    callers: Sequence[Caller],
     model: Model,
     options: WorkspaceOptions,
     *,
     workers: int,
     discovery: bool,
 ) -> Storm:
-    """Storm a fresh workspace through a fresh `setup`."""
+    """Storm a fresh workspace, which knows no other tokens, through a fresh `setup`."""
+    options = replace(options, tokens=frozenset(caller.token for caller in callers))
     loop = asyncio.get_running_loop()
     # The loaders import and connect nothing yet, but they exist.
     await asyncio.gather(*(loop.run_in_executor(pool, _warm_up) for _ in range(LOADERS)))
@@ -80,7 +81,7 @@ async def measure_storm(
     async with EmulatedWorkspace([model], options, storage_type=StorageProcess) as workspace:
         async with setup(workspace.url) as url:
             own = time.process_time()
-            shares = [clients // LOADERS + (number < clients % LOADERS) for number in range(LOADERS)]
+            shares = [callers[number::LOADERS] for number in range(LOADERS)]
             loads = await asyncio.gather(
                 *(
                     loop.run_in_executor(pool, load, url, share, model, workers, discovery)
@@ -129,10 +130,12 @@ def _warm_up() -> None:
     time.sleep(0.2)
 
 
-def load(url: str, clients: int, model: Model, workers: int, discovery: bool) -> tuple[list[Download], float]:
+def load(
+    url: str, callers: Sequence[Caller], model: Model, workers: int, discovery: bool
+) -> tuple[list[Download], float]:
     """Let clients download at once, in this process; return what they saw and the processor seconds."""
     before = time.process_time()
-    downloads = asyncio.run(storm(url, clients, model, workers=workers, discovery=discovery))
+    downloads = asyncio.run(storm(url, callers, model, workers=workers, discovery=discovery))
     return downloads, time.process_time() - before
 
 

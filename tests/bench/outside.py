@@ -17,7 +17,7 @@ from pathlib import Path
 from proxy import __version__
 from proxy.demo.command import OUTSIDER, outside_traffic, refusals_by_proxy
 from proxy.demo.journal import Arrival, Arrivals
-from proxy.demo.light_client import WORKERS
+from proxy.demo.light_client import WORKERS, Caller
 from proxy.demo.models import storm_model
 from proxy.demo.storm import door_variables, real_clients
 from proxy.demo.workspace import EmulatedWorkspace, WorkspaceOptions
@@ -76,7 +76,7 @@ async def _light(count: int, qps: float, floor: float) -> list[str]:
             workspace.reset()
             before = os.getloadavg()[0]
             downloads, _ = await asyncio.get_running_loop().run_in_executor(
-                pool, load, url, count, model, WORKERS, False
+                pool, load, url, [Caller()] * count, model, WORKERS, False
             )
             seconds = max(each.ended for each in downloads) - min(each.began for each in downloads)
             arrivals = list(workspace.registry_arrivals)
@@ -91,7 +91,9 @@ async def _real(count: int, qps: float, floor: float) -> list[str]:
         async with (
             EmulatedWorkspace([model], WorkspaceOptions(limit=LIMIT)) as workspace,
             setups.proxy(workspace.url) as url,
-            real_clients(python, count, f"models:/{model.name}/1", door_variables("b", url)) as clients,
+            real_clients(
+                python, f"models:/{model.name}/1", [door_variables("b", url, "job")] * count
+            ) as clients,
             outside_traffic(workspace.url, qps),
         ):
             await asyncio.sleep(2)  # until the others are under way

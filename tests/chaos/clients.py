@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import quote, urlencode
 
-from proxy.demo.light_client import LightClient
+from proxy.demo.light_client import Caller, LightClient
 from proxy.demo.models import Content, chunks
 from proxy.demo.plain_http import HttpError, PlainClient, Response
 from tests.chaos.modes import EVERYONE, SECRET, TEAMS, Asked, Mode, token
@@ -141,7 +141,7 @@ async def light(
                 if door == "A":
                     got: Mapping[str, bytes] = await _by_door_a(http, url, name, headers)
                 else:
-                    downloading = LightClient(http, url, name, "1", workers=2, token=own)
+                    downloading = LightClient(http, url, Caller(own), name, "1", workers=2)
                     got = await downloading.download()
                     if downloading.failures:
                         raise HttpError(downloading.failures[0])

@@ -1,6 +1,7 @@
 """`mlflow-proxy demo`: its options, and one small run with real clients."""
 
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -14,6 +15,9 @@ from proxy.cli import main
     [
         (["--clients", "0"], "clients:"),
         (["--files", "2"], "directories:"),
+        (["--tokens", "0"], "tokens:"),
+        (["--tokens", "many"], "tokens:"),
+        (["--clients", "2", "--tokens", "3"], "tokens: 3 tokens need as many clients, and there are 2"),
         (["--limiter", "leaky"], "limiter:"),
         (["--clinets", "2"], "--clinets"),
         (["--client-python", "/nowhere/python"], "client-python: /nowhere/python cannot be run"),
@@ -39,17 +43,31 @@ def test_an_interpreter_without_mlflow(tmp_path: Path, capsys: pytest.CaptureFix
     assert "--client-python" in told
 
 
-@pytest.mark.parametrize("door", ["a", "b"])
-def test_demo(door: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("door", "options", "told"),
+    [("a", [], "2 tokens"), ("b", [], "2 tokens"), ("b", ["--tokens", "1"], "1 token")],
+)
+def test_demo(
+    door: str,
+    options: list[str],
+    told: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     from tests.environments import CLIENTS
 
     # What the user has set is for his own work, not for the clients of the demo.
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:1")
     model = ["--files", "5", "--directories", "2", "--limit", "1000", "--clients", "2", "--latency", "0"]
     python = ["--client-python", os.path.relpath(CLIENTS["3"])]  # as one types it
-    assert main(["demo", *model, *python, "--door", door, "--outside-qps", "5"]) == 0
+    assert main(["demo", *model, *python, "--door", door, "--outside-qps", "5", *options]) == 0
     shown = capsys.readouterr().out
     assert "\x1b" not in shown
     assert "0 of 2" in shown
+    assert f"2 clients with {told} download one model at once" in shown
+    calls = re.search(r"calls to the workspace +│ +\d+ │ +(\d+) │", shown)
+    assert calls is not None
+    # Files and directories once, a proof for each token; by door A clients also ask where the model is.
+    assert int(calls[1]) <= 5 + 2 + 2 + 1
     assert "with proxy: done" in shown
     assert "MLFLOW_TRACKING_URI=databricks" in shown

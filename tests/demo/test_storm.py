@@ -7,7 +7,7 @@ from aiohttp import web
 
 from proxy.app import serving
 from proxy.demo.answers import Answer, Fault, Truncate
-from proxy.demo.light_client import differences, storm
+from proxy.demo.light_client import Caller, differences, storm
 from proxy.demo.models import storm_model
 from proxy.demo.workspace import DISCOVERY, EmulatedWorkspace, WorkspaceOptions
 from proxy.settings import Settings
@@ -25,7 +25,7 @@ def tiny_workspace() -> EmulatedWorkspace:
 @pytest.mark.parametrize("discovery", [False, True])
 async def test_calls_of_a_light_client(discovery: bool) -> None:
     async with tiny_workspace() as workspace:
-        (download,) = await storm(workspace.url, 1, workspace.models["storm"], discovery=discovery)
+        (download,) = await storm(workspace.url, [Caller()], workspace.models["storm"], discovery=discovery)
         arrivals = workspace.registry_arrivals
         listings, signings = (
             arrivals.to("model-versions/list-artifacts"),
@@ -48,7 +48,7 @@ async def test_storm_through_the_proxy() -> None:
         EmulatedWorkspace([model], WorkspaceOptions(latency=0)) as workspace,
         serving(Settings(upstream=workspace.url, port=0, access=OWN, connections=QUIET)) as url,
     ):
-        downloads = await storm(url, 2, model)
+        downloads = await storm(url, [Caller()] * 2, model)
         arrivals = workspace.registry_arrivals
         assert [download.failures for download in downloads] == [(), ()]
         assert (len(arrivals), arrivals.distinct(), arrivals.statuses()) == (
@@ -71,7 +71,7 @@ async def test_failures_are_told() -> None:
 
         workspace.fault = refuse_a_signing
         workspace.storage.fault = cut_a_file
-        (download,) = await storm(workspace.url, 1, model)
+        (download,) = await storm(workspace.url, [Caller()], model)
         told = "\n".join(download.failures)
         assert "403" in told
         assert "IncompleteReadError" in told
@@ -81,7 +81,7 @@ async def test_failures_are_told() -> None:
 async def test_a_walk_that_fails_is_told() -> None:
     async with tiny_workspace() as workspace:
         workspace.fault = lambda request: Answer(403) if request.query.get("path") else None
-        (download,) = await storm(workspace.url, 1, workspace.models["storm"])
+        (download,) = await storm(workspace.url, [Caller()], workspace.models["storm"])
         assert "403" in download.failures[0]
 
 

@@ -622,7 +622,7 @@ async def test_real_clients_see_no_refusal_when_the_workspace_refuses_calls() ->
     async with (
         EmulatedWorkspace([model], WorkspaceOptions(limit=MUCH)) as workspace,
         proxied(workspace.url, budget=BudgetSettings()) as url,
-        real_clients(CLIENTS["3"], 3, "models:/storm/1", door_variables("b", url)) as clients,
+        real_clients(CLIENTS["3"], "models:/storm/1", [door_variables("b", url, "job")] * 3) as clients,
     ):
         workspace.fault = refuse_two
         await asyncio.gather(*(client.download() for client in clients))

@@ -110,11 +110,12 @@ async def job(
     home: Path,
     token: str = TOKEN,
     more: dict[str, str] | None = None,
+    script: str = "download.py",
 ) -> AsyncIterator[Process]:
     """Start a job that waits for what to download; ``more`` is for its environment."""
-    script = Path(__file__).with_name("download.py")
+    path = Path(__file__).with_name(script)
     process = await asyncio.create_subprocess_exec(
-        CLIENTS[version], script, env=environment(door, url, home, token) | (more or {}), cwd=home,
+        CLIENTS[version], path, env=environment(door, url, home, token) | (more or {}), cwd=home,
         stdin=PIPE, stdout=PIPE, limit=1 << 20,
     )  # fmt: skip
     try:
