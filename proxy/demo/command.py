@@ -30,7 +30,7 @@ from proxy.demo.storm import Door, check_python, default_python, door_variables,
 from proxy.demo.tokens import dealt, proofs
 from proxy.demo.workspace import EmulatedWorkspace, WorkspaceOptions
 from proxy.errors import InvalidSettingsError
-from proxy.settings import AccessSettings, BudgetSettings, CommandSettings, Seconds, Settings, parse
+from proxy.settings import BudgetSettings, CommandSettings, Seconds, Settings, parse
 
 OUTSIDER = "outside-traffic"
 """The token of calls that do not come through the proxy."""
@@ -133,7 +133,6 @@ class _Demo:
             port=0,
             shutdown_grace=0,
             budget=BudgetSettings(registry_limit=self._settings.limit),
-            access=AccessSettings(sharing="proven" if self._different > 1 else "credential"),
         )
 
     @asynccontextmanager

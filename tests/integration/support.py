@@ -258,6 +258,19 @@ Respond = Callable[[Inbound], Awaitable[None]]
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"
 
 
+async def sharing(url: str) -> dict[str, str]:
+    """Return how a proxy shares answers, and why."""
+    status: dict[str, dict[str, str]] = (await raw(url, "GET", "/-/status.json")).json()
+    return status["sharing"]
+
+
+async def until_shared(url: str, mode: str = "proven") -> str:
+    """Wait until answers are shared so; returns why."""
+    while (found := await sharing(url))["mode"] != mode:
+        await settle()
+    return found["reason"]
+
+
 def answering(data: bytes) -> Respond:
     """Take the whole request, then say ``data``."""
 

@@ -21,24 +21,13 @@ from tests.integration.support import (
     proxied,
     raw,
     settle,
+    sharing,
+    until_shared,
 )
 
 AUTO = AccessSettings()
 VERSION = {"name": "m", "version": "1"}
 LASTING = CacheSettings(mutable_ttl=3600, not_found_ttl=3600, unverified_ttl=3600)
-
-
-async def sharing(url: str) -> dict[str, Any]:
-    status: dict[str, Any] = (await raw(url, "GET", "/-/status.json")).json()
-    found: dict[str, Any] = status["sharing"]
-    return found
-
-
-async def until(url: str, mode: str) -> str:
-    """Wait until answers are shared so; returns why."""
-    while (found := await sharing(url))["mode"] != mode:
-        await settle()
-    return str(found["reason"])
 
 
 def test_it_is_the_default() -> None:
@@ -52,7 +41,7 @@ async def test_twenty_tokens_cost_a_workspace_a_proof_each_and_the_model_once(se
         EmulatedWorkspace([model], WorkspaceOptions(limit=MUCH, latency=0)) as workspace,
         proxied(workspace.url, access=AUTO, cache=LASTING) as url,
     ):
-        assert CONFIG in await until(url, "proven")
+        assert CONFIG in await until_shared(url, "proven")
         api = Api(session, url)
         for number in range(20):
             assert (await api.get(LIST, token=f"token-{number}", **VERSION)).status == 200
@@ -87,6 +76,6 @@ async def test_until_the_upstream_has_answered_each_has_its_own(upstream: Upstre
             found = await sharing(url)
             assert (found["mode"], "not answered" in found["reason"]) == ("credential", True)
             status = "200 OK"
-            await until(url, "proven")
+            await until_shared(url, "proven")
     [told] = [line for line in logs if line["event"] == "the upstream's kind is known"]
     assert (told["sharing"], told["kind"], CONFIG in told["reason"]) == ("proven", "databricks", True)

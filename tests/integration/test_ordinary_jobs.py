@@ -10,7 +10,6 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
-import aiohttp
 import pytest
 
 from proxy.demo.journal import Arrivals
@@ -19,13 +18,13 @@ from proxy.demo.models import storm_model
 from proxy.demo.plain_http import PlainClient
 from proxy.demo.workspace import EmulatedWorkspace, WorkspaceOptions
 from proxy.settings import AccessSettings
-from tests.integration.support import CONFIG, MODEL, MUCH, proxied
+from tests.integration.support import MODEL, MUCH, proxied, until_shared
 from tests.integration.test_clients import Door, contents, download, files_in, job
 from tests.nginx import load_balancer
 
 FILES, DIRECTORIES = 5, 2
 JOBS = 3
-SHARED = AccessSettings(sharing="proven")
+DEFAULT = AccessSettings()
 
 
 def emulated(tokens: Sequence[str]) -> EmulatedWorkspace:
@@ -36,9 +35,8 @@ def emulated(tokens: Sequence[str]) -> EmulatedWorkspace:
 @asynccontextmanager
 async def sharing(workspace: EmulatedWorkspace) -> AsyncIterator[str]:
     """Serve a proxy that knows what its upstream is; yields its URL."""
-    async with proxied(workspace.url, access=SHARED) as url:
-        async with aiohttp.ClientSession() as session, session.get(url + CONFIG) as response:
-            assert response.status == 200
+    async with proxied(workspace.url, access=DEFAULT) as url:
+        await until_shared(url)
         yield url
 
 
