@@ -298,7 +298,7 @@ class Pipeline:
         try:
             with self._coming_back():
                 answer, _, joined = await self.flights.fetch(
-                    read, deadline, lambda flight: self._fly(flight, asker)
+                    read, deadline, asker.client, lambda flight: self._fly(flight, asker)
                 )
         except (UnreachableError, UpstreamTimeoutError):
             stale = self._stale(read)
@@ -365,7 +365,7 @@ class Pipeline:
             await self._look_up_status(flight, asker)
         # Made of the key here and nowhere else: what else its first client said cannot reach those who share.
         request = read.request(asker.fields, asker.client, fresh=asker.fresh)
-        call = Call(read.route.group, request, lambda: flight.deadline, shared=True)
+        call = Call(read.route.group, request, lambda: flight.deadline, shared=True, party=flight.party)
         async with self._workspace.call(call) as got:
             try:
                 body = await read_whole(got, self._largest_entry)

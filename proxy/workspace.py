@@ -22,6 +22,7 @@ from proxy.metrics import Metrics
 from proxy.mlflow_api.headers import CLIENT, Fields, from_proxy
 from proxy.mlflow_api.messages import UpstreamRequest
 from proxy.mlflow_api.routes import Group
+from proxy.party import Party
 from proxy.upstream.circuit import Circuit
 from proxy.upstream.client import HttpClient, read_whole
 from proxy.upstream.retry import (
@@ -31,6 +32,7 @@ from proxy.upstream.retry import (
     backoff,
     repeatable_after_failure,
     retry_after_seconds,
+    within_limits,
 )
 
 log = structlog.get_logger(__name__)
@@ -43,8 +45,8 @@ _LARGEST_REFUSAL = 64 * 1024
 class Call:
     """A call to the workspace, and what may be done for it.
 
-    What is ``shared`` is read whole, on behalf of everyone who waits for it; ``stream`` is a body too large
-    to hold, which can be sent only once.
+    What is ``shared`` is read whole, on behalf of everyone who waits for it: ``party``, if others than the
+    request's client may. ``stream`` is a body too large to hold, which can be sent only once.
     """
 
     group: Group
@@ -52,6 +54,7 @@ class Call:
     deadline: Deadline
     shared: bool
     stream: aiohttp.StreamReader | None = None
+    party: Party | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +160,9 @@ class Workspace:
         slot = None
         self.circuit.check()
         if queue is not None:
-            slot = await queue.acquire(call.deadline, client=call.request.client, returned=returned)
+            slot = await queue.acquire(
+                call.deadline, client=call.request.client, party=call.party, returned=returned
+            )
         # What is shared is read whole, so all of it counts; a stream may take as long as it flows.
         within = call.deadline() - asyncio.get_running_loop().time() if call.shared else None
         status = "error"
@@ -183,6 +188,8 @@ class Workspace:
                         self._metrics.refusals.labels(call.group).inc()
                         if slot is not None:
                             slot.refused(attempt.retry_after)
+                    elif slot is not None and within_limits(response.status):
+                        slot.answered()
                     yield attempt
             finally:
                 self._metrics.upstream_calls.labels(call.group, status).inc()

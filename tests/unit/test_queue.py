@@ -371,6 +371,7 @@ def test_says_how_things_are() -> None:
             outside=0,
             seconds_since_429=None,
             pause_seconds=0,
+            refused_alone=0,
         )
         await asyncio.gather(*(line.call() for _ in range(5)))
         await line.refused_call(retry_after=20)
@@ -389,6 +390,7 @@ def test_says_how_things_are() -> None:
                 outside=3,
                 seconds_since_429=0.5,
                 pause_seconds=19.5,
+                refused_alone=0,
             )
             assert DECREASE * 5 <= status.rate < 5
             waiting_by_class = [line.queue.waiting(priority) for priority in Priority]

@@ -66,9 +66,10 @@ async def join(
     *,
     deadline: float = LATER,
     model: str = "m",
+    client: str = "client",
 ) -> Joining:
     """Ask, and return once the question is in the air."""
-    task = asyncio.ensure_future(flights.fetch(read(model), deadline, call))
+    task = asyncio.ensure_future(flights.fetch(read(model), deadline, client, call))
     await asyncio.sleep(0)
     await asyncio.sleep(0)
     return task
@@ -122,7 +123,7 @@ def test_the_last_to_leave_cancels_it() -> None:
             task.cancel()
             await asyncio.sleep(0.5)
         assert (call.cancelled, len(flights), now()) == (1, 0, 1.5)
-        assert (await flights.fetch(read(), LATER, call))[0] == response(b"2")
+        assert (await flights.fetch(read(), LATER, "client", call))[0] == response(b"2")
 
     run(main())
 
@@ -131,7 +132,7 @@ def test_one_cancelled_at_once_leaves_nothing_behind() -> None:
     async def main() -> None:
         flights: SingleFlight[StoredResponse] = SingleFlight()
         call = Calls()
-        task = asyncio.ensure_future(flights.fetch(read(), LATER, call))
+        task = asyncio.ensure_future(flights.fetch(read(), LATER, "client", call))
         await asyncio.sleep(0)
         task.cancel()
         await asyncio.wait([task])
@@ -148,7 +149,7 @@ def test_everyone_gets_the_error_and_nobody_can_join_it_any_more() -> None:
 
         async def ask() -> None:
             with pytest.raises(UpstreamUnavailableError):
-                await flights.fetch(read(), LATER, call)
+                await flights.fetch(read(), LATER, "client", call)
             # At the very first moment after waking:
             seen.append((len(flights), call.started))
 
@@ -167,9 +168,9 @@ def test_it_is_out_of_the_table_before_anyone_wakes(error: Exception | None) -> 
 
         async def ask_twice() -> None:
             with contextlib.suppress(UpstreamUnavailableError):
-                await flights.fetch(read(), LATER, call)
+                await flights.fetch(read(), LATER, "client", call)
             call.error = None
-            again.append((await flights.fetch(read(), LATER, call))[2])
+            again.append((await flights.fetch(read(), LATER, "client", call))[2])
 
         await asyncio.gather(*(ask_twice() for _ in range(3)))
         assert call.started == 2
@@ -352,7 +353,7 @@ def test_at_most_one_joinable_flight_per_question(
             waiting[number] = client
             begun_at = now()
             try:
-                _, flight, _ = await flights.fetch(read(client.model), deadline, call)
+                _, flight, _ = await flights.fetch(read(client.model), deadline, str(number), call)
                 assert flight.storable or any(
                     begun_at <= moment <= now() and model == client.model for moment, model in written
                 ), "whoever asked after a write got an answer from before it"
