@@ -4,7 +4,7 @@ Pure. What belongs here: the names only. How long each of them waits is its flig
 """
 
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator, KeysView
 from contextlib import contextmanager
 
 
@@ -16,7 +16,7 @@ class Party:
         self._watchers: list[Callable[[str], None]] = []
 
     @property
-    def clients(self) -> Collection[str]:
+    def clients(self) -> KeysView[str]:
         """Their names, in the order in which they came."""
         return self._waits.keys()
 

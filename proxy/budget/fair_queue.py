@@ -81,9 +81,13 @@ class FairQueue(Generic[T]):
         self._shared += len(places) > 1
 
     def push_first(self, item: T, client: str) -> None:
-        """Give a call the first place in a client's line, beside those it has in others'."""
+        """Put back a call that had its turn into the first place of its client's line.
+
+        So had the client, which is the last of the round then.
+        """
         self.push(item, client)
         self._clients[client].move_to_end(item, last=False)
+        self._clients.move_to_end(client)
 
     def push_returned(self, item: T) -> None:
         """Put back a call that had its turn and was refused by the workspace: before all first calls."""

@@ -212,7 +212,7 @@ class Queue:
             outside=pacer.outside(now),
             seconds_since_429=None if last is None else now - last,
             pause_seconds=pacer.pause(now),
-            refused_alone=len(self._singled_out),
+            refused_alone=self._singled_out.alone,
         )
 
     async def acquire(
@@ -229,8 +229,8 @@ class Queue:
         ``client`` is in whose name the call is made, and ``party`` are those who wait for it, if it is not
         that client alone: the call has a place in the line of each, those included who come while it waits,
         and leaves with the first. One whose line is full waits without a place of its own. ``returned`` is a
-        call that had its place already and was refused by the workspace: it comes first, unless the
-        workspace refuses its client alone. Cancelling the wait leaves the queue.
+        call that had its place already and was refused by the workspace: it comes first, or first among its
+        client's if that was refused before as well. Cancelling the wait leaves the queue.
 
         Raises OverBudgetError at once when the predicted wait in each of the lines ends after the deadline or
         too many wait already, and later if the prediction proved too hopeful.
@@ -272,7 +272,7 @@ class Queue:
             self.serve()
 
     def refused(self, grant: Grant, client: str, retry_after: float | None) -> None:
-        """See Pacer.refused, unless the workspace refuses this client alone: then others go on.
+        """See Pacer.refused, unless it is the client's own refusal (see SingledOut): then others go on.
 
         Those who wait and cannot outlast a pause are told so at once.
         """
@@ -352,7 +352,8 @@ class Queue:
         if not returned:
             for client in lines:
                 line.push(call, client)
-        elif call.client in self._singled_out:
+        elif self._singled_out.gives_way(call.client):
+            # As soon as its client may be tried again, it is the first of its own lines.
             self._hold(call)
             self._held[call.client].move_to_end(call, last=False)
         else:
@@ -362,12 +363,17 @@ class Queue:
         self._held.setdefault(call.client, OrderedDict())[call] = None
 
     def _release(self, now: float) -> None:
-        """Give the calls of those who may be tried again the first places of their lines."""
+        """Give the calls of those who may be tried again the first places of their lines.
+
+        In those of others who wait for them they come last: they have been refused.
+        """
         for client in tuple(self._held):
             if self._aside or self._singled_out.until(client) <= now:
                 for call in reversed(self._held.pop(client)):
-                    for name in call.names:
-                        self._lines[call.priority].push_first(call, name)
+                    line = self._lines[call.priority]
+                    line.push_first(call, client)
+                    for guest in call.party.clients - {client}:
+                        line.push(call, guest)
 
     def _follow(self, call: Waiting, client: str) -> None:
         """Let a client that has come to wait for a call add a place, and one that has gone take its own."""
@@ -411,8 +417,7 @@ class Queue:
         line = self._lines[call.priority]
         held_back = max(0.0, self._singled_out.until(call.client) - now)
         if returned:
-            # One that is refused alone is the first of its own client's only.
-            rounds = line.clients if call.client in self._singled_out else 0
+            rounds = line.clients if self._singled_out.gives_way(call.client) else 0
             return max(held_back, self._predict(line.returned + rounds, call.priority, now))
         client = min(call.names, key=lambda each: len(line.of_client(each)))
         held = len(self._held.get(call.client, ()))

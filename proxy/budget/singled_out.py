@@ -13,6 +13,9 @@ FIRST_PAUSE = 0.5
 """Seconds. For so long a client waits that is refused alone; twice as long each further time."""
 LONGEST_PAUSE = 60.0
 """Seconds. After so long a client is tried again, whatever the workspace asked for."""
+DOUBTFUL_PAUSE = 5.0
+"""Seconds. A longer pause the others are spared until the workspace refuses one of them too: a limit that all
+share has room again within a second or two."""
 MEMORY = 60.0
 """Seconds. For so long the answer to a call says something about the refusals of others, and a client's
 refusal about its next one."""
@@ -26,16 +29,17 @@ class _Row:
     again: int = field(default=0)
     """How often it was refused again, by a call that left after the refusal before was known."""
     alone: int = field(default=0)
-    """How often of these it was the only one, since another client was refused."""
+    """How many of the latest of these were its own."""
     until: float = field(default=-math.inf)
 
 
 class SingledOut:
-    """The clients that the workspace refuses alone.
+    """The clients that the workspace refuses again and again.
 
-    A client's first refusal is the group's. When it is refused again it is the client's own, provided that
-    the latest word about all others is an answer. If there is no word about them yet, the others who wait
-    are let go first, once, to bring it: their refusals would slow down the group soon enough.
+    A client's first refusal is the group's. Another one, without an answer to the client between them, is
+    the client's own, provided that the latest word about all others is an answer. While there is no word
+    about them yet it is the group's as well, unless it would make others wait for long: then they go first
+    and bring it.
     """
 
     def __init__(self) -> None:
@@ -43,13 +47,15 @@ class SingledOut:
         self._group_refused = -math.inf
         self._answered = -math.inf
 
-    def __len__(self) -> int:
+    @property
+    def alone(self) -> int:
+        """How many clients are refused alone."""
         return sum(row.alone > 0 for row in self._rows.values())
 
-    def __contains__(self, client: object) -> bool:
-        """Whether a client's last refusal was its own."""
-        row = self._rows.get(client) if isinstance(client, str) else None
-        return row is not None and row.alone > 0
+    def gives_way(self, client: str) -> bool:
+        """Whether a client was refused twice in a row, so that others go before it."""
+        row = self._rows.get(client)
+        return row is not None and row.again > 0
 
     def until(self, client: str) -> float:
         """Return the moment until which a client's calls are held back, which may be over."""
@@ -70,17 +76,18 @@ class SingledOut:
         ``others_wait`` is whether calls of other clients could leave now.
         """
         self._forget(now)
-        row = self._rows.setdefault(client, _Row(last=-math.inf))
-        known, row.last = row.last, now
-        self._rows.move_to_end(client)
-        if known == -math.inf:
+        row = self._rows.get(client)
+        if row is None:
+            self._rows[client] = _Row(last=now)
             self._group_refused = now
             return False
-        if sent_at < known:  # as good as refused together with the one before
-            own = row.alone > 0
-        else:
+        known, row.last = row.last, now
+        self._rows.move_to_end(client)
+        own = row.alone > 0
+        if sent_at > known:  # else it is as good as refused together with the one before
             row.again += 1
-            own = self._others_are_answered(now) or (row.again == 1 and others_wait)
+            doubtful = not own and others_wait and (retry_after or 0.0) > DOUBTFUL_PAUSE
+            own = doubtful or self._others_are_answered(now)
             row.alone = row.alone + 1 if own else 0
         if own:
             pause = _step(row) if retry_after is None else min(retry_after, LONGEST_PAUSE)
@@ -102,7 +109,7 @@ class SingledOut:
         An answered call left after the group's last refusal was known. It was none of the client's own: that
         would have ended its row, and the first refusal of the row is the group's.
         """
-        return self._answered >= self._group_refused and now - self._answered < MEMORY
+        return self._answered > self._group_refused and now - self._answered < MEMORY
 
     def _forget(self, now: float) -> None:
         while self._rows:

@@ -147,6 +147,7 @@ class World:
                 wait = self._arrive(client)
                 await self._travel()
                 if wait is None:
+                    slot.answered()
                     break
                 slot.refused(max(1, round(wait)) if self.scenario.retry_after else None)
                 returned = True

@@ -45,6 +45,8 @@ class FairQueueMachine(RuleBasedStateMachine):
             own = []
             self.round.append((client, own))
         own.insert(0 if first else len(own), call)
+        if first:
+            self.round.sort(key=lambda line: line[0] == client)
 
     def gone(self, call: int) -> None:
         for calls in (self.returned, *(calls for _, calls in self.round)):
