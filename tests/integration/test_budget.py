@@ -12,24 +12,26 @@ import pytest
 from aiohttp import web
 
 from proxy.budget.congestion import Cubic
-from proxy.demo.answers import Answer, Fault, Reset
+from proxy.demo.answers import Answer, Fault, Reset, no_fault
 from proxy.demo.command import refusals_by_proxy
 from proxy.demo.journal import Arrivals
 from proxy.demo.models import storm_model
 from proxy.demo.storm import door_variables, real_clients
 from proxy.demo.workspace import EmulatedWorkspace, WorkspaceOptions
-from proxy.settings import BudgetSettings, CacheSettings
+from proxy.settings import AccessSettings, BudgetSettings, CacheSettings
 from proxy.upstream.retry import FAILURES
 from tests.environments import CLIENTS
 from tests.integration.conftest import sample
 from tests.integration.support import (
     API,
+    COLLAPSED,
     HIT,
     LATEST,
     LIST,
     MISS,
     MODEL,
     MUCH,
+    SIGN,
     Api,
     Reply,
     Upstream,
@@ -37,6 +39,7 @@ from tests.integration.support import (
     count,
     first,
     proxied,
+    settle,
 )
 
 # -- refusals --------------------------------------------------------------------------------------
@@ -274,6 +277,75 @@ async def test_a_repeated_call_is_first_in_line(
         await cancelled(others)
     targets = [arrival.target for arrival in workspace.arrivals]
     assert targets[:2] == [f"{API}{MODEL}?name=refused"] * 2
+
+
+_DESCRIBED = b'{"registered_model": {"name": "m", "creation_timestamp": 1}}'
+
+
+@pytest.mark.parametrize("starter_leaves", [False, True])
+async def test_who_joins_a_call_of_one_with_many_waits_in_its_own_place(
+    workspace: EmulatedWorkspace, session: aiohttp.ClientSession, starter_leaves: bool
+) -> None:
+    """The listing and the look at the version's status before it, each in the place of who joined."""
+    budget = BudgetSettings(registry_limit=4, patience=600)
+    async with proxied(workspace.url, budget=budget, access=AccessSettings(sharing="proven")) as url:
+        api = Api(session, url)
+        # Nothing may leave over a connection that is open already: it would count from when it was sent.
+        workspace.fault = lambda _: Answer(200, _DESCRIBED, {"Connection": "close"})
+        for token in ("heavy", "one"):
+            assert (await api.get(MODEL, token=token, name="m")).status == 200
+        workspace.fault = no_fault
+        workspace.hold()
+        heavy = [
+            asyncio.create_task(api.get(SIGN, token="heavy", name="m", version="1", path=f"p{n}"))
+            for n in range(30)
+        ]
+        await workspace.until(count(2 + 4))
+        await api.until_metric("mlflow_proxy_queue_depth", 26)
+        starter = asyncio.create_task(api.get(LIST, token="heavy", name="m", version="1"))
+        await api.until_metric("mlflow_proxy_queue_depth", 27)
+        guest = asyncio.create_task(api.get(LIST, token="one", name="m", version="1"))
+        while (await api.budgets())["registry"]["clients"] < 2:
+            await settle()
+        assert await api.metric("mlflow_proxy_queue_depth") == 27
+        if starter_leaves:
+            await cancelled([starter])
+            await settle()
+        workspace.release()
+        reply = await guest
+        assert (reply.status, reply.outcome) == (200, COLLAPSED)
+        await cancelled([*heavy, starter])
+    arrived = [arrival.endpoint for arrival in workspace.arrivals[2 + 4 :]]
+    assert arrived.count(LIST) == 1
+    # One of the thirty leaves before each.
+    assert arrived.index(LIST) <= 3 + 2 * OVERTAKEN
+
+
+async def test_a_client_that_is_always_refused_does_not_hold_up_others(
+    workspace: EmulatedWorkspace, session: aiohttp.ClientSession
+) -> None:
+    refusing = True
+
+    def refuse(request: web.Request) -> Fault | None:
+        bad = request.headers.get("Authorization") == "Bearer bad"
+        return Answer(429, _REFUSAL) if bad and refusing else None
+
+    workspace.fault = refuse
+    async with proxied(workspace.url, budget=BudgetSettings(registry_limit=8, patience=600)) as url:
+        api = Api(session, url)
+        bad = [asyncio.create_task(api.get(MODEL, token="bad", name=f"m{number}")) for number in range(3)]
+        await workspace.until(count(3))
+        good = [
+            asyncio.create_task(api.get(MODEL, token=token, name=f"m{number}"))
+            for token in ("a", "b", "c")
+            for number in range(6)
+        ]
+        assert {(await call).status for call in good} == {404}
+        assert (await api.budgets())["registry"]["refused_alone"] == 1
+        assert not any(call.done() for call in bad)
+        refusing = False
+        assert {(await call).status for call in bad} == {404}
+        assert (await api.budgets())["registry"]["refused_alone"] == 0
 
 
 async def cancelled(calls: Sequence[asyncio.Task[Reply]]) -> None:

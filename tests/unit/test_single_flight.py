@@ -298,6 +298,85 @@ def test_an_error_while_being_cancelled_is_not_reported_as_lost() -> None:
     run(main())
 
 
+# -- who waits for it ------------------------------------------------------------------------------
+
+
+def test_a_flight_knows_the_clients_that_wait_for_it() -> None:
+    async def main() -> None:
+        flights: SingleFlight[StoredResponse] = SingleFlight()
+        call = Calls()
+        starter = await join(flights, call, client="a")
+        others = [await join(flights, call, client=client) for client in "bcb"]
+        (flight,) = call.flights
+        assert list(flight.party.clients) == ["a", "b", "c"]
+        for task, left in ((starter, "bc"), (others[0], "bc"), (others[1], "b")):
+            task.cancel()
+            await asyncio.wait([task])
+            assert set(flight.party.clients) == set(left)
+        assert call.cancelled == 0
+        await others[2]
+        assert not flight.party.clients
+
+    run(main())
+
+
+def test_one_that_loses_patience_waits_no_longer() -> None:
+    async def main() -> None:
+        flights: SingleFlight[StoredResponse] = SingleFlight()
+        call = Calls()
+        hasty = await join(flights, call, client="hasty", deadline=5.0)
+        patient = await join(flights, call, client="patient")
+        with pytest.raises(OverBudgetError):
+            await hasty
+        assert list(call.flights[0].party.clients) == ["patient"]
+        await patient
+
+    run(main())
+
+
+def test_what_a_flight_asks_on_its_way_all_wait_for_who_wait_for_the_flight() -> None:
+    async def main() -> None:
+        flights: SingleFlight[StoredResponse] = SingleFlight()
+        inner = Calls()
+
+        async def outer(flight: Flight) -> StoredResponse:
+            return (await flights.fetch(read("inner"), flight.deadline, "starter", inner))[0]
+
+        starter = await join(flights, outer, client="starter")
+        guest = await join(flights, outer, client="guest")
+        direct = await join(flights, inner, client="direct", model="inner")
+        (flight,) = inner.flights
+        assert list(flight.party.clients) == ["starter", "guest", "direct"]
+        starter.cancel()
+        await asyncio.wait([starter])
+        assert list(flight.party.clients) == ["guest", "direct"]
+        guest.cancel()
+        await asyncio.wait([guest])
+        await asyncio.sleep(0)
+        assert list(flight.party.clients) == ["direct"]
+        assert inner.cancelled == 0
+        await direct
+
+    run(main())
+
+
+def test_when_all_have_gone_what_a_flight_asked_on_its_way_is_cancelled_too() -> None:
+    async def main() -> None:
+        flights: SingleFlight[StoredResponse] = SingleFlight()
+        inner = Calls()
+
+        async def outer(flight: Flight) -> StoredResponse:
+            return (await flights.fetch(read("inner"), flight.deadline, "starter", inner))[0]
+
+        task = await join(flights, outer)
+        await asyncio.sleep(1.0)
+        task.cancel()
+        await asyncio.sleep(1.0)
+        assert (inner.cancelled, len(flights)) == (1, 0)
+
+    run(main())
+
+
 @dataclass(frozen=True)
 class Client:
     """One client of a random scenario, in seconds."""
