@@ -525,10 +525,11 @@ def idle(limit: int) -> dict[str, Any]:
         "outside": 0,
         "seconds_since_429": None,
         "pause_seconds": 0,
+        "refused_alone": 0,
     }
 
 
-GAUGES = ("limit", "rate", "in_window", "outside", "pause_seconds")
+GAUGES = ("limit", "rate", "in_window", "outside", "pause_seconds", "refused_alone")
 
 
 async def test_status_and_metrics_of_budgets_at_rest(
@@ -539,7 +540,7 @@ async def test_status_and_metrics_of_budgets_at_rest(
         assert await api.budgets() == {group: idle(limit) for group, limit in LIMITS.items()}
         for group, limit in LIMITS.items():
             gauges = [await api.metric(f"mlflow_proxy_budget_{name}", group=group) for name in GAUGES]
-            assert gauges == [limit, limit, 0, 0, 0]
+            assert gauges == [limit, limit, 0, 0, 0, 0]
             for kind in ("interactive", "background"):
                 assert await api.metric("mlflow_proxy_queue_depth", **{"group": group, "class": kind}) == 0
 

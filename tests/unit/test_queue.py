@@ -615,9 +615,11 @@ def test_whatever_callers_do_the_limit_holds_and_no_place_is_lost(scenario: list
                 if not caller.fails:
                     slot.sent()
                     line.departures.append(now())
+                    await asyncio.sleep(caller.connects)
                     if caller.refused:
-                        await asyncio.sleep(caller.connects)
                         slot.refused(caller.pause)
+                    else:
+                        slot.answered()
 
         async def interrupt(caller: Caller, task: "asyncio.Task[None]") -> None:
             if caller.leaves is not None:
