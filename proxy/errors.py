@@ -160,6 +160,18 @@ class OverBudgetError(AnswerableError):
         return {"Retry-After": str(self.retry_after)}
 
 
+class RefusedAloneError(MlflowProxyError):
+    """The workspace refuses one client again and again, with 429, while it answers the others.
+
+    Raised to all who wait for a call that was made with this client's credential, so that they ask with their
+    own. ``client`` is its name in the queue.
+    """
+
+    def __init__(self, client: str) -> None:
+        super().__init__("the workspace refuses the client that asked for all")
+        self.client = client
+
+
 class UpstreamUnavailableError(AnswerableError):
     """The workspace or its storage could not be reached, or broke off before it answered."""
 

@@ -85,6 +85,7 @@ class Metrics:
                 ("in_window", "Calls that count against the limit now."),
                 ("outside", "Estimate of the calls a second that others make."),
                 ("pause_seconds", "Seconds left of a pause that the workspace asked for."),
+                ("refused_alone", "Clients that the workspace refuses while it answers all others."),
             )
         }
         """Readings of each budget, by the name of the field in ``budget.queue.Status``."""

@@ -31,6 +31,7 @@ from proxy.errors import (
     AnswerableError,
     BadRequestError,
     NotShareableError,
+    RefusedAloneError,
     TruncatedError,
     UnreachableError,
     UpstreamTimeoutError,
@@ -262,13 +263,25 @@ class Pipeline:
         common = read.within(asker.common_partition(proof))
         if self._places.known(_place(common), now):
             return await self._read(read, asker, deadline)
-        answer = await self._read(common, asker, deadline)
-        if answer.personal is not None and answer.outcome is Outcome.COLLAPSED:
-            # Said to somebody else, who may have lost what this one has; or what each has of its own.
+        shared = await self._read_common(common, asker, deadline)
+        if shared is None or (shared.personal is not None and shared.outcome is Outcome.COLLAPSED):
+            # Said to another caller, which may have lost what this one has; or what each has of its own.
             return await self._read(read, asker, deadline)
-        if answer.response.status in {401, 403}:
+        if shared.response.status in {401, 403}:
             self._proofs.withdraw(asked_by(read), model)
-        return answer
+        return shared
+
+    async def _read_common(self, common: Read, asker: Asker, deadline: float) -> Answer | None:
+        """Answer a read that others share; None if the workspace refuses this caller while it answers them.
+
+        Who waited for such a caller's call asks anew, with its own credential or the next one's.
+        """
+        while True:
+            try:
+                return await self._read(common, asker, deadline)
+            except RefusedAloneError as error:
+                if error.client == asker.client:
+                    return None
 
     async def _proof(self, read: Read, model: str, asker: Asker, deadline: float) -> Answer | int | None:
         """Return what the workspace says to who may not read the model; to who may, when that was created.
@@ -305,7 +318,7 @@ class Pipeline:
         try:
             with self._coming_back():
                 answer, _, joined = await self.flights.fetch(
-                    read, deadline, lambda flight: self._fly(flight, asker)
+                    read, deadline, asker.client, lambda flight: self._fly(flight, asker)
                 )
         except (UnreachableError, UpstreamTimeoutError):
             stale = self._stale(read, asker)
@@ -384,7 +397,14 @@ class Pipeline:
             await self._look_up_status(flight, asker)
         # Made of the key here and nowhere else: what else its first client said cannot reach those who share.
         request = read.request(asker.told.fields, asker.client, fresh=asker.fresh)
-        call = Call(read.route.group, request, lambda: flight.deadline, shared=True)
+        call = Call(
+            read.route.group,
+            request,
+            lambda: flight.deadline,
+            shared=True,
+            party=flight.party,
+            common=read.common,
+        )
         async with self._workspace.call(call) as got:
             try:
                 body = await read_whole(got, self._largest_entry)

@@ -17,11 +17,18 @@ import structlog
 
 from proxy.access.sharing import Access
 from proxy.budget.queue import Deadline, Queue, Slot
-from proxy.errors import TooLargeToShareError, TruncatedError, UpstreamTimeoutError, UpstreamUnavailableError
+from proxy.errors import (
+    RefusedAloneError,
+    TooLargeToShareError,
+    TruncatedError,
+    UpstreamTimeoutError,
+    UpstreamUnavailableError,
+)
 from proxy.metrics import Metrics
 from proxy.mlflow_api.headers import CLIENT, Fields, from_proxy
 from proxy.mlflow_api.messages import UpstreamRequest
 from proxy.mlflow_api.routes import Group
+from proxy.party import Party
 from proxy.upstream.circuit import Circuit
 from proxy.upstream.client import HttpClient, Sent, read_whole
 from proxy.upstream.retry import (
@@ -31,6 +38,7 @@ from proxy.upstream.retry import (
     backoff,
     repeatable_after_failure,
     retry_after_seconds,
+    within_limits,
 )
 
 log = structlog.get_logger(__name__)
@@ -67,8 +75,8 @@ class Attempts:
 class Call:
     """A call to the workspace, and what may be done for it.
 
-    What is ``shared`` is read whole, on behalf of everyone who waits for it; ``stream`` is a body too large
-    to hold, which can be sent only once.
+    What is ``shared`` is read whole, on behalf of everyone who waits for it: ``party``, if others than the
+    request's client may. ``stream`` is a body too large to hold, which can be sent only once.
     """
 
     group: Group
@@ -78,14 +86,21 @@ class Call:
     stream: aiohttp.StreamReader | None = None
     attempts: Attempts | None = None
     """Told of each attempt and its refusal, if it matters to whoever calls."""
+    party: Party | None = None
+    common: bool = False
+    """Whether those who wait have credentials of their own, so that each can ask for itself."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Attempt:
-    """An answer, and the seconds after which it asks to be called again."""
+    """An answer, and the seconds after which it asks to be called again.
+
+    ``alone`` is whether the client that asked is refused while others are answered.
+    """
 
     response: aiohttp.ClientResponse
     retry_after: float | None
+    alone: bool
 
 
 class Workspace:
@@ -119,7 +134,7 @@ class Workspace:
     async def call(self, call: Call) -> AsyncIterator[aiohttp.ClientResponse]:
         """Call the workspace within its budget, again after a failure while there is time.
 
-        Raises AnswerableError.
+        Raises AnswerableError; RefusedAloneError for a ``common`` call that its client keeps from the others.
 
         A refused call was not executed, so any method may be repeated (facts: 429s come before the work).
         What failed otherwise may have been: only reads are repeated then, and not often.
@@ -142,6 +157,8 @@ class Workspace:
                     if call.attempts is not None and response.status in {401, 403}:
                         call.attempts.refused()
                     if response.status == 429 and call.stream is None:
+                        if attempt.alone and call.common:
+                            raise RefusedAloneError(call.request.client)
                         refusals += 1
                         delay = self._after_refusal(call, refusals, attempt.retry_after)
                         if call.attempts is not None and delay is not None:
@@ -187,7 +204,9 @@ class Workspace:
         slot = None
         self.circuit.check()
         if queue is not None:
-            slot = await queue.acquire(call.deadline, client=call.request.client, returned=returned)
+            slot = await queue.acquire(
+                call.deadline, client=call.request.client, party=call.party, returned=returned
+            )
         # What is shared is read whole, so all of it counts; a stream may take as long as it flows.
         within = call.deadline() - asyncio.get_running_loop().time() if call.shared else None
         status = "error"
@@ -208,12 +227,13 @@ class Workspace:
                     self._note_who_answers(response)
                     # A proxy in between speaks for itself; it is there as long as it answers.
                     note_answer(response.status not in UNAVAILABLE or self._behind_proxy)
-                    attempt = _Attempt(response, _retry_after(response))
+                    retry_after, alone = _retry_after(response), False
                     if response.status == 429:
                         self._metrics.refusals.labels(call.group).inc()
-                        if slot is not None:
-                            slot.refused(attempt.retry_after)
-                    yield attempt
+                        alone = slot is not None and slot.refused(retry_after)
+                    elif slot is not None and within_limits(response.status):
+                        slot.answered()
+                    yield _Attempt(response, retry_after, alone)
             finally:
                 self._metrics.upstream_calls.labels(call.group, status).inc()
 

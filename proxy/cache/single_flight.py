@@ -1,16 +1,18 @@
 """Identical reads that are asked at the same time share one call: a single flight.
 
 A flight belongs to nobody. It outlives the client that started it while others wait for it, and is
-cancelled, its place in the queue included, when the last of them leaves.
+cancelled, its places in the queue included, when the last of them leaves.
 """
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 from proxy.errors import OverBudgetError
 from proxy.mlflow_api.reads import Key, Read
+from proxy.party import Party
 
 
 @dataclass(eq=False, slots=True)
@@ -22,7 +24,12 @@ class Flight:
     """The event loop's time at which the last of its waiters loses patience."""
     storable: bool = field(default=True)
     """False once a write has made its answer doubtful for anyone who did not ask before the write."""
-    waiters: int = field(default=0)
+    party: Party = field(default_factory=Party)
+    """The clients that wait for it."""
+
+
+_flying: ContextVar[Flight | None] = ContextVar("flying", default=None)
+"""The flight that this task is: what it asks on its way, those wait for who wait for the flight."""
 
 
 T = TypeVar("T")
@@ -38,13 +45,17 @@ class SingleFlight(Generic[T]):
     def __len__(self) -> int:
         return len(self._flights)
 
-    async def fetch(self, read: Read, deadline: float, call: Call[T]) -> tuple[T, Flight, bool]:
-        """Join the flight for ``read``, or start one with ``call``.
+    async def fetch(self, read: Read, deadline: float, client: str, call: Call[T]) -> tuple[T, Flight, bool]:
+        """Join the flight for ``read``, or start one with ``call``, on behalf of ``client``.
+
+        What a flight asks on its way is asked on behalf of all who wait for it.
 
         Returns the answer, the flight, and whether it was joined rather than started. Raises what the
         call raised, to everyone who waits for it; OverBudgetError if ``deadline`` (event loop's time)
         passes while others have patience left.
         """
+        outer = _flying.get()
+        waiting = Party(client) if outer is None else outer.party
         joined = read.key in self._flights
         if joined:
             flight, task = self._flights[read.key]
@@ -54,12 +65,11 @@ class SingleFlight(Generic[T]):
             task = asyncio.create_task(self._fly(flight, call))
             task.add_done_callback(_retrieve)
             self._flights[read.key] = flight, task
-        flight.waiters += 1
         try:
-            return await self._wait(flight, task, deadline), flight, joined
+            with flight.party.joined(waiting):
+                return await self._wait(flight, task, deadline), flight, joined
         finally:
-            flight.waiters -= 1
-            if flight.waiters == 0 and not task.done():
+            if not flight.party.clients and not task.done():
                 self._forget(flight)
                 task.cancel()
 
@@ -71,6 +81,7 @@ class SingleFlight(Generic[T]):
                 self._forget(flight)
 
     async def _fly(self, flight: Flight, call: Call[T]) -> T:
+        _flying.set(flight)
         try:
             return await call(flight)
         finally:

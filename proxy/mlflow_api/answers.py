@@ -102,7 +102,7 @@ def listed(answer: Mapping[str, Any], directory: str) -> list[Listed] | None:
     entry it would look complete.
     """
     files = answer.get("files")
-    if not isinstance(files, list | None):
+    if not is_listing(answer) or not isinstance(files, list | None):
         return None
     found = []
     for file in files or ():
@@ -116,6 +116,11 @@ def listed(answer: Mapping[str, Any], directory: str) -> list[Listed] | None:
             name = path.rstrip("/").rpartition("/")[2]
             found.append(Listed(name, bool(is_dir), None if is_dir else _count(file.get("file_size"))))
     return found
+
+
+def is_listing(answer: Mapping[str, Any]) -> bool:
+    """Whether an answer is a page of files at all: of an empty directory it says at least whose it is."""
+    return answer.get("files") is not None or isinstance(answer.get("root_uri"), str)
 
 
 def next_page(answer: Mapping[str, Any]) -> str | None:

@@ -29,6 +29,14 @@ def repeatable_after_failure(method: str, *, read: bool) -> bool:
     return read or method in _SAFE
 
 
+def within_limits(status: int) -> bool:
+    """Whether an answer says that the workspace takes calls: its limits were asked, and had room.
+
+    A credential may be refused before they are, and what fails may never have come so far.
+    """
+    return status < 500 and status not in {401, 403, 429}
+
+
 def retry_after_seconds(value: str | None, now: float, date: str | None = None) -> float | None:
     """Read a ``Retry-After`` field (RFC 9110 section 10.2.3); None if absent or unreadable.
 

@@ -12,24 +12,26 @@ import pytest
 from aiohttp import web
 
 from proxy.budget.congestion import Cubic
-from proxy.demo.answers import Answer, Fault, Reset
+from proxy.demo.answers import Answer, Fault, Reset, no_fault
 from proxy.demo.command import refusals_by_proxy
 from proxy.demo.journal import Arrivals
 from proxy.demo.models import storm_model
 from proxy.demo.storm import door_variables, real_clients
 from proxy.demo.workspace import EmulatedWorkspace, WorkspaceOptions
-from proxy.settings import BudgetSettings, CacheSettings
+from proxy.settings import AccessSettings, BudgetSettings, CacheSettings
 from proxy.upstream.retry import FAILURES
 from tests.environments import CLIENTS
 from tests.integration.conftest import sample
 from tests.integration.support import (
     API,
+    COLLAPSED,
     HIT,
     LATEST,
     LIST,
     MISS,
     MODEL,
     MUCH,
+    SIGN,
     Api,
     Reply,
     Upstream,
@@ -37,6 +39,7 @@ from tests.integration.support import (
     count,
     first,
     proxied,
+    settle,
 )
 
 # -- refusals --------------------------------------------------------------------------------------
@@ -276,6 +279,104 @@ async def test_a_repeated_call_is_first_in_line(
     assert targets[:2] == [f"{API}{MODEL}?name=refused"] * 2
 
 
+_DESCRIBED = b'{"registered_model": {"name": "m", "creation_timestamp": 1}}'
+
+
+@pytest.mark.parametrize("starter_leaves", [False, True])
+async def test_who_joins_a_call_of_one_with_many_waits_in_its_own_place(
+    workspace: EmulatedWorkspace, session: aiohttp.ClientSession, starter_leaves: bool
+) -> None:
+    """The listing and the look at the version's status before it, each in the place of who joined."""
+    budget = BudgetSettings(registry_limit=4, patience=600)
+    async with proxied(workspace.url, budget=budget, access=AccessSettings(sharing="proven")) as url:
+        api = Api(session, url)
+        # Nothing may leave over a connection that is open already: it would count from when it was sent.
+        workspace.fault = lambda _: Answer(200, _DESCRIBED, {"Connection": "close"})
+        for token in ("heavy", "one"):
+            assert (await api.get(MODEL, token=token, name="m")).status == 200
+        workspace.fault = no_fault
+        workspace.hold()
+        heavy = [
+            asyncio.create_task(api.get(SIGN, token="heavy", name="m", version="1", path=f"p{n}"))
+            for n in range(30)
+        ]
+        await workspace.until(count(2 + 4))
+        await api.until_metric("mlflow_proxy_queue_depth", 26)
+        starter = asyncio.create_task(api.get(LIST, token="heavy", name="m", version="1"))
+        await api.until_metric("mlflow_proxy_queue_depth", 27)
+        guest = asyncio.create_task(api.get(LIST, token="one", name="m", version="1"))
+        while (await api.budgets())["registry"]["clients"] < 2:
+            await settle()
+        assert await api.metric("mlflow_proxy_queue_depth") == 27
+        if starter_leaves:
+            await cancelled([starter])
+            await settle()
+        workspace.release()
+        reply = await guest
+        assert (reply.status, reply.outcome) == (200, COLLAPSED)
+        await cancelled([*heavy, starter])
+    arrived = [arrival.endpoint for arrival in workspace.arrivals[2 + 4 :]]
+    assert arrived.count(LIST) == 1
+    # One of the thirty leaves before each.
+    assert arrived.index(LIST) <= 3 + 2 * OVERTAKEN
+
+
+async def test_a_client_that_is_always_refused_does_not_hold_up_others(
+    workspace: EmulatedWorkspace, session: aiohttp.ClientSession
+) -> None:
+    refusing = True
+
+    def refuse(request: web.Request) -> Fault | None:
+        bad = request.headers.get("Authorization") == "Bearer bad"
+        return Answer(429, _REFUSAL) if bad and refusing else None
+
+    workspace.fault = refuse
+    async with proxied(workspace.url, budget=BudgetSettings(registry_limit=8, patience=600)) as url:
+        api = Api(session, url)
+        bad = [asyncio.create_task(api.get(MODEL, token="bad", name=f"m{number}")) for number in range(3)]
+        await workspace.until(count(3))
+        good = [
+            asyncio.create_task(api.get(MODEL, token=token, name=f"m{number}"))
+            for token in ("a", "b", "c")
+            for number in range(6)
+        ]
+        assert {(await call).status for call in good} == {404}
+        assert (await api.budgets())["registry"]["refused_alone"] == 1
+        assert not any(call.done() for call in bad)
+        refusing = False
+        assert {(await call).status for call in bad} == {404}
+        assert (await api.budgets())["registry"]["refused_alone"] == 0
+
+
+async def test_who_joined_the_call_of_a_client_that_is_always_refused_asks_anew(
+    workspace: EmulatedWorkspace, session: aiohttp.ClientSession
+) -> None:
+    refusing = False
+
+    def refuse(request: web.Request) -> Fault | None:
+        bad = request.headers.get("Authorization") == "Bearer bad"
+        return Answer(429, _REFUSAL) if bad and refusing else None
+
+    workspace.fault = refuse
+    budget = BudgetSettings(registry_limit=8, patience=600)
+    async with proxied(workspace.url, budget=budget, access=AccessSettings(sharing="proven")) as url:
+        api = Api(session, url)
+        listing = {"name": "m", "version": "1"}
+        for token in ("bad", "a", "b"):
+            assert (await api.get(SIGN, token=token, path="MLmodel", **listing)).status == 200
+        refusing = True
+        bad = asyncio.create_task(api.get(LIST, token="bad", **listing))
+        await workspace.until(lambda arrivals: bool(arrivals.to(LIST)))
+        good = [asyncio.create_task(api.get(LIST, token=token, **listing)) for token in ("a", "b")]
+        # What tells that the refusals are the one client's: others are answered meanwhile.
+        answered = [asyncio.create_task(api.get(MODEL, token="c", name=f"m{number}")) for number in range(10)]
+        assert {(await call).status for call in good} == {200}
+        assert not bad.done()
+        assert {(await call).status for call in answered} == {404}
+        refusing = False
+        assert (await bad).status == 200
+
+
 async def cancelled(calls: Sequence[asyncio.Task[Reply]]) -> None:
     for call in calls:
         call.cancel()
@@ -453,10 +554,11 @@ def idle(limit: int) -> dict[str, Any]:
         "outside": 0,
         "seconds_since_429": None,
         "pause_seconds": 0,
+        "refused_alone": 0,
     }
 
 
-GAUGES = ("limit", "rate", "in_window", "outside", "pause_seconds")
+GAUGES = ("limit", "rate", "in_window", "outside", "pause_seconds", "refused_alone")
 
 
 async def test_status_and_metrics_of_budgets_at_rest(
@@ -467,7 +569,7 @@ async def test_status_and_metrics_of_budgets_at_rest(
         assert await api.budgets() == {group: idle(limit) for group, limit in LIMITS.items()}
         for group, limit in LIMITS.items():
             gauges = [await api.metric(f"mlflow_proxy_budget_{name}", group=group) for name in GAUGES]
-            assert gauges == [limit, limit, 0, 0, 0]
+            assert gauges == [limit, limit, 0, 0, 0, 0]
             for kind in ("interactive", "background"):
                 assert await api.metric("mlflow_proxy_queue_depth", **{"group": group, "class": kind}) == 0
 

@@ -13,8 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from proxy.budget.queue import Limits
+from proxy.budget.singled_out import SingledOut
 from proxy.demo.limiters import BatchReported, FixedWindow, Limiter, SlidingWindow, TokenBucket
-from tests.simulation.world import LIMIT, Scenario, World, fairness, simulate
+from tests.simulation.world import LIMIT, Record, Scenario, World, fairness, simulate
 
 LIMITERS: dict[str, Callable[[], Limiter]] = {
     "sliding": lambda: SlidingWindow(LIMIT),
@@ -85,6 +86,67 @@ def test_whatever_others_do_the_limit_holds_and_every_call_is_answered(
     assert record.busiest_second() <= LIMIT
     slack = 2 * (scenario.travel + scenario.jitter)
     assert all(call.ended - call.began <= scenario.patience + slack + 1e-6 for call in record.calls)
+
+
+TWENTY = {f"client-{number}": 5 for number in range(20)}
+
+
+class Never(SingledOut):
+    """Holds every refusal for the group's."""
+
+    def refused(
+        self, client: str, sent_at: float, now: float, retry_after: float | None, *, others_wait: bool
+    ) -> bool:
+        return False
+
+
+@each_limiter
+@pytest.mark.parametrize("retry_after", [False, True])
+def test_refusals_that_hit_clients_at_random_are_the_groups(
+    limiter: Callable[[], Limiter], retry_after: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scenarios = [
+        Scenario(
+            60,
+            limiter,
+            outside=((10, 10), (25, 30), (45, 5)),
+            poisson=seed > 0,
+            retry_after=retry_after,
+            clients=TWENTY,
+            seed=seed,
+        )
+        for seed in range(3)
+    ]
+    records = [simulate(scenario) for scenario in scenarios]
+    monkeypatch.setattr("proxy.budget.queue.SingledOut", Never)
+    expected = [simulate(scenario) for scenario in scenarios]
+
+    def used(records: list[Record]) -> float:
+        return mean(record.utilisation(0, 60) for record in records)
+
+    def refused(records: list[Record]) -> float:
+        return mean(record.refused() for record in records)
+
+    assert used(records) >= used(expected) - 0.02
+    assert refused(records) <= refused(expected) + 0.005
+    assert all(call.retry_after is None for record in records for call in record.calls)
+
+
+@each_limiter
+@pytest.mark.parametrize("asked", [1.0, 20.0])
+@pytest.mark.parametrize("retry_after", [False, True])
+def test_a_client_that_is_always_refused_costs_the_others_next_to_nothing(
+    limiter: Callable[[], Limiter], asked: float, retry_after: bool
+) -> None:
+    record = simulate(
+        Scenario(120, limiter, clients=TWENTY, refused={"client-0": asked}, retry_after=retry_after)
+    )
+    good = [call for call in record.calls if call.client != "client-0"]
+    assert all(call.retry_after is None for call in good)
+    assert record.busiest_second() <= LIMIT
+    # Its first refusal is everyone's: it costs them one pause and some of the rate.
+    assert record.utilisation(30, 120) >= 0.9
+    assert sum(each.client == "client-0" for each in record.between(30, 120)) <= 10
 
 
 def test_a_crowd_does_not_wait_for_the_one_with_thousands() -> None:

@@ -33,7 +33,8 @@ class Scenario:
 
     `travel` is the shortest way to the workspace and back, `jitter` what each way may take longer; `outside`
     are the others' calls, evenly spaced or (`poisson`) at random; `clients` maps each client to the number of
-    calls it always has waiting.
+    calls it always has waiting, and `refused` those that the workspace refuses whatever the others do, asking
+    for so many seconds.
     """
 
     seconds: float
@@ -46,6 +47,7 @@ class Scenario:
     poisson: bool = False
     retry_after: bool = False
     clients: Mapping[str, int] = field(default_factory=lambda: {"one": 100})
+    refused: Mapping[str, float] = field(default_factory=dict)
     patience: float = 40.0
     limits: Limits = field(default_factory=Limits)
     congestion: Callable[[float, float], Congestion] = Cubic
@@ -147,6 +149,7 @@ class World:
                 wait = self._arrive(client)
                 await self._travel()
                 if wait is None:
+                    slot.answered()
                     break
                 slot.refused(max(1, round(wait)) if self.scenario.retry_after else None)
                 returned = True
@@ -184,7 +187,8 @@ class World:
         self._arrive(None)
 
     def _arrive(self, client: str | None) -> float | None:
-        wait = self._limiter.admit(self.now)
+        refused = self.scenario.refused.get(client or "")
+        wait = self._limiter.admit(self.now) if refused is None else refused
         self.record.arrivals.append(Arrival(self.now, client, wait is None))
         return wait
 

@@ -20,7 +20,7 @@ def drain(queue: FairQueue[int]) -> list[int]:
 
 
 class FairQueueMachine(RuleBasedStateMachine):
-    """Any interleaving of calls that come, get their turn, return and leave."""
+    """Any interleaving of calls that come, are joined, get their turn, return and leave."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -33,19 +33,40 @@ class FairQueueMachine(RuleBasedStateMachine):
         self.names += 1
         return self.names
 
-    def waiting(self) -> list[tuple[str, int]]:
-        own = [(client, call) for client, calls in self.round for call in calls]
-        return own + [("anyone", call) for call in self.returned]
+    def in_lines(self) -> list[tuple[str, int]]:
+        return [(client, call) for client, calls in self.round for call in calls]
 
-    @rule(client=clients)
-    def comes(self, client: str) -> None:
+    def waiting(self) -> list[int]:
+        return sorted({call for _, call in self.in_lines()} | set(self.returned))
+
+    def place(self, client: str, call: int, *, first: bool) -> None:
+        own = next((calls for other, calls in self.round if other == client), None)
+        if own is None:
+            own = []
+            self.round.append((client, own))
+        own.insert(0 if first else len(own), call)
+        if first:
+            self.round.sort(key=lambda line: line[0] == client)
+
+    def gone(self, call: int) -> None:
+        for calls in (self.returned, *(calls for _, calls in self.round)):
+            if call in calls:
+                calls.remove(call)
+        self.round = [(client, calls) for client, calls in self.round if calls]
+
+    @rule(client=clients, first=st.booleans())
+    def comes(self, client: str, first: bool) -> None:
         call = self.new()
-        self.queue.push(call, client)
-        for other, calls in self.round:
-            if other == client:
-                calls.append(call)
-                return
-        self.round.append((client, [call]))
+        (self.queue.push_first if first else self.queue.push)(call, client)
+        self.place(client, call, first=first)
+
+    @precondition(lambda self: bool(self.round))
+    @rule(client=clients, first=st.booleans(), data=st.data())
+    def is_joined(self, client: str, first: bool, data: st.DataObject) -> None:
+        _, call = data.draw(st.sampled_from(self.in_lines()))
+        if (client, call) not in self.in_lines():
+            (self.queue.push_first if first else self.queue.push)(call, client)
+            self.place(client, call, first=first)
 
     @rule()
     def returns(self) -> None:
@@ -57,47 +78,65 @@ class FairQueueMachine(RuleBasedStateMachine):
     @rule()
     def has_its_turn(self) -> None:
         if self.returned:
-            expected = self.returned.pop(0)
+            expected = self.returned[0]
         else:
             client, calls = self.round.pop(0)
-            expected = calls.pop(0)
-            if calls:
-                self.round.append((client, calls))
+            expected = calls[0]
+            self.round.append((client, calls))
+        self.gone(expected)
+        assert self.queue.peek() == expected
         assert self.queue.pop() == expected
 
     @precondition(lambda self: bool(self.waiting()))
     @rule(data=st.data())
     def leaves(self, data: st.DataObject) -> None:
-        client, call = data.draw(st.sampled_from(self.waiting()))
-        self.queue.remove(call, client)
-        for calls in (self.returned, *(calls for _, calls in self.round)):
-            if call in calls:
-                calls.remove(call)
+        call = data.draw(st.sampled_from(self.waiting()))
+        self.queue.remove(call)
+        self.gone(call)
+        with pytest.raises(KeyError):
+            self.queue.remove(call)
+
+    @precondition(lambda self: bool(self.round))
+    @rule(data=st.data())
+    def is_left_by_one(self, data: st.DataObject) -> None:
+        client, call = data.draw(st.sampled_from(self.in_lines()))
+        self.queue.withdraw(call, client)
+        dict(self.round)[client].remove(call)
         self.round = [(other, calls) for other, calls in self.round if calls]
         with pytest.raises(KeyError):
-            self.queue.remove(call, client)
+            self.queue.withdraw(call, client)
 
     @rule(client=clients)
     def somebody_leaves_who_is_not_there(self, client: str) -> None:
-        others = [call for other, call in self.waiting() if other not in (client, "anyone")]
-        for stranger in (0, *others):
+        own = {call for other, call in self.in_lines() if other == client}
+        for stranger in (0, *(call for call in self.waiting() if call not in own)):
             with pytest.raises(KeyError):
-                self.queue.remove(stranger, client)
+                self.queue.withdraw(stranger, client)
+        with pytest.raises(KeyError):
+            self.queue.remove(0)
 
     @invariant()
     def counts_who_waits(self) -> None:
         assert len(self.queue) == len(self.waiting())
+        assert sorted(self.queue) == self.waiting()
         assert self.queue.clients == len(self.round)
+        assert self.queue.returned == len(self.returned)
         own = dict(self.round)
         for client in CLIENTS:
             assert list(self.queue.of_client(client)) == own.get(client, [])
+        for call in self.waiting():
+            assert set(self.queue.places(call)) == {c for c, calls in self.round if call in calls}
 
     @invariant()
     def exactly_as_many_leave_before_one_more_as_it_says(self) -> None:
+        shared = len(self.in_lines()) + len(self.returned) > len(self.waiting())
         for client in CLIENTS:
             queue = deepcopy(self.queue)
             queue.push(0, client)
-            assert drain(queue).index(0) == self.queue.ahead(client)
+            before = drain(queue).index(0)
+            assert before == self.queue.exactly_ahead(client)
+            assert before <= self.queue.ahead(client) <= len(self.queue)
+            assert shared or before == self.queue.ahead(client)
 
 
 TestFairQueueMachine = FairQueueMachine.TestCase
@@ -141,9 +180,11 @@ def test_nobody_waits() -> None:
     queue = FairQueue[int]()
     with pytest.raises(IndexError):
         queue.pop()
+    with pytest.raises(IndexError):
+        queue.peek()
     assert len(queue) == 0
     with pytest.raises(KeyError):
-        queue.remove(0, "a")
+        queue.remove(0)
     assert len(queue) == 0
 
 
@@ -163,8 +204,22 @@ def test_a_call_leaves_from_the_middle_without_a_search() -> None:
     for call in calls:
         queue.push(call, "a")
     for call in calls[::-2]:
-        queue.remove(call, "a")
+        queue.remove(call)
     assert [id(queue.pop()) for _ in range(50)] == [id(call) for call in calls[::2]]
+
+
+def test_a_call_that_several_wait_for_leaves_with_its_first_place_and_costs_the_others_no_turn() -> None:
+    queue = FairQueue[str]()
+    for call in ("a1", "a2", "a3", "b1"):
+        queue.push(call, call[0])
+    queue.push("a3", "c")
+    queue.push("b2", "b")
+    queue.push("b2", "c")
+    assert drained(queue) == ["a1", "b1", "a3", "a2", "b2"]
+
+
+def drained(queue: FairQueue[str]) -> list[str]:
+    return [queue.pop() for _ in range(len(queue))]
 
 
 def test_classes_are_served_in_order_and_have_names() -> None:

@@ -4,8 +4,9 @@ import asyncio
 import math
 import re
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ from proxy.budget.pacer import Pacer
 from proxy.budget.queue import SPREAD, Limits, Queue, Status
 from proxy.budget.sliding_window import Grant
 from proxy.errors import OverBudgetError
+from proxy.party import Party
 from tests.virtual_time import TICK, run, ticks
 
 from .test_sliding_window import most_within
@@ -50,12 +52,13 @@ class Line:
         deadline: float = 1e6,
         connect: float = 0.0,
         client: str = "",
+        party: Party | None = None,
         priority: Priority = Priority.INTERACTIVE,
         returned: bool = False,
     ) -> None:
         """Take a place, open a connection for a while, send."""
         with await self.queue.acquire(
-            lambda: deadline, client=client, priority=priority, returned=returned
+            lambda: deadline, client=client, party=party, priority=priority, returned=returned
         ) as slot:
             self.order.append(name)
             await asyncio.sleep(connect)
@@ -67,6 +70,30 @@ class Line:
         with await self.queue.acquire(lambda: 1e6) as slot:
             slot.sent()
             slot.refused(retry_after)
+
+    async def repeated(
+        self,
+        name: str,
+        client: str,
+        *,
+        deadline: float = 1e6,
+        takes: float = 0.0,
+        refuses: Callable[[], bool] = lambda: False,
+        retry_after: float | None = None,
+    ) -> None:
+        """Call until the workspace answers, each time in a place of its own."""
+        returned = False
+        while True:
+            with await self.queue.acquire(lambda: deadline, client=client, returned=returned) as slot:
+                slot.sent()
+                self.order.append(name)
+                self.departures.append(now())
+                await asyncio.sleep(takes)
+                if not refuses():
+                    slot.answered()
+                    return
+                slot.refused(retry_after)
+            returned = True
 
     def idle(self) -> bool:
         return len(self.queue) == 0 and self.pacer.in_window(now() + WINDOW) == 0
@@ -371,6 +398,7 @@ def test_says_how_things_are() -> None:
             outside=0,
             seconds_since_429=None,
             pause_seconds=0,
+            refused_alone=0,
         )
         await asyncio.gather(*(line.call() for _ in range(5)))
         await line.refused_call(retry_after=20)
@@ -389,6 +417,7 @@ def test_says_how_things_are() -> None:
                 outside=3,
                 seconds_since_429=0.5,
                 pause_seconds=19.5,
+                refused_alone=0,
             )
             assert DECREASE * 5 <= status.rate < 5
             waiting_by_class = [line.queue.waiting(priority) for priority in Priority]
@@ -586,9 +615,11 @@ def test_whatever_callers_do_the_limit_holds_and_no_place_is_lost(scenario: list
                 if not caller.fails:
                     slot.sent()
                     line.departures.append(now())
+                    await asyncio.sleep(caller.connects)
                     if caller.refused:
-                        await asyncio.sleep(caller.connects)
                         slot.refused(caller.pause)
+                    else:
+                        slot.answered()
 
         async def interrupt(caller: Caller, task: "asyncio.Task[None]") -> None:
             if caller.leaves is not None:
@@ -629,6 +660,349 @@ def test_patient_callers_leave_in_order_and_a_window_after_they_could_at_the_lat
         for number, moment in enumerate(ordered):
             free = line.departures[number - LIMIT] + WINDOW if number >= LIMIT else 0.0
             assert max(moment, free) <= line.departures[number] <= max(moment, free) + WINDOW
+
+    run(main())
+
+
+# -- calls that several wait for -------------------------------------------------------------------
+
+
+@asynccontextmanager
+async def behind_many(line: Line, party: Party, **call: Any) -> AsyncIterator["asyncio.Task[None]"]:
+    """Have a call waiting that a client makes who has twenty others before it."""
+    many = [line.call(number, client="many") for number in range(LIMIT + 20)]
+    async with (
+        waiting(many),
+        waiting([line.call("popular", client="many", party=party, **call)]) as [popular],
+    ):
+        yield popular
+
+
+def turn(line: Line, name: object) -> int:
+    """Return how many calls had to wait for their places and left before one."""
+    return line.order[LIMIT:].index(name)
+
+
+def test_who_joins_a_waiting_call_adds_a_place_of_its_own() -> None:
+    async def main() -> None:
+        line, party = Line(), Party("many")
+        async with behind_many(line, party) as popular:
+            with party.joined(Party("one")):
+                await popular
+            assert turn(line, "popular") == 1
+            assert line.order.count("popular") == 1
+
+    run(main())
+
+
+def test_alone_its_client_comes_to_it_in_its_own_turn() -> None:
+    async def main() -> None:
+        line = Line()
+        async with behind_many(line, Party("many")) as popular:
+            await popular
+        assert turn(line, "popular") == 20
+
+    run(main())
+
+
+def test_who_leaves_takes_its_place_along_and_leaves_the_others() -> None:
+    async def main() -> None:
+        line, party = Line(), Party()
+        with party.joined(Party("many")), party.joined(Party("a")):
+            async with behind_many(line, party):
+                assert line.queue.status().clients == 2
+                with party.joined(Party("b")), party.joined(Party("a")):
+                    assert line.queue.status().clients == 3
+                assert line.queue.status().clients == 2
+        assert len(line.queue) == 0
+
+    run(main())
+
+
+@pytest.mark.parametrize(("stays", "expected"), [("one", 1), ("many", 20)])
+def test_the_one_who_stays_keeps_its_own_place(stays: str, expected: int) -> None:
+    async def main() -> None:
+        line, party = Line(), Party()
+        with party.joined(Party(stays)):
+            leaver = ExitStack()
+            leaver.enter_context(party.joined(Party("one" if stays == "many" else "many")))
+            async with behind_many(line, party) as popular:
+                leaver.close()
+                await popular
+        assert turn(line, "popular") == expected
+
+    run(main())
+
+
+def test_one_whose_line_is_full_joins_without_a_place() -> None:
+    async def main() -> None:
+        line, party = Line(limits=Limits(per_client=21)), Party()
+        with party.joined(Party("full")):
+            starter = ExitStack()
+            starter.enter_context(party.joined(Party("starter")))
+            async with (
+                waiting(line.call(client="full") for _ in range(LIMIT + 21)),
+                waiting([line.call("popular", client="starter", party=party)]) as [popular],
+            ):
+                assert len(line.queue) == 22
+                with pytest.raises(OverBudgetError):
+                    await line.call(client="full")
+                # Only that one waits now, and it must not wait for ever.
+                starter.close()
+                await popular
+        assert turn(line, "popular") == 21
+
+    run(main())
+
+
+def test_a_call_is_refused_only_if_all_who_wait_for_it_find_their_lines_full() -> None:
+    async def main() -> None:
+        line = Line(limits=Limits(per_client=5))
+        async with waiting(line.call(client="full") for _ in range(LIMIT + 5)):
+            with pytest.raises(OverBudgetError, match="queue_per_client"):
+                await line.call(client="full", party=Party("full"))
+            await line.call("again", client="full", party=Party("full", "one"))
+        assert turn(line, "again") == 1
+
+    run(main())
+
+
+def test_a_call_is_refused_only_if_none_of_its_places_leaves_in_time() -> None:
+    async def main() -> None:
+        line = Line(pacer(1, 1.0))
+        async with waiting(line.call(client="many") for _ in range(1 + 20)):
+            with pytest.raises(OverBudgetError) as refusal:
+                await line.call(deadline=2.0 - TICK, client="many", party=Party("many", "one"))
+            assert refusal.value.retry_after == 2
+            with pytest.raises(OverBudgetError):
+                await line.call(deadline=2.0, client="many", party=Party("many"))
+            await line.call(deadline=2.0, client="many", party=Party("many", "one"))
+            assert now() == 2.0
+
+    run(main())
+
+
+def test_calls_that_all_wait_for_are_predicted_once_and_not_for_each() -> None:
+    async def main() -> None:
+        line = Line(pacer(1, 1.0), Limits(total=60))
+        everyone = Party(*"abcdefghij")
+        async with (
+            waiting([line.call()]),
+            waiting(line.call(client="a", party=everyone) for _ in range(20)),
+            waiting(line.call(client="many") for _ in range(30)),
+        ):
+            assert len(line.queue) == 50
+            # Two turns of a round of eleven lines, in which the ten share what is left.
+            assert line.queue.status().queued["interactive"] == 50
+            with pytest.raises(OverBudgetError) as refusal:
+                await line.call(deadline=1.0, client="j")
+            assert refusal.value.retry_after == pytest.approx(1 + 20 + 2, abs=1)
+            with pytest.raises(OverBudgetError):
+                await line.call(deadline=23.0 - TICK, client="j")
+            await line.call("last", deadline=23.0 + TICK, client="j")
+            assert now() == pytest.approx(23.0)
+
+    run(main())
+
+
+def test_a_call_that_several_wait_for_counts_once() -> None:
+    async def main() -> None:
+        line = Line(pacer(1, 1.0), Limits(total=2))
+        async with waiting([line.call()]), waiting([line.call(client="a", party=Party(*"abcde"))]):
+            status = line.queue.status()
+            assert (len(line.queue), status.queued["interactive"], status.clients) == (1, 1, 5)
+            async with waiting([line.call()]):
+                with pytest.raises(OverBudgetError, match="queue_total"):
+                    await line.call(client="f")
+
+    run(main())
+
+
+def test_a_call_that_was_refused_comes_first_whoever_joins_it() -> None:
+    async def main() -> None:
+        line, party = Line(pacer(1, 1.0)), Party("a")
+        async with (
+            waiting(line.call(number) for number in range(3)),
+            waiting([line.call("again", client="a", party=party, returned=True)]) as [again],
+        ):
+            with party.joined(Party("b")):
+                await again
+            assert line.order == [0, "again"]
+
+    run(main())
+
+
+@dataclass(frozen=True)
+class Guest:
+    """One who waits for a call for a while, in seconds."""
+
+    call: int
+    client: str
+    comes: float
+    stays: float
+
+
+guests = st.lists(
+    st.builds(
+        Guest,
+        call=st.integers(0, 7),
+        client=st.sampled_from("abcd"),
+        comes=ticks(0, 900),
+        stays=ticks(0, 900),
+    ),
+    max_size=25,
+)
+
+
+@given(st.lists(st.sampled_from("abc"), min_size=1, max_size=8), guests, st.integers(1, 4))
+def test_whoever_comes_and_goes_a_call_leaves_once_and_not_after_its_own_turn(
+    clients: list[str], guests: list[Guest], room: int
+) -> None:
+    async def main() -> None:
+        line = Line(pacer(1, 256 * TICK), Limits(per_client=8 if room == 4 else room))
+        refused = 0
+
+        async def ask(number: int, client: str, party: Party) -> None:
+            nonlocal refused
+            try:
+                await line.call(number, client=client, party=party)
+            except OverBudgetError:
+                refused += 1
+
+        async def visit(guest: Guest, parties: list[Party]) -> None:
+            await asyncio.sleep(guest.comes)
+            with parties[guest.call % len(parties)].joined(Party(guest.client)):
+                await asyncio.sleep(guest.stays)
+
+        parties = [Party(client) for client in clients]
+        await asyncio.gather(
+            *(ask(number, clients[number], party) for number, party in enumerate(parties)),
+            *(visit(guest, parties) for guest in guests),
+        )
+        assert len(set(line.order)) == len(line.order) == len(clients) - refused
+        assert line.idle()
+        assert most_within(line.departures, 256 * TICK) <= 1
+        if not refused:
+            # Whatever the guests did: no slot of the budget was left unused.
+            assert line.departures == [number * 256 * TICK for number in range(len(clients))]
+
+    run(main())
+
+
+# -- a client that the workspace refuses alone -----------------------------------------------------
+
+
+@pytest.mark.parametrize("retry_after", [None, 0.0, 1.0, 30.0])
+def test_a_client_that_is_always_refused_does_not_hold_up_others(retry_after: float | None) -> None:
+    async def main() -> None:
+        line = Line(pacer(8, 1.0))
+        bad = [
+            asyncio.ensure_future(
+                line.repeated("bad", "bad", takes=0.125, refuses=lambda: True, retry_after=retry_after)
+            )
+            for _ in range(3)
+        ]
+        good = (
+            line.repeated(f"{client}", client, takes=0.125, deadline=now() + 45.0)
+            for client in "abcde"
+            for _ in range(4)
+        )
+        await asyncio.gather(*good)
+        # The first refusal is everyone's, and costs a pause and some of the rate.
+        assert now() < (retry_after or 0.0) + 12.0
+        assert line.queue.status().refused_alone == 1
+        # They may come now at any time, and find the budget open.
+        for _ in range(3):
+            await asyncio.sleep(20.0)
+            began = now()
+            await line.repeated("late", "late", takes=0.125)
+            assert now() - began <= 0.125 + 1.0
+        assert most_within(line.departures, 1.0) <= 8
+        for task in bad:
+            task.cancel()
+        await asyncio.gather(*bad, return_exceptions=True)
+        assert len(line.queue) == 0
+
+    run(main())
+
+
+def test_one_that_is_refused_alone_backs_off_and_goes_on_when_it_is_answered() -> None:
+    async def main() -> None:
+        line = Line(pacer(8, 1.0))
+        others = asyncio.ensure_future(_now_and_then(line))
+        until = 100.0
+        calls = [line.repeated("bad", "bad", takes=0.125, refuses=lambda: now() < until) for _ in range(5)]
+        await asyncio.gather(*calls)
+        refused = [moment for moment, name in zip(line.departures, line.order, strict=True) if name == "bad"]
+        between = [later - earlier for earlier, later in pairwise(moment for moment in refused if moment > 5)]
+        assert len(refused) < 25
+        assert max(between) > 10.0
+        assert line.queue.status().refused_alone == 0
+        # When the first got through the others did not wait out a pause of their own.
+        assert now() < refused[-5] + 2.0
+        others.cancel()
+        await asyncio.wait([others])
+
+    run(main())
+
+
+async def _now_and_then(line: Line) -> None:
+    while True:
+        await asyncio.sleep(1.0)
+        await line.repeated("good", "good", takes=0.125)
+
+
+def test_one_that_is_refused_alone_is_told_at_once_if_it_cannot_wait_for_so_long() -> None:
+    async def main() -> None:
+        line = Line(pacer(8, 1.0))
+        others = asyncio.ensure_future(_now_and_then(line))
+        with pytest.raises(OverBudgetError) as refusal:
+            await line.repeated(
+                "bad", "bad", takes=0.125, deadline=50.0, refuses=lambda: True, retry_after=20.0
+            )
+        assert 10 <= refusal.value.retry_after <= 20
+        assert now() < 50.0
+        began = now()
+        with pytest.raises(OverBudgetError) as refusal:
+            await line.call(client="bad", deadline=now() + 5.0)
+        assert now() == began
+        assert 5 < refusal.value.retry_after <= 20
+        others.cancel()
+        await asyncio.wait([others])
+
+    run(main())
+
+
+def test_one_that_leaves_while_it_is_held_back_leaves_nothing() -> None:
+    async def main() -> None:
+        line = Line(pacer(8, 1.0))
+        others = asyncio.ensure_future(_now_and_then(line))
+        bad = [
+            asyncio.ensure_future(line.repeated("bad", "bad", refuses=lambda: True, retry_after=30.0))
+            for _ in range(4)
+        ]
+        await asyncio.sleep(40.5)
+        assert len(line.queue) == line.queue.status().queued["interactive"] == 4
+        for task in bad:
+            task.cancel()
+        await asyncio.gather(*bad, return_exceptions=True)
+        assert len(line.queue) == 0
+        others.cancel()
+        await asyncio.wait([others])
+
+    run(main())
+
+
+def test_a_call_that_was_refused_twice_is_the_first_of_its_client_and_not_of_all() -> None:
+    async def main() -> None:
+        line = Line(pacer(1, 1.0))
+        refuses = iter([True, True, False])
+        twice = asyncio.ensure_future(line.repeated("twice", "bad", refuses=lambda: next(refuses)))
+        await asyncio.sleep(0)
+        async with waiting(line.call(client, client=client) for client in ("bad", "a", "b", "a")):
+            await twice
+        # Once before all others, and then after one of each.
+        assert line.order == ["twice", "twice", "a", "b", "twice"]
 
     run(main())
 

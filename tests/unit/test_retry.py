@@ -13,6 +13,7 @@ from proxy.upstream.retry import (
     backoff,
     repeatable_after_failure,
     retry_after_seconds,
+    within_limits,
 )
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC).timestamp()
@@ -124,3 +125,14 @@ def test_what_the_workspace_asks_for_is_honoured(attempt: int, asked: float, jit
 
 def test_calls_refused_together_do_not_return_together() -> None:
     assert [backoff(1, 2.0, jitter) for jitter in (0.0, 0.5)] == [2.0, 2.0 + FIRST_BACKOFF / 2]
+
+
+@pytest.mark.parametrize(
+    ("status", "expected"),
+    [(200, True), (304, True), (400, True), (404, True)]
+    + [(status, False) for status in (401, 403, 429, 500, 502, 503, 504)],
+)
+def test_only_an_answer_of_the_registry_itself_says_that_its_limits_had_room(
+    status: int, expected: bool
+) -> None:
+    assert within_limits(status) is expected

@@ -66,9 +66,10 @@ async def join(
     *,
     deadline: float = LATER,
     model: str = "m",
+    client: str = "client",
 ) -> Joining:
     """Ask, and return once the question is in the air."""
-    task = asyncio.ensure_future(flights.fetch(read(model), deadline, call))
+    task = asyncio.ensure_future(flights.fetch(read(model), deadline, client, call))
     await asyncio.sleep(0)
     await asyncio.sleep(0)
     return task
@@ -122,7 +123,7 @@ def test_the_last_to_leave_cancels_it() -> None:
             task.cancel()
             await asyncio.sleep(0.5)
         assert (call.cancelled, len(flights), now()) == (1, 0, 1.5)
-        assert (await flights.fetch(read(), LATER, call))[0] == response(b"2")
+        assert (await flights.fetch(read(), LATER, "client", call))[0] == response(b"2")
 
     run(main())
 
@@ -131,7 +132,7 @@ def test_one_cancelled_at_once_leaves_nothing_behind() -> None:
     async def main() -> None:
         flights: SingleFlight[StoredResponse] = SingleFlight()
         call = Calls()
-        task = asyncio.ensure_future(flights.fetch(read(), LATER, call))
+        task = asyncio.ensure_future(flights.fetch(read(), LATER, "client", call))
         await asyncio.sleep(0)
         task.cancel()
         await asyncio.wait([task])
@@ -148,7 +149,7 @@ def test_everyone_gets_the_error_and_nobody_can_join_it_any_more() -> None:
 
         async def ask() -> None:
             with pytest.raises(UpstreamUnavailableError):
-                await flights.fetch(read(), LATER, call)
+                await flights.fetch(read(), LATER, "client", call)
             # At the very first moment after waking:
             seen.append((len(flights), call.started))
 
@@ -167,9 +168,9 @@ def test_it_is_out_of_the_table_before_anyone_wakes(error: Exception | None) -> 
 
         async def ask_twice() -> None:
             with contextlib.suppress(UpstreamUnavailableError):
-                await flights.fetch(read(), LATER, call)
+                await flights.fetch(read(), LATER, "client", call)
             call.error = None
-            again.append((await flights.fetch(read(), LATER, call))[2])
+            again.append((await flights.fetch(read(), LATER, "client", call))[2])
 
         await asyncio.gather(*(ask_twice() for _ in range(3)))
         assert call.started == 2
@@ -297,6 +298,85 @@ def test_an_error_while_being_cancelled_is_not_reported_as_lost() -> None:
     run(main())
 
 
+# -- who waits for it ------------------------------------------------------------------------------
+
+
+def test_a_flight_knows_the_clients_that_wait_for_it() -> None:
+    async def main() -> None:
+        flights: SingleFlight[StoredResponse] = SingleFlight()
+        call = Calls()
+        starter = await join(flights, call, client="a")
+        others = [await join(flights, call, client=client) for client in "bcb"]
+        (flight,) = call.flights
+        assert list(flight.party.clients) == ["a", "b", "c"]
+        for task, left in ((starter, "bc"), (others[0], "bc"), (others[1], "b")):
+            task.cancel()
+            await asyncio.wait([task])
+            assert set(flight.party.clients) == set(left)
+        assert call.cancelled == 0
+        await others[2]
+        assert not flight.party.clients
+
+    run(main())
+
+
+def test_one_that_loses_patience_waits_no_longer() -> None:
+    async def main() -> None:
+        flights: SingleFlight[StoredResponse] = SingleFlight()
+        call = Calls()
+        hasty = await join(flights, call, client="hasty", deadline=5.0)
+        patient = await join(flights, call, client="patient")
+        with pytest.raises(OverBudgetError):
+            await hasty
+        assert list(call.flights[0].party.clients) == ["patient"]
+        await patient
+
+    run(main())
+
+
+def test_what_a_flight_asks_on_its_way_all_wait_for_who_wait_for_the_flight() -> None:
+    async def main() -> None:
+        flights: SingleFlight[StoredResponse] = SingleFlight()
+        inner = Calls()
+
+        async def outer(flight: Flight) -> StoredResponse:
+            return (await flights.fetch(read("inner"), flight.deadline, "starter", inner))[0]
+
+        starter = await join(flights, outer, client="starter")
+        guest = await join(flights, outer, client="guest")
+        direct = await join(flights, inner, client="direct", model="inner")
+        (flight,) = inner.flights
+        assert list(flight.party.clients) == ["starter", "guest", "direct"]
+        starter.cancel()
+        await asyncio.wait([starter])
+        assert list(flight.party.clients) == ["guest", "direct"]
+        guest.cancel()
+        await asyncio.wait([guest])
+        await asyncio.sleep(0)
+        assert list(flight.party.clients) == ["direct"]
+        assert inner.cancelled == 0
+        await direct
+
+    run(main())
+
+
+def test_when_all_have_gone_what_a_flight_asked_on_its_way_is_cancelled_too() -> None:
+    async def main() -> None:
+        flights: SingleFlight[StoredResponse] = SingleFlight()
+        inner = Calls()
+
+        async def outer(flight: Flight) -> StoredResponse:
+            return (await flights.fetch(read("inner"), flight.deadline, "starter", inner))[0]
+
+        task = await join(flights, outer)
+        await asyncio.sleep(1.0)
+        task.cancel()
+        await asyncio.sleep(1.0)
+        assert (inner.cancelled, len(flights)) == (1, 0)
+
+    run(main())
+
+
 @dataclass(frozen=True)
 class Client:
     """One client of a random scenario, in seconds."""
@@ -352,7 +432,7 @@ def test_at_most_one_joinable_flight_per_question(
             waiting[number] = client
             begun_at = now()
             try:
-                _, flight, _ = await flights.fetch(read(client.model), deadline, call)
+                _, flight, _ = await flights.fetch(read(client.model), deadline, str(number), call)
                 assert flight.storable or any(
                     begun_at <= moment <= now() and model == client.model for moment, model in written
                 ), "whoever asked after a write got an answer from before it"

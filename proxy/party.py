@@ -1,0 +1,64 @@
+"""Who waits for one call: the names of clients, and a word to those who have to know when they change.
+
+Pure. What belongs here: the names only. How long each of them waits is its flight's to know.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterator, KeysView
+from contextlib import contextmanager
+
+
+class Party:
+    """The clients that wait for one call. A client is named once, however often it waits."""
+
+    def __init__(self, *clients: str) -> None:
+        self._waits = Counter(clients)
+        self._watchers: list[Callable[[str], None]] = []
+
+    @property
+    def clients(self) -> KeysView[str]:
+        """Their names, in the order in which they came."""
+        return self._waits.keys()
+
+    @contextmanager
+    def joined(self, guests: "Party") -> Iterator[None]:
+        """Let each client of another party wait for this call too, for as long as it is in both."""
+
+        def changed(client: str) -> None:
+            if client in guests.clients:
+                self._come(client)
+            else:
+                self._go(client)
+
+        with guests.watched(changed):
+            for client in tuple(guests.clients):
+                self._come(client)
+            try:
+                yield
+            finally:
+                for client in tuple(guests.clients):
+                    self._go(client)
+
+    @contextmanager
+    def watched(self, changed: Callable[[str], None]) -> Iterator[None]:
+        """Tell ``changed`` the name of each client that has come, or that has gone."""
+        self._watchers.append(changed)
+        try:
+            yield
+        finally:
+            self._watchers.remove(changed)
+
+    def _come(self, client: str) -> None:
+        self._waits[client] += 1
+        if self._waits[client] == 1:
+            self._tell(client)
+
+    def _go(self, client: str) -> None:
+        self._waits[client] -= 1
+        if not self._waits[client]:
+            del self._waits[client]
+            self._tell(client)
+
+    def _tell(self, client: str) -> None:
+        for changed in tuple(self._watchers):
+            changed(client)
