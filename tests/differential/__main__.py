@@ -8,14 +8,19 @@ import argparse
 import asyncio
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 
 from tests.differential.gateway import Gateway
+from tests.differential.open_source import open_source
 from tests.differential.run import Plan, Run, report, run
 
-_SHOWN = 3
-"""Findings of a kind that are told in full."""
+UPSTREAMS = ("gateway", "plain", "open-source", "finer")
+"""The emulated workspace behind a gateway that makes answers up, and one that does not; the open-source
+server with permissions on models, and with others on their versions too."""
+_SHOWN = 20
+"""Findings that are told in full."""
 
 
 def main() -> None:
@@ -24,14 +29,14 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=10, help="how long (default: 10)")
     parser.add_argument("--seed", type=int, default=1, help="of all that is made up (default: 1)")
     parser.add_argument("--mode", default="proven", help="access.sharing (default: proven)")
-    parser.add_argument("--upstream", choices=("gateway", "plain"), default="gateway")
+    parser.add_argument("--upstream", choices=UPSTREAMS, default="gateway")
     parser.add_argument("--rate", type=float, default=100, help="requests a second (default: 100)")
     parser.add_argument("--tokens", type=int, default=6, help="that callers have (default: 6)")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="mlflow-proxy-differential-") as directory:
         going = asyncio.run(_run(options, Path(directory)))
     print("\n".join(report(going)))
-    print("\n".join(going.judge.findings[:20]))
+    print("\n".join(going.judge.findings[:_SHOWN]))
     sys.exit(1 if going.judge.findings or going.judge.wrong else 0)
 
 
@@ -43,8 +48,13 @@ async def _run(options: argparse.Namespace, directory: Path) -> Run:
         rate=options.rate,
         shared=options.mode != "credential",
     )
+    chance = Random(options.seed)
+    if options.upstream in {"open-source", "finer"}:
+        plan = replace(plan, shared=options.mode == "proven", at_once=8, pause=0.2)
+        async with open_source(directory, chance, finer=options.upstream == "finer") as server:
+            return await run(plan, server)
     spoils = options.upstream == "gateway"
-    async with Gateway(Random(options.seed), options.tokens, spoils=spoils) as upstream:
+    async with Gateway(chance, options.tokens, spoils=spoils) as upstream:
         return await run(plan, upstream)
 
 

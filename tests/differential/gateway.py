@@ -9,7 +9,7 @@ import json
 import secrets
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from random import Random
 from types import TracebackType
 from typing import Any, Self
@@ -95,7 +95,9 @@ class Identity:
     def asker(self) -> Asker:
         """Itself as the judge knows it."""
         parts = (self.token, self.user, self.address, self.tenant)
-        return Asker(" ".join(filter(None, parts)), self.fields, replace(ROOTS, tenant=self.tenant).name, self.marker)
+        return Asker(
+            " ".join(filter(None, parts)), self.fields, replace(ROOTS, tenant=self.tenant).name, self.marker
+        )
 
     @property
     def name(self) -> str:
@@ -127,6 +129,7 @@ class Gateway(EmulatedServer, Everyone):
 
     def __init__(self, chance: Random, tokens: int, *, spoils: bool = True) -> None:
         super().__init__("127.0.0.1", 0, monotonic=time.monotonic)
+        self.prefixes: tuple[str, ...] = PREFIXES
         self._chance = chance
         self._spoils = spoils
         self._numbers = itertools.count()
@@ -159,9 +162,13 @@ class Gateway(EmulatedServer, Everyone):
         self._storages[tenant] = storage
         self._tenants[tenant] = Registry(models, {}, storage.sign, lambda: next(self._clock), 1000)
         for name in MODELS:
-            versions = {str(number): ModelVersion(self._files(tenant, name)) for number in range(1, VERSIONS + 1)}
+            versions = {
+                str(number): ModelVersion(self._files(tenant, name)) for number in range(1, VERSIONS + 1)
+            }
             readers = self._some_readers()
-            models[name] = Model(name, versions, {"champion": "1"}, readers=readers, description=self._nonce())
+            models[name] = Model(
+                name, versions, {"champion": "1"}, readers=readers, description=self._nonce()
+            )
 
     async def __aenter__(self) -> Self:
         for storage in self._storages.values():
@@ -193,7 +200,11 @@ class Gateway(EmulatedServer, Everyone):
         if answer.status == 200 and question.endpoint == FACADE_LISTING:
             body = questions.facade_listing(body)
         if answer.status == 200 and question.endpoint == FACADE_FILE:
-            version = self._tenants[identity.tenant].models[question.model or ""].versions[question.named["version"]]
+            version = (
+                self._tenants[identity.tenant]
+                .models[question.model or ""]
+                .versions[question.named["version"]]
+            )
             content = version.files[question.path]
             assert isinstance(content, bytes)
             body = content
@@ -364,7 +375,9 @@ class Gateway(EmulatedServer, Everyone):
     def _some_readers(self, chance: Random | None = None) -> frozenset[str]:
         drawn = (chance or self._chance).random()
         principals = {each.principal for each in self._who.values()}
-        return frozenset({ROOT} | {each for each in principals if (chance or self._chance).random() < 0.5 + drawn / 2})
+        return frozenset(
+            {ROOT} | {each for each in principals if (chance or self._chance).random() < 0.5 + drawn / 2}
+        )
 
     def _files(self, tenant: str, name: str) -> dict[str, Content]:
         nonce = self._nonce()

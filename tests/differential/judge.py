@@ -1,4 +1,4 @@
-"""What was said directly, and whether an answer through the proxy is one of it. Pure but for what is noted."""
+"""What was said directly, and whether an answer through the proxy is one of it. Times come in."""
 
 import re
 from collections import Counter, defaultdict
@@ -23,7 +23,9 @@ _KEPT = 120.0
 
 def marker(token: str, user: str, address: str, tenant: str) -> str:
     """Return what says whose something is, in characters that any field and document takes."""
-    return "whose." + ".".join(re.sub(r"[^\w-]", "-", part) for part in (token, user, address, tenant)) + ".end"
+    return (
+        "whose." + ".".join(re.sub(r"[^\w-]", "-", part) for part in (token, user, address, tenant)) + ".end"
+    )
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,7 @@ class Asker:
     fields: tuple[tuple[str, str], ...]
     reference: str
     marker: str = ""
+    tenant: str = ""
 
 
 @dataclass(frozen=True)
@@ -77,8 +80,8 @@ FINDINGS = frozenset({Verdict.STALE, Verdict.LEAK})
 class Judge:
     """Knows what was possible at any moment.
 
-    ``ttl`` is for how many seconds an answer, and a proof, may be used again. With ``proven``, who was allowed
-    to read a model at one such moment may be told what it was at another.
+    ``ttl`` is for how many seconds an answer, and a proof, may be used again. With ``proven``, who was
+    allowed to read a model at one such moment may be told what it was at another.
     """
 
     ttl: float
@@ -111,6 +114,10 @@ class Judge:
             elif change is not None:
                 history.add(change, answer)
                 history.forget(change.began - _KEPT)
+
+    def unknown(self, asker: Asker, question: Question) -> bool:
+        """Whether the upstream does not know a caller now."""
+        return self.histories[asker.name, question].last.status == 401
 
     def audit(self, answers: Mapping[tuple[str, Question], Said]) -> None:
         """Compare direct answers, while nothing changes, with what is believed."""
@@ -203,14 +210,18 @@ class Judge:
         yield f"  with {asked.asker.fields}"
         yield f"  answered {asked.status} ({asked.outcome}) {asked.body[:600]!r}"
         yield f"  {asked.headers}"
-        questions = {asked.question: None, **({proof(asked.question.model): None} if asked.question.model else {})}
+        questions = {
+            asked.question: None,
+            **({proof(asked.question.model): None} if asked.question.model else {}),
+        }
         for name in {asked.asker.name: None, asked.asker.reference: None}:
             for question in questions:
                 history = self.histories[name, question]
                 yield f"  directly {name} got to {question.endpoint}: at first {history.first}"
                 for change, answer in history.later[-_SHOWN:]:
                     how = "through" if change.through else "past"
-                    yield f"    {change.began:.3f}-{change.ended:.3f} {how} the proxy, {change.what}: {answer}"
+                    when = f"{change.began:.3f}-{change.ended:.3f}"
+                    yield f"    {when} {how} the proxy, {change.what}: {answer}"
 
 
 def _foreign(asked: Asked) -> Iterator[str]:

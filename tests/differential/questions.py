@@ -1,7 +1,7 @@
 """What is asked, and what of an answer has to be the same however it came. Pure."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote, unquote, urlencode, urlsplit
@@ -50,7 +50,7 @@ class Question:
         """The path of the file or the directory."""
         return self.named.get("path", "")
 
-    def target(self, choice: int) -> str:
+    def target(self, choice: int, prefixes: Sequence[str]) -> str:
         """Return how it is asked of the proxy; ``choice`` picks one of the API's prefixes."""
         inside = f"mlflow-proxy/{self.model}/{self.named.get('version')}/{self.path}".rstrip("/")
         if self.endpoint == FACADE_LISTING:
@@ -58,7 +58,7 @@ class Question:
         if self.endpoint == FACADE_FILE:
             return f"{FACADES[choice % len(FACADES)]}/{inside}"
         query = f"?{urlencode(self.parameters)}" if self.method == "GET" and self.parameters else ""
-        return PREFIXES[choice % len(PREFIXES)] + self.endpoint + query
+        return prefixes[choice % len(prefixes)] + self.endpoint + query
 
     @property
     def body(self) -> dict[str, Any] | None:
@@ -136,4 +136,6 @@ def said(question: Question, status: int, body: bytes) -> Said:
 def facade_listing(listing: bytes) -> bytes:
     """Return how the façade says what ``list-artifacts`` said: names instead of paths."""
     files = json.loads(listing).get("files", [])
-    return json.dumps({"files": [{**each, "path": each["path"].rpartition("/")[2]} for each in files]}).encode()
+    return json.dumps(
+        {"files": [{**each, "path": each["path"].rpartition("/")[2]} for each in files]}
+    ).encode()

@@ -16,15 +16,17 @@ from proxy.app import serving
 from proxy.settings import Settings
 from tests.chaos.scene import Replica, free_ports
 from tests.differential.judge import FINDINGS, Asked, Asker, Judge
-from tests.differential.questions import PREFIXES, Question
+from tests.differential.questions import Question
 from tests.differential.timeline import Change
-from tests.differential.upstreams import Pair, Upstream, Write
+from tests.differential.upstreams import Upstream, Write
 
 _MUCH = 10**6
 _AROUND = 8
 """Requests about what is going to be changed, and after it again."""
 _TOGETHER = (1, 1, 2, 4, 8)
 """How many ask the same at once."""
+_STRANGERS = 0.2
+"""How often those ask whom the upstream does not know: it has nothing else to tell them."""
 _AUDIT = 40
 """Changes after which every direct answer is compared with what is believed."""
 _NOISE: tuple[tuple[str, str], ...] = (
@@ -48,16 +50,18 @@ class Plan:
     seconds: float
     seed: int = 1
     mode: str = "proven"
+    at_once: int = 64
+    """Requests in the air, beyond which no more are made: an upstream that is slow is not swamped."""
     rate: float = 100.0
-    pause: float = 1.0
+    pause: float = 0.5
     ttl: float = 2.0
     through: float = 0.6
     shared: bool = True
     """Whether this mode lets credentials share answers at this upstream."""
     process: bool = True
     """Whether the proxy runs as a process of its own, and not in this one."""
-    most_findings: int = 0
-    """After so many it ends, 0 for never."""
+    until: str = ""
+    """How the kind of a finding begins after which it ends; empty for none."""
 
     def settings(self) -> dict[str, dict[str, Any]]:
         """Return the proxy's settings."""
@@ -90,8 +94,10 @@ class Run:
     async def ask(self, asker: Asker, question: Question) -> None:
         """Make a request through the proxy, and keep it to be judged."""
         chance = self.chance
-        target = question.target(chance.randrange(len(PREFIXES)))
-        noise = [(name, value.format(chance.getrandbits(63))) for name, value in _NOISE if chance.random() < 0.1]
+        target = question.target(chance.randrange(_MUCH), self.upstream.prefixes)
+        noise = [
+            (name, value.format(chance.getrandbits(63))) for name, value in _NOISE if chance.random() < 0.1
+        ]
         if chance.random() < 0.02:
             noise.append(("Cache-Control", "no-cache"))
         began = time.monotonic()
@@ -130,7 +136,9 @@ class Run:
             question = self.chance.choice(hot)
             several = self.chance.choice(_TOGETHER)
             for asker in self.chance.sample(self.upstream.askers, min(several, len(self.upstream.askers))):
-                self.spawn(asker, question)
+                known = not self.judge.unknown(asker, question)
+                if len(self.tasks) < self.plan.at_once and (known or self.chance.random() < _STRANGERS):
+                    self.spawn(asker, question)
             await asyncio.sleep(self.chance.expovariate(1) * several / self.plan.rate)
 
     async def changes(self) -> None:
@@ -139,7 +147,7 @@ class Run:
             await asyncio.sleep(self.chance.uniform(0.5, 1.5) * self.plan.pause)
             write = self.upstream.draw(self.chance)
             around = [pair for pair in self.upstream.pairs if write.concerns(pair)]
-            around = self.chance.sample(around, min(_AROUND, len(around)))
+            around = self.chance.sample(around, min(_AROUND, len(around), self.plan.at_once))
             await asyncio.gather(*(self.ask(*pair) for pair in around))
             if number % _AUDIT == 0:
                 self.judge.audit(await self.upstream.directly(self.upstream.pairs))
@@ -153,7 +161,7 @@ class Run:
     async def _change(self, write: Write) -> Change:
         through = self.chance.random() < self.plan.through
         base = self.url if through else self.upstream.url
-        prefix = "" if write.path.startswith("/") else self.chance.choice(PREFIXES)
+        prefix = "" if write.path.startswith("/") else self.chance.choice(self.upstream.prefixes)
         began = time.monotonic()
         async with self.session.request(
             write.method, base + prefix + write.path, json=write.body, headers=write.fields
@@ -172,7 +180,7 @@ class Run:
     @property
     def enough(self) -> bool:
         """Whether there is nothing more to find out."""
-        return bool(self.plan.most_findings) and len(self.judge.findings) >= self.plan.most_findings
+        return bool(self.plan.until) and any(kind.startswith(self.plan.until) for kind in self.judge.kinds)
 
 
 async def run(plan: Plan, upstream: Upstream, told: float = 60.0) -> Run:

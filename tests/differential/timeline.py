@@ -1,4 +1,4 @@
-"""What one credential was answered directly to one question, in the order of the changes that made a difference.
+"""What one caller was answered directly to one question, in the order of the changes that made a difference.
 
 Pure. Times are in monotonic seconds.
 """

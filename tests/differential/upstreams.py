@@ -39,9 +39,15 @@ class Write:
 class Upstream(Protocol):
     """One upstream, with all that is needed to ask and to change it."""
 
-    url: str
+    prefixes: tuple[str, ...]
+    """The API's, which are answered alike."""
     askers: list[Asker]
     questions: list[Question]
+
+    @property
+    def url(self) -> str:
+        """Where it listens."""
+        ...
 
     @property
     def pairs(self) -> list[Pair]:

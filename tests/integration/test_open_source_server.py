@@ -35,18 +35,22 @@ def free_port() -> int:
 
 
 @asynccontextmanager
-async def mlflow_server(home: Path) -> AsyncIterator[str]:
-    """Run a server until the context is left; yields its URL."""
+async def mlflow_server(home: Path, *options: str, **settings: str) -> AsyncIterator[str]:
+    """Run a server until the context is left; yields its URL.
+
+    ``options`` are more of the command's, ``settings`` more variables of its environment.
+    """
     port = free_port()
     command = [
         *("-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"),
         *("--backend-store-uri", f"sqlite:///{home / 'mlflow.db'}", "--serve-artifacts"),
         *("--artifacts-destination", str(home / "artifacts")),
+        *options,
     ]
     process = await asyncio.create_subprocess_exec(
         SERVER,
         *command,
-        env=environment(home, MLFLOW_SERVER_ENABLE_JOB_EXECUTION="false"),
+        env=environment(home, MLFLOW_SERVER_ENABLE_JOB_EXECUTION="false", **settings),
         cwd=home,
         stdin=DEVNULL,
         stdout=PIPE,
