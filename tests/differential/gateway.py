@@ -320,7 +320,9 @@ class Gateway(EmulatedServer, Everyone):
             return self._users(chance)
         if drawn < 0.15:
             return self._addresses(chance)
-        tenant, name = chance.choice(list(self._tenants)), chance.choice(MODELS)
+        named = [(tenant, name) for tenant in self._tenants for name in MODELS]
+        missing = [(tenant, name) for tenant, name in named if name not in self._tenants[tenant].models]
+        tenant, name = chance.choice(missing if missing and drawn < 0.6 else named)
         model, identity = self._tenants[tenant].models.get(name), replace(ROOTS, tenant=tenant)
         if model is None:
             renamed = f"{name}-renamed"
@@ -335,7 +337,7 @@ class Gateway(EmulatedServer, Everyone):
     def _content(self, chance: Random, identity: Identity, model: Model) -> Write:
         name = model.name
         about = {"name": name}
-        if not model.versions or (len(model.versions) < VERSIONS and chance.random() < 0.5):
+        if not model.versions or (len(model.versions) < VERSIONS and chance.random() < 0.7):
             source = self._nonce()
             self._tenants[identity.tenant].sources[source] = self._files(identity.tenant, name)
             return _of_version(identity, name, "create", {**about, "source": source})
@@ -359,25 +361,26 @@ class Gateway(EmulatedServer, Everyone):
         )
 
     def _users(self, chance: Random) -> Write:
-        token = chance.choice([each.token for each in self._who.values() if each.token != ROOT])
+        tokens = sorted({each.token for each in self._who.values()} - {ROOT})
+        gone = [token for token in tokens if token not in self._tokens]
+        token = chance.choice(gone if gone and chance.random() < 0.8 else tokens)
         askers = frozenset(name for name, each in self._who.items() if each.token == token)
         if token in self._tokens:
             return Write(f"{token} deleted", "DELETE", f"{_USERS}/{token}", {}, ROOTS.fields, askers=askers)
         return Write(f"{token} created", "POST", _USERS, {"userName": token}, ROOTS.fields, askers=askers)
 
     def _addresses(self, chance: Random) -> Write:
-        address = chance.choice([GOOD_ADDRESS, BAD_ADDRESS])
+        address = chance.choice([*sorted(self._barred), GOOD_ADDRESS, BAD_ADDRESS])
         barred = address not in self._barred
         askers = frozenset(name for name, each in self._who.items() if each.address == address)
         what = f"{address} {'barred' if barred else 'let in'}"
         return Write(what, "PUT", _ADDRESSES + address, {"barred": barred}, ROOTS.fields, askers=askers)
 
     def _some_readers(self, chance: Random | None = None) -> frozenset[str]:
-        drawn = (chance or self._chance).random()
-        principals = {each.principal for each in self._who.values()}
-        return frozenset(
-            {ROOT} | {each for each in principals if (chance or self._chance).random() < 0.5 + drawn / 2}
-        )
+        drawn = (chance or self._chance).random
+        share = 0.7 + 0.3 * drawn()
+        principals = sorted({each.principal for each in self._who.values()})
+        return frozenset([ROOT, *(each for each in principals if drawn() < share)])
 
     def _files(self, tenant: str, name: str) -> dict[str, Content]:
         nonce = self._nonce()

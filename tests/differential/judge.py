@@ -119,6 +119,10 @@ class Judge:
         """Whether the upstream does not know a caller now."""
         return self.histories[asker.name, question].last.status == 401
 
+    def refuses(self, asker: Asker, question: Question) -> bool:
+        """Whether the upstream tells a caller nothing now."""
+        return self.histories[asker.name, question].last.refused
+
     def audit(self, answers: Mapping[tuple[str, Question], Said]) -> None:
         """Compare direct answers, while nothing changes, with what is believed."""
         for (name, question), answer in answers.items():

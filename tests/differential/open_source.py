@@ -229,7 +229,7 @@ class OpenSource(Everyone):
         path = chance.choice(_NEWER) + "users/permissions/"
         body = {"username": user, "resource_type": "registered_model", "resource_id": model}
         askers, fields = self._askers(user, tenant), fields_of(ROOT, tenant)
-        if (user, tenant, model) in self._granted:
+        if (user, tenant, model) in self._granted and chance.random() < 0.7:
             self._granted.remove((user, tenant, model))
             if chance.random() < 0.7:
                 return Write(f"{user} revoked {model}", "POST", path + "revoke", body, fields, askers=askers)

@@ -18,15 +18,21 @@ from tests.chaos.scene import Replica, free_ports
 from tests.differential.judge import FINDINGS, Asked, Asker, Judge
 from tests.differential.questions import Question
 from tests.differential.timeline import Change
-from tests.differential.upstreams import Upstream, Write
+from tests.differential.upstreams import Pair, Upstream, Write
 
 _MUCH = 10**6
 _AROUND = 8
 """Requests about what is going to be changed, and after it again."""
+_HOT = 4
+"""Questions that are popular at a time."""
 _TOGETHER = (1, 1, 2, 4, 8)
 """How many ask the same at once."""
 _STRANGERS = 0.2
 """How often those ask whom the upstream does not know: it has nothing else to tell them."""
+_OTHER_PREFIX = 0.3
+"""How often it is drawn from all."""
+_TOLD = 0.8
+"""How often of those who ask around a change somebody else is taken than who is refused anyway."""
 _AUDIT = 40
 """Changes after which every direct answer is compared with what is believed."""
 _NOISE: tuple[tuple[str, str], ...] = (
@@ -53,7 +59,7 @@ class Plan:
     at_once: int = 64
     """Requests in the air, beyond which no more are made: an upstream that is slow is not swamped."""
     rate: float = 100.0
-    pause: float = 0.5
+    pause: float = 1.0
     ttl: float = 2.0
     through: float = 0.6
     shared: bool = True
@@ -91,10 +97,14 @@ class Run:
     failed: Counter[str] = field(default_factory=Counter)
     tasks: set[asyncio.Task[None]] = field(default_factory=set)
 
-    async def ask(self, asker: Asker, question: Question) -> None:
+    def target(self, question: Question) -> str:
+        """Return how a question is asked: mostly under the API's first prefix."""
+        other = self.chance.random() < _OTHER_PREFIX
+        return question.target(self.chance.randrange(_MUCH) if other else 0, self.upstream.prefixes)
+
+    async def ask(self, asker: Asker, question: Question, target: str) -> None:
         """Make a request through the proxy, and keep it to be judged."""
         chance = self.chance
-        target = question.target(chance.randrange(_MUCH), self.upstream.prefixes)
         noise = [
             (name, value.format(chance.getrandbits(63))) for name, value in _NOISE if chance.random() < 0.1
         ]
@@ -116,9 +126,9 @@ class Run:
         ended, fields = time.monotonic(), tuple(response.headers.items())
         self.answered.append(Asked(asker, question, target, began, ended, response.status, fields, body))
 
-    def spawn(self, asker: Asker, question: Question) -> None:
+    def spawn(self, asker: Asker, question: Question, target: str) -> None:
         """Ask without waiting for the answer."""
-        task = asyncio.create_task(self.ask(asker, question))
+        task = asyncio.create_task(self.ask(asker, question, target))
         self.tasks.add(task)
         task.add_done_callback(self._done)
 
@@ -129,16 +139,16 @@ class Run:
 
     async def reads(self) -> None:
         """Ask for ever: popular questions more often, and by several at once."""
-        hot = self.upstream.questions[:]
+        hot = self.chance.sample(self.upstream.questions, _HOT)
         while True:
-            if self.chance.random() < 0.05:
-                hot = self.chance.sample(self.upstream.questions, min(6, len(self.upstream.questions)))
-            question = self.chance.choice(hot)
-            several = self.chance.choice(_TOGETHER)
+            if self.chance.random() < 0.01:
+                hot = self.chance.sample(self.upstream.questions, _HOT)
+            question = self.chance.choice(hot if self.chance.random() < 0.8 else self.upstream.questions)
+            several, target = self.chance.choice(_TOGETHER), self.target(question)
             for asker in self.chance.sample(self.upstream.askers, min(several, len(self.upstream.askers))):
                 known = not self.judge.unknown(asker, question)
                 if len(self.tasks) < self.plan.at_once and (known or self.chance.random() < _STRANGERS):
-                    self.spawn(asker, question)
+                    self.spawn(asker, question, target)
             await asyncio.sleep(self.chance.expovariate(1) * several / self.plan.rate)
 
     async def changes(self) -> None:
@@ -146,17 +156,23 @@ class Run:
         for number in range(1, _MUCH):
             await asyncio.sleep(self.chance.uniform(0.5, 1.5) * self.plan.pause)
             write = self.upstream.draw(self.chance)
-            around = [pair for pair in self.upstream.pairs if write.concerns(pair)]
-            around = self.chance.sample(around, min(_AROUND, len(around), self.plan.at_once))
-            await asyncio.gather(*(self.ask(*pair) for pair in around))
+            around = [(*pair, self.target(pair[1])) for pair in self._around(write)]
+            await asyncio.gather(*(self.ask(*each) for each in around))
             if number % _AUDIT == 0:
                 self.judge.audit(await self.upstream.directly(self.upstream.pairs))
             change = await self._change(write)
-            for pair in around:
-                self.spawn(*pair)
+            for each in around:
+                self.spawn(*each)
             concerned = [pair for pair in self.upstream.pairs if write.concerns(pair)]
             self.judge.learn(change, await self.upstream.directly(concerned))
             self.judge_answered()
+
+    def _around(self, write: Write) -> list[Pair]:
+        """Choose who asks what before a change and after it again, mostly who is told something now."""
+        concerned = [pair for pair in self.upstream.pairs if write.concerns(pair)]
+        self.chance.shuffle(concerned)
+        concerned.sort(key=lambda pair: self.judge.refuses(*pair) and self.chance.random() < _TOLD)
+        return concerned[: min(_AROUND, self.plan.at_once)]
 
     async def _change(self, write: Write) -> Change:
         through = self.chance.random() < self.plan.through
