@@ -13,6 +13,9 @@ SPOILT = "spoilt"
 """In an answer that a gateway made up for one caller."""
 _MARKER = re.compile(r"whose\.([\w-]*)\.([\w-]*)\.([\w-]*)\.([\w-]*)\.end")
 _REFUSALS = frozenset({400, 401, 403, 404})
+_NAMES = re.compile(r"/(dapi-\w+|m\d|[\d.]+)$")
+_IN_FULL = 2
+"""Findings of a kind that are told in full."""
 _SHOWN = 6
 """States of a history that a finding tells."""
 _JITTER = 0.25
@@ -93,7 +96,9 @@ class Judge:
     refused: Counter[str] = field(default_factory=Counter)
     """Causes of what was refused for no reason."""
     kinds: Counter[str] = field(default_factory=Counter)
+    """What was found."""
     findings: list[str] = field(default_factory=list)
+    """The first of each kind."""
     wrong: list[str] = field(default_factory=list)
     """Where the direct answers are not what this believed: faults of this program, not of the proxy."""
     _longest: defaultdict[int, float] = field(default_factory=lambda: defaultdict(float))
@@ -143,8 +148,10 @@ class Judge:
             if verdict is Verdict.OVER_REFUSED:
                 self.refused[f"{each.status} {each.outcome}: {why}"] += 1
             if verdict in FINDINGS:
-                self.kinds[f"{verdict.name}: {why}"] += 1
-                self.findings.append("\n".join(self._told(each, verdict, why)))
+                kind = f"{verdict.name}: {why}{self._after(each) if verdict is Verdict.STALE else ''}"
+                self.kinds[kind] += 1
+                if self.kinds[kind] <= _IN_FULL:
+                    self.findings.append("\n".join(self._told(each, kind)))
 
     def slack(self, asked: Asked) -> Slack:
         """Return how old an answer may be: what is kept was decided before the call ended that brought it.
@@ -207,8 +214,21 @@ class Judge:
     def _states(self, name: str, question: Question, asked: Asked, slack: Slack) -> list[Possible]:
         return self.histories[name, question].possible(asked.began, asked.ended, slack)
 
-    def _told(self, asked: Asked, verdict: Verdict, why: str) -> Iterator[str]:
-        yield f"{verdict.name}: {verdict} ({why})"
+    def _after(self, asked: Asked) -> str:
+        """Return the write that an answer is older than."""
+        questions = [asked.question, *([proof(asked.question.model)] if asked.question.model else [])]
+        written = [
+            change
+            for question in questions
+            for change, _ in self.histories[asked.asker.name, question].later
+            if change.through and change.ended < asked.began
+        ]
+        if not written:
+            return ""
+        return f", after {_NAMES.sub('/...', max(written, key=lambda change: change.ended).call)}"
+
+    def _told(self, asked: Asked, kind: str) -> Iterator[str]:
+        yield kind
         yield f"  {asked.asker.name} asked {asked.question} as {asked.target}"
         yield f"  from {asked.began:.3f} to {asked.ended:.3f}; at most {self.slack(asked).past:.3f} s old"
         yield f"  with {asked.asker.fields}"
@@ -225,7 +245,7 @@ class Judge:
                 for change, answer in history.later[-_SHOWN:]:
                     how = "through" if change.through else "past"
                     when = f"{change.began:.3f}-{change.ended:.3f}"
-                    yield f"    {when} {how} the proxy, {change.what}: {answer}"
+                    yield f"    {when} {how} the proxy, {change.what}, {change.call}: {answer}"
 
 
 def _foreign(asked: Asked) -> Iterator[str]:
@@ -233,8 +253,11 @@ def _foreign(asked: Asked) -> Iterator[str]:
     own = _MARKER.fullmatch(asked.asker.marker)
     if own is None:
         return
-    places = [*asked.headers, ("the body", asked.body.decode(errors="replace"))]
+    places = [
+        *((f"the field {name}", value) for name, value in asked.headers),
+        ("the body", asked.body.decode(errors="replace")),
+    ]
     for place, text in places:
         for found in _MARKER.finditer(text):
             if any(part not in {"", mine} for part, mine in zip(found.groups(), own.groups(), strict=True)):
-                yield f"another's mark in {place if place == 'the body' else f'the field {place}'}"
+                yield f"another's mark in {place} of a {asked.status}"

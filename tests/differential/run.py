@@ -185,7 +185,8 @@ class Run:
             await response.read()
         ended = time.monotonic()
         self.writes[f"{'through' if through else 'past'}: {response.status}"] += 1
-        return Change(f"{write.what} as {prefix}{write.path}: {response.status}", began, ended, through)
+        call = f"{write.method} {prefix}{write.path}"
+        return Change(f"{write.what} ({response.status})", call, began, ended, through)
 
     def judge_answered(self) -> None:
         """Judge all that has been answered: nothing has been changed since the last answers were learnt."""

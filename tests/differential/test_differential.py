@@ -118,7 +118,7 @@ A, B, C = Said(200, "a"), Said(200, "b"), Said(403)
 
 
 def changed(at: float, *, through: bool) -> Change:
-    return Change("", at, at + 1, through)
+    return Change("", "", at, at + 1, through)
 
 
 def possible(history: History, began: float, ended: float, slack: float = 5.0) -> set[Said]:
@@ -186,7 +186,7 @@ def judge() -> Judge:
             (ROOT.name, proof("m")): model,
         },
     )
-    withdrawn, written = Change("", 4, 5, through=False), Change("", 5.5, 6, through=True)
+    withdrawn, written = Change("", "", 4, 5, through=False), Change("", "", 5.5, 6, through=True)
     judge.learn(withdrawn, {(OWN.name, QUESTION): Said(403), (OWN.name, proof("m")): Said(403)})
     judge.learn(written, {(ROOT.name, QUESTION): Said(200, '{"v": 2}')})
     return judge
@@ -216,7 +216,7 @@ def test_a_verdict(judge: Judge, asked: Asked, verdict: Verdict) -> None:
 
 
 def test_what_was_there_before_a_write_through_the_proxy_is_stale(judge: Judge) -> None:
-    judge.learn(Change("", 7, 8, through=True), {(OWN.name, QUESTION): Said(200, '{"v": 4}')})
+    judge.learn(Change("", "", 7, 8, through=True), {(OWN.name, QUESTION): Said(200, '{"v": 4}')})
     judge.judge([answered(200, b'{"v": 1}', at=9)])
     assert judge.verdicts == {Verdict.STALE: 1}
     assert "STALE" in judge.findings[0]

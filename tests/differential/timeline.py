@@ -29,10 +29,11 @@ class Said:
 class Change:
     """One change at the upstream: it happened between ``began`` and ``ended``.
 
-    ``through`` is whether the proxy saw it.
+    ``through`` is whether the proxy saw it; ``what`` it was, for people, and the ``call`` that did it.
     """
 
     what: str
+    call: str
     began: float
     ended: float
     through: bool
