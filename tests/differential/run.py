@@ -56,6 +56,8 @@ class Plan:
     seconds: float
     seed: int = 1
     mode: str = "proven"
+    name: str = ""
+    """Which upstream it is, for people."""
     at_once: int = 64
     """Requests in the air, beyond which no more are made: an upstream that is slow is not swamped."""
     rate: float = 100.0
@@ -223,7 +225,7 @@ async def run(plan: Plan, upstream: Upstream, told: float = 60.0) -> Run:
                     raise AssertionError("it goes on for ever")
                 if time.monotonic() > last + told:
                     last = time.monotonic()
-                    print(f"{(last - began) / 60:5.1f} min: {_line(going)}", flush=True)
+                    print(f"{(last - began) / 60:5.1f} min, {plan.name}: {_line(going)}", flush=True)
         finally:
             for task in [*tasks, *going.tasks]:
                 task.cancel()
