@@ -59,7 +59,7 @@ async def _all(upstreams: list[str], options: argparse.Namespace) -> list[Run]:
 async def _one(home: Path, options: argparse.Namespace) -> Run:
     name, seconds, chance = home.name, options.minutes * 60, Random(options.seed)
     if name in {"open-source", "finer"}:
-        # Only "proven" lets credentials share there. It is slow: a few requests at once are all that it takes.
+        # Only "proven" lets credentials share there. It is slow, and takes a few requests at once.
         plan = Plan(
             seconds,
             options.seed,

@@ -287,7 +287,7 @@ class Gateway(EmulatedServer, Everyone):
         drawn = self._chance.random()
         if drawn < 0.02:
             return Delay(self._chance.uniform(0.05, 0.3))
-        return Delay(0.03 * drawn) if drawn < 0.4 else None
+        return Delay(0.05 * drawn) if drawn < 0.7 else None
 
     def _spoilt(self, identity: Identity, answer: Answer) -> Answer:
         """Make up an answer, or mark the true one as its caller's, or leave it as it is."""
@@ -297,7 +297,7 @@ class Gateway(EmulatedServer, Everyone):
             return Answer(200, page, {"Content-Type": "text/html"})
         if drawn < 0.015:
             return json_answer({"error_code": SPOILT, "login": whose})
-        if drawn < 0.03:
+        if drawn < 0.04:
             status = self._chance.choice([400, 407, 418, 422, 451, 500])
             return json_answer({"error_code": SPOILT.upper(), "message": f"{SPOILT} {whose}"}, status)
         assert isinstance(answer.body, bytes)

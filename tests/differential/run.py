@@ -26,9 +26,11 @@ _AROUND = 8
 _HOT = 4
 """Questions that are popular at a time."""
 _TOGETHER = (1, 1, 2, 4, 8)
-"""How many ask the same at once."""
+"""How many ask the same at once, if there are so many."""
 _STRANGERS = 0.2
 """How often those ask whom the upstream does not know: it has nothing else to tell them."""
+_ALIKE = 0.7
+"""How often those who ask at once differ in their credential only."""
 _OTHER_PREFIX = 0.3
 """How often it is drawn from all."""
 _TOLD = 0.8
@@ -147,11 +149,18 @@ class Run:
                 hot = self.chance.sample(self.upstream.questions, _HOT)
             question = self.chance.choice(hot if self.chance.random() < 0.8 else self.upstream.questions)
             several, target = self.chance.choice(_TOGETHER), self.target(question)
-            for asker in self.chance.sample(self.upstream.askers, min(several, len(self.upstream.askers))):
+            for asker in self._together(several):
                 known = not self.judge.unknown(asker, question)
                 if len(self.tasks) < self.plan.at_once and (known or self.chance.random() < _STRANGERS):
                     self.spawn(asker, question, target)
             await asyncio.sleep(self.chance.expovariate(1) * several / self.plan.rate)
+
+    def _together(self, number: int) -> list[Asker]:
+        """Choose who asks the same at once: mostly callers whom nothing but their credential tells apart."""
+        first = self.chance.choice(self.upstream.askers)
+        alike = [each for each in self.upstream.askers if each.fields[1:] == first.fields[1:]]
+        others = alike if self.chance.random() < _ALIKE else self.upstream.askers
+        return self.chance.sample(others, min(number, len(others)))
 
     async def changes(self) -> None:
         """Change things for ever, one after the other, and judge what was answered meanwhile."""
