@@ -342,6 +342,8 @@ class Gateway(EmulatedServer, Everyone):
             self._tenants[identity.tenant].sources[source] = self._files(identity.tenant, name)
             return _of_version(identity, name, "create", {**about, "source": source})
         version = {**about, "version": chance.choice(list(model.versions))}
+        # The next one gets its number, so that numbers stay among those that are asked for.
+        last = {**about, "version": max(model.versions, key=int)}
         tag = {"key": "k", "value": self._nonce()}
         stage = {"stage": chance.choice(["Production", "Staging", "Archived"])}
         return chance.choice(
@@ -353,8 +355,8 @@ class Gateway(EmulatedServer, Everyone):
                 _of_version(identity, name, "set-tag", {**version, **tag}),
                 _of_version(identity, name, "update", {**version, "description": self._nonce()}, "PATCH"),
                 _of_version(identity, name, "transition-stage", {**version, **stage}),
-                _of_version(identity, name, "delete", version, "DELETE"),
-                _of_version(identity, name, "delete", version, "DELETE"),
+                _of_version(identity, name, "delete", last, "DELETE"),
+                _of_version(identity, name, "delete", last, "DELETE"),
                 _of_model(identity, name, "delete", about, "DELETE"),
                 _of_model(identity, name, "rename", {**about, "new_name": f"{name}-renamed"}),
             ]

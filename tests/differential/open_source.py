@@ -275,10 +275,15 @@ class OpenSource(Everyone):
         if versions is None:
             self._versions[tenant, model], self._next[tenant, model] = set(), 1
             return write("registered-models", "create", {**about, "description": self._nonce()})
-        if not versions or (self._next[tenant, model] <= VERSIONS and chance.random() < 0.5):
+        left = self._next[tenant, model] <= VERSIONS
+        if left and (not versions or chance.random() < 0.5):
             versions.add(self._next[tenant, model])
             self._next[tenant, model] += 1
             return write("model-versions", "create", {**about, "source": f"s3://bucket/{self._nonce()}"})
+        if not versions:
+            # The server uses no number twice, and others are not asked for.
+            del self._versions[tenant, model]
+            return write("registered-models", "delete", about, "DELETE")
         version = {**about, "version": str(chance.choice(sorted(versions)))}
         tag = {"key": "k", "value": self._nonce()}
         stage = {"stage": chance.choice(["Production", "Staging", "Archived"])}
