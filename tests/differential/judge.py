@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from tests.differential.questions import Question, proof, said
+from tests.differential.questions import FACADE_LISTING, Question, proof, said
 from tests.differential.timeline import Change, History, Possible, Said, Slack
 
 SPOILT = "spoilt"
@@ -16,6 +16,8 @@ _REFUSALS = frozenset({400, 401, 403, 404})
 _NAMES = re.compile(r"/(dapi-\w+|m\d|[\d.]+)$")
 _IN_FULL = 2
 """Findings of a kind that are told in full."""
+_EMPTY = Said(200, '{"files": []}')
+"""A client that is told so reports success without a file."""
 _SHOWN = 6
 """States of a history that a finding tells."""
 _JITTER = 0.25
@@ -175,6 +177,8 @@ class Judge:
                 return Verdict.SAME, ""
             may = any(not each.refused for each in self._possible(asked, slack))
             shown = "told something else" if may else "told although refused"
+            if asked.question.endpoint == FACADE_LISTING and asked.asker.marker and answer == _EMPTY:
+                shown = "an empty directory, perhaps made of what is no listing"
             return (Verdict.STALE if answer in self._possible(asked, late) else Verdict.LEAK), shown
         if self._may_be_refused(asked, slack):
             return Verdict.REFUSED, ""
