@@ -48,6 +48,18 @@ async def test_other_places_are_left_alone(workspace: EmulatedWorkspace, api: Ap
     assert (await api.get("model-versions/get-download-uri", name="m", version="1")).body == body
 
 
+@pytest.mark.parametrize(
+    "body", [b"{}", b'{"error_code": "PERMISSION_DENIED"}', b'{"files": null}', b"<html>"]
+)
+async def test_what_is_no_listing_is_no_empty_directory(
+    workspace: EmulatedWorkspace, api: Api, body: bytes
+) -> None:
+    """Clients take an empty listing for a model without files, and report success."""
+    workspace.fault = lambda _: Answer(200, body)
+    reply = await api.call("GET", f"{ARTIFACTS}?path=mlflow-proxy/m/1")
+    assert (reply.status, reply.json()["error_code"]) == (502, "TEMPORARILY_UNAVAILABLE")
+
+
 @pytest.mark.parametrize("prefix", [ARTIFACTS, "/ajax-api/2.0/mlflow-artifacts/artifacts"])
 @pytest.mark.parametrize(
     ("path", "expected"),
