@@ -439,14 +439,12 @@ class Pipeline:
         by = "" if read.common else hash(told.credential)
         for split in self._splits.note((by, *read.key[1:]), told.counted if read.common else told.fields):
             name, first = self._splits.named(split)
-            self._metrics.splits.labels(name).inc()
+            self._metrics.splits.labels(name, split.setting).inc()
             if first:
                 log.warning(
                     "equal questions are asked apart because of a request field",
                     field=name,
-                    remedy=f"if it tells nothing about the caller, add it to {split.setting}"
-                    if split.setting
-                    else "none: it may choose the answer",
+                    remedy=split.remedy,
                 )
 
     async def _look_up_status(self, flight: Flight, asker: Asker) -> None:

@@ -366,7 +366,7 @@ async def test_a_field_that_keeps_equal_questions_apart_is_named_once(upstream: 
         "Cookie session": "access.neutral_cookies",
         "X-Mlflow-Workspace": "answer",
     }
-    assert 'mlflow_proxy_split_questions_total{field="X-My-Trace"}' in metrics
+    assert 'split_questions_total{field="X-My-Trace",setting="access.neutral_fields"}' in metrics
 
 
 async def test_an_operator_can_say_that_a_field_tells_nothing(upstream: Upstream) -> None:

@@ -28,6 +28,9 @@ def test_the_setting_is_named_where_there_is_one() -> None:
     assert Split("X-Trace").setting == "access.neutral_fields"
     assert Split("X-Forwarded-For").setting == "access.neutral_fields"
     assert Split("X-Mlflow-Workspace").setting == ""
+    remedies = [Split(name).remedy for name in ("X-Trace", "X-Forwarded-For", "X-Mlflow-Workspace")]
+    assert len(set(remedies)) == 3
+    assert all("access.neutral_fields" in remedy for remedy in remedies[:2])
 
 
 def test_clients_cannot_make_up_names_without_end() -> None:
