@@ -59,8 +59,8 @@ class Metrics:
         )
         self.splits = Counter(
             "mlflow_proxy_split_questions",
-            "Equal questions asked apart because of a request field, by its name and the setting that would end "
-            "it, if one may.",
+            "Equal questions asked apart because of a request field, by its name and the setting that would "
+            "end it, if one may.",
             ["field", "setting"],
             registry=self.registry,
         )
