@@ -9,6 +9,10 @@ from typing import Any
 
 READY = "READY"
 
+_OF_A_LISTING = frozenset({"files", "next_page_token", "root_uri"})
+"""Members of a page of ``list-artifacts``. An object that has only others is something else, an error perhaps;
+one that has none is an empty directory."""
+
 _DIGITS = re.compile("[0-9]{1,18}")
 
 
@@ -102,7 +106,8 @@ def listed(answer: Mapping[str, Any], directory: str) -> list[Listed] | None:
     entry it would look complete.
     """
     files = answer.get("files")
-    if not is_listing(answer) or not isinstance(files, list | None):
+    other = "error_code" in answer or (bool(answer) and _OF_A_LISTING.isdisjoint(answer))
+    if other or not isinstance(files, list | None):
         return None
     found = []
     for file in files or ():
@@ -116,11 +121,6 @@ def listed(answer: Mapping[str, Any], directory: str) -> list[Listed] | None:
             name = path.rstrip("/").rpartition("/")[2]
             found.append(Listed(name, bool(is_dir), None if is_dir else _count(file.get("file_size"))))
     return found
-
-
-def is_listing(answer: Mapping[str, Any]) -> bool:
-    """Whether an answer is a page of files at all: of an empty directory it says at least whose it is."""
-    return answer.get("files") is not None or isinstance(answer.get("root_uri"), str)
 
 
 def next_page(answer: Mapping[str, Any]) -> str | None:

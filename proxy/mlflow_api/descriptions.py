@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from proxy.mlflow_api.answers import is_listing, json_object, next_page, signed_url
+from proxy.mlflow_api.answers import json_object, next_page, signed_url
 from proxy.mlflow_api.messages import StoredResponse
 from proxy.mlflow_api.reads import Read
 from proxy.mlflow_api.routes import Freshness
@@ -36,7 +36,9 @@ def describes(read: Read, response: StoredResponse) -> bool:
 def _is_listing(read: Read, answer: Answer) -> bool:
     """Whether all that is listed lies below the directory that was asked for, or is the file that was."""
     directory, files = read.asked("path") or "", answer.get("files")
-    if not is_listing(answer) or not isinstance(files, list | None) or next_page(answer) is None:
+    if files is None and not isinstance(answer.get("root_uri"), str):
+        return False  # it does not even say whose empty directory it is
+    if not isinstance(files, list | None) or next_page(answer) is None:
         return False
     return all(_is_below(directory, file) for file in files or ())
 

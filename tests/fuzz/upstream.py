@@ -23,7 +23,7 @@ MISSING = "missing"
 TREASURE = "what-only-those-may-see-who-may"
 BROKEN = "broken"
 """What has this in its target, method HEAD apart, is answered with a body that breaks off."""
-UPSTREAM = "ETag"
+UPSTREAM = "X-Content-Type-Options"
 """Response field of the workspace, which marks what is not the proxy's own."""
 SIGNED_UNTIL = "X-Amz-Date=20990101T000000Z&X-Amz-Expires=900"
 

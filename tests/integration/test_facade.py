@@ -49,7 +49,13 @@ async def test_other_places_are_left_alone(workspace: EmulatedWorkspace, api: Ap
 
 
 @pytest.mark.parametrize(
-    "body", [b"{}", b'{"error_code": "PERMISSION_DENIED"}', b'{"files": null}', b"<html>"]
+    "body",
+    [
+        b'{"error_code": "PERMISSION_DENIED"}',
+        b'{"files": [], "error_code": "X"}',
+        b'{"signed_uri": "x"}',
+        b"<html>",
+    ],
 )
 async def test_what_is_no_listing_is_no_empty_directory(
     workspace: EmulatedWorkspace, api: Api, body: bytes
