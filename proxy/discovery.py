@@ -76,10 +76,13 @@ async def keep_asking(
 ) -> NoReturn:
     """Ask at once, again with growing pauses until there is an answer, and then whenever that is old.
 
-    ``lifetime`` is the seconds that an answer counts for, ``jitter`` uniform in [0, 1): members of a fleet
-    that start together do not ask together. ``changed`` is called when the kind has become another one.
+    ``lifetime`` is the seconds that an answer counts for. One that finds no workspace parts all callers, and
+    may be a gateway's while the workspace starts or is mended: the first counts for a minute, each further
+    one for twice as long. ``jitter`` is uniform in [0, 1): members of a fleet that start together do not ask
+    together. ``changed`` is called when the kind has become another one.
     """
-    unanswered = 0
+    unanswered = others = 0
+    lifetime = max(_LEAST_LIFETIME, lifetime)
     while True:
         found = await ask()
         if found is None:
@@ -90,4 +93,9 @@ async def keep_asking(
         unanswered = 0
         if known.learn(found):
             changed()
-        await asyncio.sleep(max(_LEAST_LIFETIME, lifetime))
+        if found.is_databricks:
+            others = 0
+            await asyncio.sleep(lifetime)
+        else:
+            await asyncio.sleep(min(lifetime, _LEAST_LIFETIME * 2.0 ** min(others, 30)))
+            others += 1

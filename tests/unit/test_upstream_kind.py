@@ -156,7 +156,19 @@ def asked(answers: Iterable[UpstreamKind | None], lifetime: float = 3600, jitter
 
 
 def test_it_asks_at_once_and_then_when_the_answer_is_old() -> None:
-    assert asked([OTHER, OTHER, OTHER], lifetime=3600, jitter=0.3).asked == [0, 3600, 7200, 10800]
+    assert asked([DATABRICKS] * 3, lifetime=3600, jitter=0.3).asked == [0, 3600, 7200, 10800]
+
+
+def test_what_finds_no_workspace_grows_old_by_and_by() -> None:
+    found = [OTHER] * 8
+    moments = asked(found, lifetime=3600, jitter=0.3).asked
+    assert [b - a for a, b in pairwise(moments)] == [60, 120, 240, 480, 960, 1920, 3600, 3600]
+
+
+def test_a_gateway_that_answers_for_a_starting_workspace_costs_a_minute() -> None:
+    upstream = asked([OTHER, DATABRICKS, OTHER, DATABRICKS], lifetime=3600)
+    assert upstream.asked == [0, 60, 3660, 3720, 7320]
+    assert upstream.told == [OTHER, DATABRICKS, OTHER, DATABRICKS]
 
 
 @pytest.mark.parametrize("lifetime", [0.0, 1.0, 60.0])
@@ -180,7 +192,7 @@ def test_no_answer_leaves_what_is_known_and_the_pauses_begin_anew() -> None:
     upstream = asked([None, None, DATABRICKS, None, None, OTHER], lifetime=100, jitter=1.0)
     unknown, databricks, other = Kind.UNKNOWN, Kind.DATABRICKS, Kind.OTHER
     assert upstream.seen == [unknown, unknown, unknown, databricks, databricks, databricks, other]
-    assert upstream.asked == [0, 1, 3, 103, 104, 106, 206]
+    assert upstream.asked == [0, 1, 3, 103, 104, 106, 166]
 
 
 def test_a_change_is_told_once_and_why() -> None:
