@@ -201,10 +201,12 @@ class Proxy:
             partial(discovery.ask, self._workspace, settings.budget.patience),
             settings.cache.discovery_ttl,
             random.random,
-            lambda: log.info(
-                "the upstream's kind is known", **asdict(self.kind.current), sharing=self.sharing.mode
-            ),
+            self._kind_changed,
         )
+
+    def _kind_changed(self) -> None:
+        self.pipeline.upstream_changed()
+        log.info("the upstream's kind is known", **asdict(self.kind.current), sharing=self.sharing.mode)
 
     @property
     def sharing(self) -> Sharing:

@@ -140,6 +140,10 @@ class Pipeline:
         """Return what counts of a client's fields: who asks is made of them, and they go out."""
         return self._forwarding.fields(request)
 
+    def upstream_changed(self) -> None:
+        """Take note that the upstream is known to be of another kind, and may get other fields now."""
+        self._splits.forget()
+
     async def handle(self, request: web.Request, route: Route) -> Reply:
         """Answer a client's request, whatever it is. Raises AnswerableError."""
         headers = self.fields(request)
@@ -444,9 +448,7 @@ class Pipeline:
                 log.warning(
                     "equal questions are asked apart because of a request field",
                     field=name,
-                    remedy=f"if it tells nothing about the caller, add it to {split.setting}"
-                    if split.setting
-                    else "none: it may choose the answer",
+                    remedy=split.remedy,
                 )
 
     async def _look_up_status(self, flight: Flight, asker: Asker) -> None:

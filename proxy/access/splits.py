@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from cachetools import LRUCache
 
-from proxy.mlflow_api.caller_fields import cookie_pairs, row_of
+from proxy.mlflow_api.caller_fields import Tells, cookie_pairs, row_of
 from proxy.mlflow_api.headers import Fields
 
 _MOST_QUESTIONS = 2048
@@ -39,6 +39,16 @@ class Split:
         row = row_of(self.name)
         return "" if row is not None and row.fixed else "access.neutral_fields"
 
+    @property
+    def remedy(self) -> str:
+        """What an operator can do about it, and when."""
+        row = row_of(self.name)
+        if not self.setting:
+            return "none here, since it may choose the answer: clients that send the same value share"
+        if row is not None and row.tells is Tells.ADDRESS:
+            return f"if the upstream answers the same to clients at any address, add it to {self.setting}"
+        return f"if it tells nothing about the caller, add it to {self.setting}"
+
 
 class Splits:
     """What the fields of the last caller with a question were, and which fields were found to differ."""
@@ -58,6 +68,10 @@ class Splits:
         if last is None or last == current:
             return ()
         return tuple(sorted({split for split, _ in last ^ current}, key=str))
+
+    def forget(self) -> None:
+        """Forget whose questions there were: callers are told apart by other fields from now on."""
+        self._last.clear()
 
     def named(self, split: Split) -> tuple[str, bool]:
         """Return what a metric calls it, and whether it is named for the first time."""

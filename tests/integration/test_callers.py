@@ -364,7 +364,7 @@ async def test_a_field_that_keeps_equal_questions_apart_is_named_once(upstream: 
         "X-My-Trace": "access.neutral_fields",
         "Cookie SERVERID": "access.neutral_cookies",
         "Cookie session": "access.neutral_cookies",
-        "X-Mlflow-Workspace": "answer",
+        "X-Mlflow-Workspace": "share",
     }
     assert 'mlflow_proxy_split_questions_total{field="X-My-Trace"}' in metrics
 

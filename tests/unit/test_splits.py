@@ -30,6 +30,15 @@ def test_the_setting_is_named_where_there_is_one() -> None:
     assert Split("X-Mlflow-Workspace").setting == ""
 
 
+def test_the_remedy_says_when_it_is_one() -> None:
+    assert Split("X-Trace").remedy.startswith("if it tells nothing about the caller, ")
+    # An address does tell something: this proxy itself adds it for servers that judge by it.
+    assert Split("X-Forwarded-For").remedy.startswith(
+        "if the upstream answers the same to clients at any address"
+    )
+    assert Split("X-Databricks-Org-Id").remedy.startswith("none here")
+
+
 def test_clients_cannot_make_up_names_without_end() -> None:
     splits = Splits()
     named = [splits.named(Split(f"X-{number}")) for number in range(1000)]
