@@ -201,10 +201,13 @@ class Proxy:
             partial(discovery.ask, self._workspace, settings.budget.patience),
             settings.cache.discovery_ttl,
             random.random,
-            lambda: log.info(
-                "the upstream's kind is known", **asdict(self.kind.current), sharing=self.sharing.mode
-            ),
+            self._kind_changed,
         )
+
+    def _kind_changed(self) -> None:
+        self.pipeline.upstream_changed()
+        tell = log.info if self.kind.current.is_databricks else log.warning
+        tell("the upstream's kind is known", **asdict(self.kind.current), sharing=self.sharing.mode)
 
     @property
     def sharing(self) -> Sharing:
@@ -342,6 +345,11 @@ class Proxy:
             "1 while calls to the workspace are not tried.",
             lambda: self._workspace.circuit.state is not State.CLOSED,
         )
+        watch(
+            "mlflow_proxy_sharing_proven",
+            "1 while answers are shared by those who have proven that they may read the model.",
+            lambda: self.sharing.mode == "proven",
+        )
         watch("mlflow_proxy_cache_entries", "Stored answers.", lambda: len(self._store))
         watch("mlflow_proxy_cache_bytes", "Bytes of stored answers.", lambda: self._store.bytes)
         watch("mlflow_proxy_requests_in_flight", "Requests being answered.", lambda: len(self._in_flight))
@@ -427,13 +435,13 @@ async def serving(
             await runner.setup()
         except OSError as error:
             raise cannot_listen(settings.admin.host, settings.admin.port, error, "admin.") from None
-        try:
-            listening = place.shared if place is not None else None
-            for site in _sites(runner, settings.host, settings.port, listening, context):
-                await site.start()
-        except OSError as error:
-            raise cannot_listen(settings.host, settings.port, error) from None
         async with tls.watching([*certificate, *proxy.reloaded]), proxy.watching_upstream():
+            try:
+                listening = place.shared if place is not None else None
+                for site in _sites(runner, settings.host, settings.port, listening, context):
+                    await site.start()
+            except OSError as error:
+                raise cannot_listen(settings.host, settings.port, error) from None
             yield _url(runner, context)
     finally:
         proxy.leave()

@@ -18,6 +18,8 @@ from proxy.upstream.client import read_whole
 from proxy.upstream.decoding import decoded
 from proxy.workspace import Call, Workspace
 
+HEAD_START = 1.0
+"""Seconds that a start may be held up by the first question."""
 _FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 60.0
 """Seconds between two questions while the upstream has no answer."""
 _LEAST_LIFETIME = 60.0
@@ -38,7 +40,8 @@ async def ask(workspace: Workspace, patience: float) -> UpstreamKind | None:
     deadline = asyncio.get_running_loop().time() + patience
     request = UpstreamRequest("GET", DOCUMENT, (*OWN_FIELDS, ("Cache-Control", "no-cache")), public=True)
     try:
-        async with workspace.call(Call(Group.NONE, request, lambda: deadline, shared=True)) as got:
+        call = Call(Group.NONE, request, lambda: deadline, shared=True, probe=True)
+        async with workspace.call(call) as got:
             codings = got.headers.getall("Content-Encoding", ())
             try:
                 body = decoded(await read_whole(got, _LARGEST), codings, _LARGEST)
@@ -57,9 +60,25 @@ async def watching(
     jitter: Callable[[], float],
     changed: Callable[[], None],
 ) -> AsyncIterator[None]:
-    """Keep ``known`` up to date until the context is left; waits for nothing."""
-    task = asyncio.create_task(keep_asking(known, ask, lifetime, jitter, changed))
+    """Keep ``known`` up to date until the context is left.
+
+    Is entered when the upstream has answered, or has not for ``HEAD_START`` seconds: what the first clients
+    of a proxy that starts together with them are served, and under which fields, depends on it.
+    """
+    asked = asyncio.Event()
+
+    async def ask_once() -> UpstreamKind | None:
+        try:
+            return await ask()
+        finally:
+            # Set before what was found is learnt; whoever waits for it runs after that.
+            asked.set()
+
+    task = asyncio.create_task(keep_asking(known, ask_once, lifetime, jitter, changed))
     try:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(HEAD_START):
+                await asked.wait()
         yield
     finally:
         task.cancel()
@@ -76,10 +95,13 @@ async def keep_asking(
 ) -> NoReturn:
     """Ask at once, again with growing pauses until there is an answer, and then whenever that is old.
 
-    ``lifetime`` is the seconds that an answer counts for, ``jitter`` uniform in [0, 1): members of a fleet
-    that start together do not ask together. ``changed`` is called when the kind has become another one.
+    ``lifetime`` is the seconds that an answer counts for. One that finds no workspace parts all callers, and
+    may be a gateway's while the workspace starts or is mended: the first counts for a minute, each further
+    one for twice as long. ``jitter`` is uniform in [0, 1): members of a fleet that start together do not ask
+    together. ``changed`` is called when the kind has become another one.
     """
-    unanswered = 0
+    unanswered = others = 0
+    lifetime = max(_LEAST_LIFETIME, lifetime)
     while True:
         found = await ask()
         if found is None:
@@ -90,4 +112,9 @@ async def keep_asking(
         unanswered = 0
         if known.learn(found):
             changed()
-        await asyncio.sleep(max(_LEAST_LIFETIME, lifetime))
+        if found.is_databricks:
+            others = 0
+            await asyncio.sleep(lifetime)
+        else:
+            await asyncio.sleep(min(lifetime, _LEAST_LIFETIME * 2.0 ** min(others, 30)))
+            others += 1

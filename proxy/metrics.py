@@ -57,6 +57,11 @@ class Metrics:
             ["route", "reason"],
             registry=self.registry,
         )
+        self.proofs = Counter(
+            "mlflow_proxy_proofs",
+            "Calls made to learn whether a caller may read a model, so that it may share answers about it.",
+            registry=self.registry,
+        )
         self.splits = Counter(
             "mlflow_proxy_split_questions",
             "Equal questions asked apart because of a request field, by its name and the setting that would "

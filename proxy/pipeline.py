@@ -140,6 +140,10 @@ class Pipeline:
         """Return what counts of a client's fields: who asks is made of them, and they go out."""
         return self._forwarding.fields(request)
 
+    def upstream_changed(self) -> None:
+        """Take note that the upstream is known to be of another kind, and may get other fields now."""
+        self._splits.forget()
+
     async def handle(self, request: web.Request, route: Route) -> Reply:
         """Answer a client's request, whatever it is. Raises AnswerableError."""
         headers = self.fields(request)
@@ -261,7 +265,8 @@ class Pipeline:
         if proof is None or self._store.get(read.key, now) is not None:
             return await self._read(read, asker, deadline)
         common = read.within(asker.common_partition(proof))
-        if self._places.known(_place(common), now):
+        if (personal := self._places.known(_place(common), now)) is not None:
+            self._metrics.personal_answers.labels(read.route.name, personal).inc()
             return await self._read(read, asker, deadline)
         shared = await self._read_common(common, asker, deadline)
         if shared is None or (shared.personal is not None and shared.outcome is Outcome.COLLAPSED):
@@ -295,6 +300,7 @@ class Pipeline:
         if known is not None and known.refusal is not None and not asker.fresh:
             return Answer(read.key, known.refusal, Outcome.HIT, now, age=0)
         asked = {"name": model}
+        self._metrics.proofs.inc()
         answer = await self._ask_beside(read, asker, PROOF, asked, deadline)
         if answer.response.status == 200 and self._proofs.get(asked_by(read), model, now) is None:
             # It was stored too long ago, or asked before permissions were written, to prove anything.
@@ -431,7 +437,12 @@ class Pipeline:
             self._metrics.personal_answers.labels(read.route.name, personal).inc()
             log.info("answer is its caller's own", route=read.route.name, reason=personal)
         if self._places.note(_place(read), personal, time.monotonic()):
-            log.warning("answers of the workspace cannot be shared", route=read.route.name, reason=personal)
+            log.warning(
+                "answers of the workspace cannot be shared",
+                route=read.route.name,
+                reason=personal,
+                remedy="if a gateway on the way says so and need not, stop it there",
+            )
 
     def _note_split(self, read: Read, asker: Asker) -> None:
         """Tell the operator of fields that keep a question from being the same as the one before it."""

@@ -105,6 +105,8 @@ def _check_host(host: str) -> None:
 def _check_token(name: str) -> None:
     if not is_token(name):
         raise ValueError(f"{_short(name)} is no name of a field or cookie; give one such as x-my-trace")
+    if "*" in name:  # which a name may have by RFC 9110, and none has
+        raise ValueError(f"{_short(name)} has a wildcard, but names are compared whole; give each of them")
 
 
 def _check_neutral(name: str) -> None:

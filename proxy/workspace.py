@@ -87,6 +87,8 @@ class Call:
     attempts: Attempts | None = None
     """Told of each attempt and its refusal, if it matters to whoever calls."""
     party: Party | None = None
+    probe: bool = False
+    """Whether it is made for the proxy itself, so that its failure says nothing about clients' calls."""
     common: bool = False
     """Whether those who wait have credentials of their own, so that each can ask for itself."""
 
@@ -212,7 +214,7 @@ class Workspace:
         status = "error"
         with (
             slot if slot is not None else nullcontext(),
-            self.circuit.through(telling=call.stream is None) as note_answer,
+            self.circuit.through(telling=call.stream is None and not call.probe) as note_answer,
         ):
             try:
                 async with self._client.open(

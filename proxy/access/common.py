@@ -3,6 +3,7 @@
 ``now`` in monotonic seconds comes in.
 """
 
+from dataclasses import dataclass
 from enum import StrEnum
 
 from cachetools import LRUCache
@@ -69,11 +70,20 @@ Place = tuple[str, str]
 """Who would share an answer, and the name of its route."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Row:
+    """Personal answers in a row: how many, when and why the last one."""
+
+    count: int
+    last: float
+    why: Personal
+
+
 class PersonalPlaces:
     """Where the workspace says of each answer that it depends on who asks, so that none is worth sharing."""
 
     def __init__(self) -> None:
-        self._in_a_row: LRUCache[Place, tuple[int, float]] = LRUCache(_MOST_PLACES)
+        self._in_a_row: LRUCache[Place, _Row] = LRUCache(_MOST_PLACES)
 
     def note(self, place: Place, personal: Personal | None, now: float) -> bool:
         """Note a success that was asked for in a common name; returns whether that was news."""
@@ -81,11 +91,12 @@ class PersonalPlaces:
             self._in_a_row.pop(place, None)
         if personal is None or personal is Personal.UNDESCRIBED:
             return False  # a gateway's word for one caller says nothing about the others
-        count, _ = self._in_a_row.get(place, (0, now))
-        self._in_a_row[place] = count + 1, now
-        return count + 1 == _IN_A_ROW
+        before = self._in_a_row.get(place)
+        count = 1 + (before.count if before is not None else 0)
+        self._in_a_row[place] = _Row(count, now, personal)
+        return count == _IN_A_ROW
 
-    def known(self, place: Place, now: float) -> bool:
-        """Whether to ask in each caller's own name at once."""
-        count, last = self._in_a_row.get(place, (0, now))
-        return count >= _IN_A_ROW and now < last + _TRIED_AGAIN
+    def known(self, place: Place, now: float) -> Personal | None:
+        """Return why to ask in each caller's own name at once, None if an answer may be shared."""
+        row = self._in_a_row.get(place)
+        return row.why if row and row.count >= _IN_A_ROW and now < row.last + _TRIED_AGAIN else None

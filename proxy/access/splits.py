@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from cachetools import LRUCache
 
-from proxy.mlflow_api.caller_fields import Tells, cookie_pairs, row_of
+from proxy.mlflow_api.caller_fields import Tells, cookie_pairs, cookies_count_apart, row_of
 from proxy.mlflow_api.headers import Fields
 
 _MOST_QUESTIONS = 2048
@@ -41,12 +41,12 @@ class Split:
 
     @property
     def remedy(self) -> str:
-        """What an operator can do about it, in words."""
+        """What an operator can do about it, and when."""
         row = row_of(self.name)
         if not self.setting:
-            return "none: it may choose the answer"
+            return "none here, since it may choose the answer: clients that send the same value share"
         if row is not None and row.tells is Tells.ADDRESS:
-            return f"if the upstream refuses nobody by the address, add it to {self.setting}"
+            return f"if the upstream answers the same to clients at any address, add it to {self.setting}"
         return f"if it tells nothing about the caller, add it to {self.setting}"
 
 
@@ -69,6 +69,10 @@ class Splits:
             return ()
         return tuple(sorted({split for split, _ in last ^ current}, key=str))
 
+    def forget(self) -> None:
+        """Forget whose questions there were: callers are told apart by other fields from now on."""
+        self._last.clear()
+
     def named(self, split: Split) -> tuple[str, bool]:
         """Return what a metric calls it, and whether it is named for the first time."""
         name = str(split)
@@ -82,7 +86,7 @@ class Splits:
 
 def _parts(fields: Iterable[tuple[str, str]]) -> Iterator[tuple[Split, str]]:
     for name, value in fields:
-        if name.lower() == "cookie":
+        if name.lower() == "cookie" and cookies_count_apart(value):
             for cookie, pair in cookie_pairs(value):
                 yield Split(name, cookie), pair
         else:

@@ -10,8 +10,8 @@ from typing import Any
 READY = "READY"
 
 _OF_A_LISTING = frozenset({"files", "next_page_token", "root_uri"})
-"""Members of a page of ``list-artifacts``. An object that has only others is something else, an error perhaps;
-one that has none is an empty directory."""
+"""Members of a page of ``list-artifacts``. An object that has only others is something else, such as an
+error; one that has none is an empty directory."""
 
 _DIGITS = re.compile("[0-9]{1,18}")
 

@@ -302,7 +302,7 @@ class CallerFields:
 
     def _counted_cookies(self, value: str) -> str:
         """Return the pairs of a Cookie field that count; all of it where servers may read it differently."""
-        if _NOT_PLAIN_COOKIES.search(value):
+        if not cookies_count_apart(value):
             return value
         return "; ".join(pair for name, pair in cookie_pairs(value) if not self._is_sticky(name))
 
@@ -312,6 +312,11 @@ class CallerFields:
 
 WELL_KNOWN = CallerFields()
 """The table alone."""
+
+
+def cookies_count_apart(value: str) -> bool:
+    """Whether the pairs of a Cookie field count one by one, and not all of it as a whole."""
+    return _NOT_PLAIN_COOKIES.search(value) is None
 
 
 def cookie_pairs(value: str) -> Iterator[tuple[str, str]]:

@@ -7,7 +7,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from proxy.demo.workspace import EmulatedWorkspace, WorkspaceOptions
-from proxy.settings import AccessSettings, CacheSettings
+from proxy.settings import AccessSettings, CacheSettings, ConnectionSettings
 from tests.integration.conftest import sample
 from tests.integration.support import (
     CONFIG,
@@ -26,6 +26,7 @@ from tests.integration.support import (
 )
 
 AUTO = AccessSettings()
+FORWARDING = ConnectionSettings(forwarded_fields="auto")
 VERSION = {"name": "m", "version": "1"}
 LASTING = CacheSettings(mutable_ttl=3600, not_found_ttl=3600, unverified_ttl=3600)
 
@@ -79,3 +80,28 @@ async def test_until_the_upstream_has_answered_each_has_its_own(upstream: Upstre
             await until_shared(url, "proven")
     [told] = [line for line in logs if line["event"] == "the upstream's kind is known"]
     assert (told["sharing"], told["kind"], CONFIG in told["reason"]) == ("proven", "databricks", True)
+
+
+async def test_fields_that_the_proxy_adds_for_a_while_are_not_told_as_what_parts_callers(
+    upstream: Upstream,
+) -> None:
+    status = "503 Down"
+
+    async def respond(inbound: Inbound) -> None:
+        body = json.dumps({"oidc_endpoint": "https://w/oidc"}).encode()
+        said = status if CONFIG in inbound.target else "200 OK"
+        await answering(f"HTTP/1.1 {said}\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body)(inbound)
+
+    upstream.respond = respond
+    target, own = f"/api/2.0/mlflow/{LIST}?name=m&version=1", [("Authorization", "a")]
+    with capture_logs() as logs:
+        async with proxied(upstream.url, access=AUTO, connections=FORWARDING) as url:
+            await raw(url, "GET", target, own)
+            [before] = [inbound for inbound in upstream.seen if LIST in inbound.target]
+            status = "200 OK"
+            await until_shared(url, "proven")
+            upstream.seen.clear()
+            await raw(url, "GET", target, own)
+            after = next(inbound for inbound in upstream.seen if LIST in inbound.target)
+    assert [inbound.all("X-Forwarded-For") for inbound in (before, after)] == [["127.0.0.1"], []]
+    assert not [line for line in logs if "asked apart" in line["event"]]

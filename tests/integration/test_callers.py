@@ -307,7 +307,7 @@ async def test_where_every_answer_is_personal_no_call_is_lost_on_sharing(
         metrics = (await raw(url, "GET", "/-/metrics")).body.decode()
     assert len(asked_for(upstream, LIST)) == 10 + 5
     reason = field[0].lower()
-    assert f'mlflow_proxy_personal_answers_total{{reason="{reason}",route="{LIST}"}} 2.0' in metrics
+    assert f'mlflow_proxy_personal_answers_total{{reason="{reason}",route="{LIST}"}} 15.0' in metrics
 
 
 async def test_no_cache_is_not_answered_from_a_remembered_refusal(upstream: Upstream) -> None:
@@ -364,7 +364,7 @@ async def test_a_field_that_keeps_equal_questions_apart_is_named_once(upstream: 
         "X-My-Trace": "access.neutral_fields",
         "Cookie SERVERID": "access.neutral_cookies",
         "Cookie session": "access.neutral_cookies",
-        "X-Mlflow-Workspace": "answer",
+        "X-Mlflow-Workspace": "share",
     }
     assert 'split_questions_total{field="X-My-Trace",setting="access.neutral_fields"}' in metrics
 

@@ -125,7 +125,7 @@ def test_a_place_that_only_gives_personal_answers_is_asked_in_each_name_for_a_wh
     assert not places.note(place, Personal.VARY, 0.0)
     assert not places.known(place, 0.0)
     assert places.note(place, Personal.CACHE_CONTROL, 1.0)
-    assert places.known(place, 60.9)
+    assert places.known(place, 60.9) is Personal.CACHE_CONTROL
     assert not places.known(("common", "another"), 60.9)
     assert not places.known(place, 61.0)  # tried again, once a minute
     assert not places.note(place, Personal.VARY, 61.0)

@@ -206,7 +206,9 @@ def test_wrong_arguments(
         ("--access.neutral-fields", "Authorization"),
         ("--access.neutral-fields", "x-mlflow-workspace"),
         ("--access.neutral-fields", "X-Forwarded-User"),
+        ("--access.neutral-fields", "x-trace-*"),
         ("--access.neutral-cookies", "a=b"),
+        ("--access.neutral-cookies", "BIGipServer*"),
     ],
 )
 def test_wrong_values(

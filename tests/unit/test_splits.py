@@ -24,6 +24,13 @@ def test_a_cookie_is_named_by_itself() -> None:
     assert (str(found), found.setting) == ("Cookie SERVERID", "access.neutral_cookies")
 
 
+def test_a_cookie_field_that_counts_as_a_whole_is_named_as_a_whole() -> None:
+    splits = Splits()
+    splits.note("q", [("Cookie", 'sid="s"; SERVERID=1')])
+    [found] = splits.note("q", [("Cookie", 'sid="s"; SERVERID=2')])
+    assert (str(found), found.setting) == ("Cookie", "")
+
+
 def test_the_setting_is_named_where_there_is_one() -> None:
     assert Split("X-Trace").setting == "access.neutral_fields"
     assert Split("X-Forwarded-For").setting == "access.neutral_fields"
@@ -31,6 +38,15 @@ def test_the_setting_is_named_where_there_is_one() -> None:
     remedies = [Split(name).remedy for name in ("X-Trace", "X-Forwarded-For", "X-Mlflow-Workspace")]
     assert len(set(remedies)) == 3
     assert all("access.neutral_fields" in remedy for remedy in remedies[:2])
+
+
+def test_the_remedy_says_when_it_is_one() -> None:
+    assert Split("X-Trace").remedy.startswith("if it tells nothing about the caller, ")
+    # An address does tell something: this proxy itself adds it for servers that judge by it.
+    assert Split("X-Forwarded-For").remedy.startswith(
+        "if the upstream answers the same to clients at any address"
+    )
+    assert Split("X-Databricks-Org-Id").remedy.startswith("none here")
 
 
 def test_clients_cannot_make_up_names_without_end() -> None:

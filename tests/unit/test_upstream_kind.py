@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.access.mode import Setting, in_force
-from proxy.discovery import keep_asking
+from proxy.discovery import HEAD_START, keep_asking, watching
 from proxy.mlflow_api.upstream_kind import (
     NOT_ASKED,
     Kind,
@@ -156,7 +156,19 @@ def asked(answers: Iterable[UpstreamKind | None], lifetime: float = 3600, jitter
 
 
 def test_it_asks_at_once_and_then_when_the_answer_is_old() -> None:
-    assert asked([OTHER, OTHER, OTHER], lifetime=3600, jitter=0.3).asked == [0, 3600, 7200, 10800]
+    assert asked([DATABRICKS] * 3, lifetime=3600, jitter=0.3).asked == [0, 3600, 7200, 10800]
+
+
+def test_what_finds_no_workspace_grows_old_by_and_by() -> None:
+    found = [OTHER] * 8
+    moments = asked(found, lifetime=3600, jitter=0.3).asked
+    assert [b - a for a, b in pairwise(moments)] == [60, 120, 240, 480, 960, 1920, 3600, 3600]
+
+
+def test_a_gateway_that_answers_for_a_starting_workspace_costs_a_minute() -> None:
+    upstream = asked([OTHER, DATABRICKS, OTHER, DATABRICKS], lifetime=3600)
+    assert upstream.asked == [0, 60, 3660, 3720, 7320]
+    assert upstream.told == [OTHER, DATABRICKS, OTHER, DATABRICKS]
 
 
 @pytest.mark.parametrize("lifetime", [0.0, 1.0, 60.0])
@@ -180,7 +192,7 @@ def test_no_answer_leaves_what_is_known_and_the_pauses_begin_anew() -> None:
     upstream = asked([None, None, DATABRICKS, None, None, OTHER], lifetime=100, jitter=1.0)
     unknown, databricks, other = Kind.UNKNOWN, Kind.DATABRICKS, Kind.OTHER
     assert upstream.seen == [unknown, unknown, unknown, databricks, databricks, databricks, other]
-    assert upstream.asked == [0, 1, 3, 103, 104, 106, 206]
+    assert upstream.asked == [0, 1, 3, 103, 104, 106, 166]
 
 
 def test_a_change_is_told_once_and_why() -> None:
@@ -206,3 +218,21 @@ def test_how_answers_are_shared_follows_the_kind_only_where_it_is_left_open(foun
     assert found.reason in auto.reason
     fixed: tuple[Setting, ...] = ("credential", "proven", "service")
     assert [in_force(setting, found).mode for setting in fixed] == list(fixed)
+
+
+@pytest.mark.parametrize(("takes", "held_up"), [(0.3, 0.3), (30.0, HEAD_START)])
+def test_a_start_waits_for_the_first_answer_a_moment_at_most(takes: float, held_up: float) -> None:
+    async def main() -> None:
+        known = KnownUpstream(at_first("http://upstream", asks=True))
+
+        async def ask() -> UpstreamKind | None:
+            await asyncio.sleep(takes)
+            return DATABRICKS
+
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        async with watching(known, ask, 3600, lambda: 0.0, lambda: None):
+            assert loop.time() - began == pytest.approx(held_up)
+            assert known.current.is_databricks == (takes == held_up)
+
+    virtual_time.run(main())
