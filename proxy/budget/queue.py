@@ -214,7 +214,7 @@ class Queue:
             outside=pacer.outside(now),
             seconds_since_429=None if last is None else now - last,
             pause_seconds=pacer.pause(now),
-            refused_alone=self._singled_out.alone,
+            refused_alone=self._singled_out.alone(now),
         )
 
     async def acquire(
