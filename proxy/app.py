@@ -27,7 +27,7 @@ from proxy.access import clients as access_clients
 from proxy.access import databricks
 from proxy.access.credential import Credentials, Fetched, TokenFile
 from proxy.access.files import WatchedFile
-from proxy.access.mode import Sharing, in_force
+from proxy.access.mode import Sharing, in_force, mode
 from proxy.access.proofs import Proofs
 from proxy.access.service import ServiceAccess
 from proxy.access.sharing import Access
@@ -525,11 +525,11 @@ def _access(settings: Settings, upstream: KnownUpstream) -> Callable[[bytes], Ac
     access = settings.access
     if access.sharing != "service":
         caller_fields = CallerFields(access.neutral_fields, access.neutral_cookies)
-
-        def proven() -> bool:
-            return access.sharing == "proven" or (access.sharing == "auto" and upstream.current.is_databricks)
-
-        return partial(Access, caller_fields=caller_fields, proven=proven)
+        return partial(
+            Access,
+            caller_fields=caller_fields,
+            proven=lambda: mode(access.sharing, upstream.current) == "proven",
+        )
     clients = None
     if access.clients_file:
         clients = WatchedFile(

@@ -52,7 +52,7 @@ class Access:
     """
 
     def __init__(
-        self, key: bytes, caller_fields: CallerFields = WELL_KNOWN, proven: Callable[[], bool] = bool
+        self, key: bytes, caller_fields: CallerFields = WELL_KNOWN, proven: Callable[[], bool] = lambda: False
     ) -> None:
         self._key = key
         self._caller_fields = caller_fields
