@@ -194,7 +194,7 @@ class Queue:
         self.serve()
 
     def __len__(self) -> int:
-        return sum(map(self.waiting, Priority))
+        return sum(map(len, self._lines.values())) + sum(map(len, self._held.values()))
 
     def waiting(self, priority: Priority) -> int:
         """Return how many calls of a class wait."""
