@@ -74,16 +74,25 @@ class PersonalPlaces:
 
     def __init__(self) -> None:
         self._in_a_row: LRUCache[Place, tuple[int, float]] = LRUCache(_MOST_PLACES)
+        self._told: set[str] = set()
+        """Names of the routes that have had such a place: each model is a place of its own."""
 
     def note(self, place: Place, personal: Personal | None, now: float) -> bool:
-        """Note a success that was asked for in a common name; returns whether that was news."""
+        """Note a success that was asked for in a common name.
+
+        Returns whether its place is the first of its route from which nothing can be shared.
+        """
         if personal is None:
             self._in_a_row.pop(place, None)
         if personal is None or personal is Personal.UNDESCRIBED:
             return False  # a gateway's word for one caller says nothing about the others
         count, _ = self._in_a_row.get(place, (0, now))
         self._in_a_row[place] = count + 1, now
-        return count + 1 == _IN_A_ROW
+        _, route = place
+        news = count + 1 == _IN_A_ROW and route not in self._told
+        if news:
+            self._told.add(route)
+        return news
 
     def known(self, place: Place, now: float) -> bool:
         """Whether to ask in each caller's own name at once."""
