@@ -4,8 +4,9 @@
             -> respond
 
 ``handle`` is the line for a client's request, ``ask`` for a question that the proxy has to put to the
-registry itself. Requests whose answers may be shared take ``_read``, all others ``_forward``. Both end in
-``Workspace.call``, which is the part from budget to upstream.
+registry itself. Requests whose answers may be shared take ``_admitted``, which decides by whom (the caller
+alone, or all who have proven that they may read the model), and then ``_read``; all others take ``_forward``.
+Both end in ``Workspace.call``, which is the part from budget to upstream.
 """
 
 import asyncio
@@ -429,7 +430,7 @@ class Pipeline:
             return  # a refusal or a failure: the caller's own, and nothing that the next would get
         if personal is not None:
             self._metrics.personal_answers.labels(read.route.name, personal).inc()
-            log.info("answer is its caller's own", route=read.route.name, reason=personal)
+            log.debug("answer is its caller's own", route=read.route.name, reason=personal)
         if self._places.note(_place(read), personal, time.monotonic()):
             log.warning("answers of the workspace cannot be shared", route=read.route.name, reason=personal)
 
@@ -444,9 +445,7 @@ class Pipeline:
                 log.warning(
                     "equal questions are asked apart because of a request field",
                     field=name,
-                    remedy=f"if it tells nothing about the caller, add it to {split.setting}"
-                    if split.setting
-                    else "none: it may choose the answer",
+                    remedy=split.remedy,
                 )
 
     async def _look_up_status(self, flight: Flight, asker: Asker) -> None:

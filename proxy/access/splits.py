@@ -11,7 +11,7 @@ from itertools import islice
 
 from cachetools import LRUCache
 
-from proxy.mlflow_api.caller_fields import cookie_pairs, row_of
+from proxy.mlflow_api.caller_fields import Tells, cookie_pairs, row_of
 from proxy.mlflow_api.headers import Fields
 
 _MOST_QUESTIONS = 2048
@@ -42,6 +42,16 @@ class Split:
             return "access.neutral_cookies"
         row = row_of(self.name)
         return "" if row is not None and row.fixed else "access.neutral_fields"
+
+    @property
+    def remedy(self) -> str:
+        """What an operator can do about it, and on which condition."""
+        if not self.setting:
+            return "none: it may choose the answer"
+        row = row_of(self.name)
+        if row is not None and row.tells is Tells.ADDRESS:
+            return f"if the upstream answers all addresses alike, add it to {self.setting}"
+        return f"if it tells nothing about the caller, add it to {self.setting}"
 
 
 class Splits:
