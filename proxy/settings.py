@@ -362,8 +362,8 @@ class Settings(BaseSettings):
     port: int = Field(8080, ge=0, le=65535, description="port to listen on, 0 for any free one")
     allowed_hosts: Annotated[tuple[str, ...], NoDecode, _listed("host names", _check_host)] = Field(
         (),
-        description="names that clients may call the proxy by, with commas between them, beside localhost where it "
-        "listens on that",
+        description="names that clients may call the proxy by, with commas between them, beside localhost "
+        "where it listens on that",
     )
     redis: str = Field(
         "", description="URL of the Redis or Valkey that all proxies of this workspace share, if there is one"
