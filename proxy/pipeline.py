@@ -258,18 +258,28 @@ class Pipeline:
         proof = await self._proof(read, model, asker, deadline)
         if isinstance(proof, Answer):
             return proof
-        now = time.monotonic()
-        if proof is None or self._store.get(read.key, now) is not None:
+        if proof is None:
             return await self._read(read, asker, deadline)
-        common = read.within(asker.common_partition(proof))
+        answer = await self._read_proven(read, asker, proof, deadline)
+        if answer.response.status in {401, 403}:
+            self._proofs.withdraw(asked_by(read), model, time.monotonic())
+        return answer
+
+    async def _read_proven(self, read: Read, asker: Asker, created: int, deadline: float) -> Answer:
+        """Answer a read from what those share who may read its model, or alone.
+
+        ``created`` is when the model was.
+        """
+        now = time.monotonic()
+        if self._store.get(read.key, now) is not None:
+            return await self._read(read, asker, deadline)
+        common = read.within(asker.common_partition(created))
         if self._places.known(_place(common), now):
             return await self._read(read, asker, deadline)
         shared = await self._read_common(common, asker, deadline)
         if shared is None or (shared.personal is not None and shared.outcome is Outcome.COLLAPSED):
             # Said to another caller, which may have lost what this one has; or what each has of its own.
             return await self._read(read, asker, deadline)
-        if shared.response.status in {401, 403}:
-            self._proofs.withdraw(asked_by(read), model)
         return shared
 
     async def _read_common(self, common: Read, asker: Asker, deadline: float) -> Answer | None:
