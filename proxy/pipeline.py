@@ -448,7 +448,9 @@ class Pipeline:
         """Tell the operator of fields that keep a question from being the same as the one before it."""
         told = asker.told
         by = "" if read.common else hash(told.credential)
-        for split in self._splits.note((by, *read.key[1:]), told.counted if read.common else told.fields):
+        # What this proxy adds itself, or no longer does, is nothing that an operator could change.
+        question = (self._forwarding.appends, by, *read.key[1:])
+        for split in self._splits.note(question, told.counted if read.common else told.fields):
             name, first = self._splits.named(split)
             self._metrics.splits.labels(name).inc()
             if first:

@@ -7,7 +7,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from proxy.demo.workspace import EmulatedWorkspace, WorkspaceOptions
-from proxy.settings import AccessSettings, CacheSettings
+from proxy.settings import AccessSettings, CacheSettings, ConnectionSettings
 from tests.integration.conftest import sample
 from tests.integration.support import (
     CONFIG,
@@ -79,3 +79,27 @@ async def test_until_the_upstream_has_answered_each_has_its_own(upstream: Upstre
             await until_shared(url, "proven")
     [told] = [line for line in logs if line["event"] == "the upstream's kind is known"]
     assert (told["sharing"], told["kind"], CONFIG in told["reason"]) == ("proven", "databricks", True)
+
+
+async def test_what_the_proxy_said_of_a_caller_until_then_is_no_field_of_the_callers(
+    upstream: Upstream,
+) -> None:
+    known = False
+
+    async def respond(inbound: Inbound) -> None:
+        status = "200 OK" if known or CONFIG not in inbound.target else "503 Down"
+        body = json.dumps({"oidc_endpoint": "https://w/oidc"}).encode()
+        await answering(f"HTTP/1.1 {status}\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body)(inbound)
+
+    upstream.respond = respond
+    target = "/api/2.0/mlflow/registered-models/search"
+    with capture_logs() as logs:
+        connections = ConnectionSettings(forwarded_fields="auto")
+        async with proxied(upstream.url, access=AUTO, connections=connections) as url:
+            for _ in range(2):
+                await raw(url, "GET", target, [("Authorization", "a"), ("Cache-Control", "max-age=0")])
+                known = True
+                await until_shared(url, "proven")
+    asked = [inbound.all("X-Forwarded-For") for inbound in upstream.seen if inbound.target == target]
+    assert [bool(addresses) for addresses in asked] == [True, False]
+    assert not [line for line in logs if "asked apart" in line["event"]]
