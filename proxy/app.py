@@ -27,7 +27,7 @@ from proxy.access import clients as access_clients
 from proxy.access import databricks
 from proxy.access.credential import Credentials, Fetched, TokenFile
 from proxy.access.files import WatchedFile
-from proxy.access.mode import Sharing, in_force
+from proxy.access.mode import Sharing, in_force, mode
 from proxy.access.proofs import Proofs
 from proxy.access.service import ServiceAccess
 from proxy.access.sharing import Access
@@ -205,7 +205,6 @@ class Proxy:
         )
 
     def _kind_changed(self) -> None:
-        self.pipeline.upstream_changed()
         tell = log.info if self.kind.current.is_databricks else log.warning
         tell("the upstream's kind is known", **asdict(self.kind.current), sharing=self.sharing.mode)
 
@@ -533,11 +532,11 @@ def _access(settings: Settings, upstream: KnownUpstream) -> Callable[[bytes], Ac
     access = settings.access
     if access.sharing != "service":
         caller_fields = CallerFields(access.neutral_fields, access.neutral_cookies)
-
-        def proven() -> bool:
-            return access.sharing == "proven" or (access.sharing == "auto" and upstream.current.is_databricks)
-
-        return partial(Access, caller_fields=caller_fields, proven=proven)
+        return partial(
+            Access,
+            caller_fields=caller_fields,
+            proven=lambda: mode(access.sharing, upstream.current) == "proven",
+        )
     clients = None
     if access.clients_file:
         clients = WatchedFile(

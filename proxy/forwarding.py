@@ -23,9 +23,14 @@ class Forwarding:
         self._upstream = upstream
         self._as_sent = as_sent
 
+    @property
+    def appends(self) -> bool:
+        """Whether the upstream is told what this proxy sees of its clients; it may change at any moment."""
+        return self._when == "always" or (self._when == "auto" and not self._upstream.current.is_databricks)
+
     def fields(self, request: web.Request) -> list[tuple[str, str]]:
         """Return the end-to-end fields of a client's request, as the upstream may get them."""
         fields = end_to_end(request.headers.items())
-        if self._when == "always" or (self._when == "auto" and not self._upstream.current.is_databricks):
+        if self.appends:
             return forwarded(fields, request.remote, request.scheme, request.headers.get("Host"))
         return fields if self._as_sent else without(fields, FORWARDED)

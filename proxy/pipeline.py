@@ -4,8 +4,9 @@
             -> respond
 
 ``handle`` is the line for a client's request, ``ask`` for a question that the proxy has to put to the
-registry itself. Requests whose answers may be shared take ``_read``, all others ``_forward``. Both end in
-``Workspace.call``, which is the part from budget to upstream.
+registry itself. Requests whose answers may be shared take ``_admitted``, which decides by whom (the caller
+alone, or all who have proven that they may read the model), and then ``_read``; all others take ``_forward``.
+Both end in ``Workspace.call``, which is the part from budget to upstream.
 """
 
 import asyncio
@@ -140,10 +141,6 @@ class Pipeline:
         """Return what counts of a client's fields: who asks is made of them, and they go out."""
         return self._forwarding.fields(request)
 
-    def upstream_changed(self) -> None:
-        """Take note that the upstream is known to be of another kind, and may get other fields now."""
-        self._splits.forget()
-
     async def handle(self, request: web.Request, route: Route) -> Reply:
         """Answer a client's request, whatever it is. Raises AnswerableError."""
         headers = self.fields(request)
@@ -261,10 +258,22 @@ class Pipeline:
         proof = await self._proof(read, model, asker, deadline)
         if isinstance(proof, Answer):
             return proof
-        now = time.monotonic()
-        if proof is None or self._store.get(read.key, now) is not None:
+        if proof is None:
             return await self._read(read, asker, deadline)
-        common = read.within(asker.common_partition(proof))
+        answer = await self._read_proven(read, asker, proof, deadline)
+        if answer.response.status in {401, 403}:
+            self._proofs.withdraw(asked_by(read), model, time.monotonic())
+        return answer
+
+    async def _read_proven(self, read: Read, asker: Asker, created: int, deadline: float) -> Answer:
+        """Answer a read from what those share who may read its model, or alone.
+
+        ``created`` is when the model was.
+        """
+        now = time.monotonic()
+        if self._store.get(read.key, now) is not None:
+            return await self._read(read, asker, deadline)
+        common = read.within(asker.common_partition(created))
         if (personal := self._places.known(_place(common), now)) is not None:
             self._metrics.personal_answers.labels(read.route.name, personal).inc()
             return await self._read(read, asker, deadline)
@@ -272,8 +281,6 @@ class Pipeline:
         if shared is None or (shared.personal is not None and shared.outcome is Outcome.COLLAPSED):
             # Said to another caller, which may have lost what this one has; or what each has of its own.
             return await self._read(read, asker, deadline)
-        if shared.response.status in {401, 403}:
-            self._proofs.withdraw(asked_by(read), model)
         return shared
 
     async def _read_common(self, common: Read, asker: Asker, deadline: float) -> Answer | None:
@@ -435,7 +442,7 @@ class Pipeline:
             return  # a refusal or a failure: the caller's own, and nothing that the next would get
         if personal is not None:
             self._metrics.personal_answers.labels(read.route.name, personal).inc()
-            log.info("answer is its caller's own", route=read.route.name, reason=personal)
+            log.debug("answer is its caller's own", route=read.route.name, reason=personal)
         if self._places.note(_place(read), personal, time.monotonic()):
             log.warning(
                 "answers of the workspace cannot be shared",
@@ -448,7 +455,9 @@ class Pipeline:
         """Tell the operator of fields that keep a question from being the same as the one before it."""
         told = asker.told
         by = "" if read.common else hash(told.credential)
-        for split in self._splits.note((by, *read.key[1:]), told.counted if read.common else told.fields):
+        # What this proxy adds itself, or no longer does, is nothing that an operator could change.
+        question = (self._forwarding.appends, by, *read.key[1:])
+        for split in self._splits.note(question, told.counted if read.common else told.fields):
             name, first = self._splits.named(split)
             self._metrics.splits.labels(name, split.setting).inc()
             if first:

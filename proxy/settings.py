@@ -221,10 +221,13 @@ class AccessSettings(_Section):
     refusal_ttl: Seconds = Field(5, description="proven: how long a refusal counts")
     neutral_fields: Annotated[tuple[str, ...], NoDecode, _listed("field names", _check_neutral)] = Field(
         (),
-        description="request fields that tell nothing about the caller, beside the well-known ones",
+        description="request fields that tell nothing about the caller, with commas between them, beside the "
+        "well-known ones",
     )
     neutral_cookies: Annotated[tuple[str, ...], NoDecode, _listed("cookie names", _check_token)] = Field(
-        (), description="cookies that tell nothing about the caller, such as a load balancer's"
+        (),
+        description="cookies that tell nothing about the caller, such as a load balancer's, with commas"
+        " between them",
     )
     token_file: str = Field(
         "", description="service: file with the workspace's token, read again when it changes"
@@ -360,7 +363,9 @@ class Settings(BaseSettings):
     host: str = Field("127.0.0.1", min_length=1, description="address to listen on")
     port: int = Field(8080, ge=0, le=65535, description="port to listen on, 0 for any free one")
     allowed_hosts: Annotated[tuple[str, ...], NoDecode, _listed("host names", _check_host)] = Field(
-        (), description="names that clients may call the proxy by, beside localhost where it listens on that"
+        (),
+        description="names that clients may call the proxy by, with commas between them, beside localhost "
+        "where it listens on that",
     )
     redis: str = Field(
         "", description="URL of the Redis or Valkey that all proxies of this workspace share, if there is one"

@@ -84,9 +84,14 @@ class PersonalPlaces:
 
     def __init__(self) -> None:
         self._in_a_row: LRUCache[Place, _Row] = LRUCache(_MOST_PLACES)
+        self._told: set[str] = set()
+        """Names of the routes that have had such a place: each model is a place of its own."""
 
     def note(self, place: Place, personal: Personal | None, now: float) -> bool:
-        """Note a success that was asked for in a common name; returns whether that was news."""
+        """Note a success that was asked for in a common name.
+
+        Returns whether its place is the first of its route from which nothing can be shared.
+        """
         if personal is None:
             self._in_a_row.pop(place, None)
         if personal is None or personal is Personal.UNDESCRIBED:
@@ -94,7 +99,11 @@ class PersonalPlaces:
         before = self._in_a_row.get(place)
         count = 1 + (before.count if before is not None else 0)
         self._in_a_row[place] = _Row(count, now, personal)
-        return count == _IN_A_ROW
+        _, route = place
+        news = count == _IN_A_ROW and route not in self._told
+        if news:
+            self._told.add(route)
+        return news
 
     def known(self, place: Place, now: float) -> Personal | None:
         """Return why to ask in each caller's own name at once, None if an answer may be shared."""

@@ -5,25 +5,31 @@ from typing import Literal
 
 from proxy.mlflow_api.upstream_kind import UpstreamKind
 
-Setting = Literal["auto", "credential", "proven", "service"]
+Mode = Literal["credential", "proven", "service"]
+Setting = Literal["auto", Mode]
 
 
 @dataclass(frozen=True, slots=True)
 class Sharing:
     """The mode in force; ``reason`` tells an operator why."""
 
-    mode: Literal["credential", "proven", "service"]
+    mode: Mode
     reason: str
 
 
 def in_force(setting: Setting, upstream: UpstreamKind) -> Sharing:
-    """Return the mode for an upstream of which so much is known.
+    """Return the mode for an upstream of which so much is known, and why."""
+    known = f"; of the upstream is known: {upstream.reason}" if setting == "auto" else ""
+    return Sharing(mode(setting, upstream), f"access.sharing is {setting}{known}")
+
+
+def mode(setting: Setting, upstream: UpstreamKind) -> Mode:
+    """Return the mode alone, which every request has to know.
 
     A Databricks workspace is known to have one permission, Can Read, for a model with all its versions and
     files, which is what a proof is about. Of other servers that is not known: MLflow's own has finer
     permissions, so that each credential keeps to its own answers there.
     """
     if setting != "auto":
-        return Sharing(setting, f"access.sharing is {setting}")
-    mode: Literal["credential", "proven"] = "proven" if upstream.is_databricks else "credential"
-    return Sharing(mode, f"access.sharing is auto; of the upstream is known: {upstream.reason}")
+        return setting
+    return "proven" if upstream.is_databricks else "credential"

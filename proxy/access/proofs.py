@@ -24,6 +24,8 @@ _UNDERSTOOD = frozenset({"alias", "name", "page_token", "path", "stages", "versi
 
 _MOST_BYTES = 40 * 2**20
 """Of proofs, about 100,000; a proof forgotten is one call. Rotated tokens leave no more behind."""
+_MOST_WITHDRAWALS = 4096
+"""Remembered as long as a stored answer may contradict them, which is seconds."""
 _OVERHEAD = 400
 """Bytes of a proof with its key, beside the workspace's words if it refused."""
 _LARGEST_REFUSAL = 64 * 1024
@@ -61,6 +63,7 @@ class Proofs:
         self._forgotten = 0
         self._withdrawn = 0
         self._known: LRUCache[tuple[str, str], Proof] = LRUCache(most_bytes, getsizeof=_size)
+        self._refused_at: LRUCache[tuple[str, str], float] = LRUCache(_MOST_WITHDRAWALS)
 
     def __len__(self) -> int:
         return len(self._known)
@@ -88,6 +91,8 @@ class Proofs:
         if epoch[1] != self._withdrawn or (epoch != self.epoch and not granted):
             return
         if granted:
+            if as_of < self._refused_at.get((credential, model), as_of):
+                return  # a stored answer, or one that was slow: the workspace has said otherwise since
             created = described(response, model)
             # What does not describe the model is a gateway's word (a login page), or a server's that does not
             # say when it was created: it shares nothing, and is asked for anew soon.
@@ -100,11 +105,15 @@ class Proofs:
         elif response.status in REFUSED and len(response.body) <= _LARGEST_REFUSAL:
             self._known[credential, model] = Proof(as_of + self._refused, response)
         else:
-            self.withdraw(credential, model)
+            self._known.pop((credential, model), None)
 
-    def withdraw(self, credential: str, model: str) -> None:
-        """Forget what is known of one credential: it was refused something about the model."""
+    def withdraw(self, credential: str, model: str, now: float) -> None:
+        """Forget what is known of one credential: it was refused something about the model.
+
+        What was granted before ``now`` proves nothing any more.
+        """
         self._known.pop((credential, model), None)
+        self._refused_at[credential, model] = now
 
     def forget(self, models: frozenset[str] | None, *, granted: bool) -> None:
         """Forget the refusals about these models, None for all, and what was ``granted`` too if told so."""

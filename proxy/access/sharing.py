@@ -1,7 +1,8 @@
-"""How clients and the workspace know each other: one object for each value of ``access.sharing``.
+"""How clients and the workspace know each other, which ``access.sharing`` decides.
 
-What belongs here: the questions that the line asks of it, with the answers of ``credential`` and ``proven``,
-where clients bring the workspace's own credentials and the workspace checks them.
+What belongs here: the questions that the pipeline asks of it, with the answers of the modes ``credential``
+and ``proven``, where clients bring the workspace's own credentials and the workspace checks them. Those of
+``service`` are in a module of their own.
 """
 
 from collections.abc import Callable, Mapping
@@ -52,7 +53,7 @@ class Access:
     """
 
     def __init__(
-        self, key: bytes, caller_fields: CallerFields = WELL_KNOWN, proven: Callable[[], bool] = bool
+        self, key: bytes, caller_fields: CallerFields = WELL_KNOWN, proven: Callable[[], bool] = lambda: False
     ) -> None:
         self._key = key
         self._caller_fields = caller_fields

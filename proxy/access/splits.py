@@ -1,11 +1,13 @@
 """Which request fields keep equal questions apart that would otherwise share an answer. Pure.
 
 An unknown field may be a credential, so it counts; if it is a trace or a load balancer's mark, each call then
-fetches for itself, and only the operator can tell. Here it is noticed. Values are kept as hashes.
+fetches for itself, and only the operator can tell. Here it is noticed. Questions and values are kept as
+hashes, and of names no more than a few: clients choose them all, before anyone has checked their credentials.
 """
 
 from collections.abc import Hashable, Iterable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 
 from cachetools import LRUCache
 
@@ -16,6 +18,8 @@ _MOST_QUESTIONS = 2048
 _MOST_NAMES = 64
 """Names that are told apart in metrics and logs: clients choose them."""
 _LONGEST_NAME = 64
+_MOST_PARTS = 32
+"""Fields and cookies of one caller that are looked at; ordinary ones have three or four."""
 OTHER = "other"
 """Stands for the names beyond."""
 
@@ -41,10 +45,10 @@ class Split:
 
     @property
     def remedy(self) -> str:
-        """What an operator can do about it, and when."""
-        row = row_of(self.name)
+        """What an operator can do about it, and on which condition."""
         if not self.setting:
             return "none here, since it may choose the answer: clients that send the same value share"
+        row = row_of(self.name)
         if row is not None and row.tells is Tells.ADDRESS:
             return f"if the upstream answers the same to clients at any address, add it to {self.setting}"
         return f"if it tells nothing about the caller, add it to {self.setting}"
@@ -54,7 +58,7 @@ class Splits:
     """What the fields of the last caller with a question were, and which fields were found to differ."""
 
     def __init__(self) -> None:
-        self._last: LRUCache[Hashable, frozenset[tuple[Split, int]]] = LRUCache(_MOST_QUESTIONS)
+        self._last: LRUCache[int, frozenset[tuple[Split, int]]] = LRUCache(_MOST_QUESTIONS)
         self._found: set[str] = set()
 
     def note(self, question: Hashable, fields: Fields) -> tuple[Split, ...]:
@@ -62,16 +66,13 @@ class Splits:
 
         ``question`` is what was asked and by whom, without ``fields``.
         """
-        current = frozenset((split, hash(value)) for split, value in _parts(fields))
-        last = self._last.get(question)
-        self._last[question] = current
+        current = frozenset((split, hash(value)) for split, value in islice(_parts(fields), _MOST_PARTS))
+        asked = hash(question)
+        last = self._last.get(asked)
+        self._last[asked] = current
         if last is None or last == current:
             return ()
         return tuple(sorted({split for split, _ in last ^ current}, key=str))
-
-    def forget(self) -> None:
-        """Forget whose questions there were: callers are told apart by other fields from now on."""
-        self._last.clear()
 
     def named(self, split: Split) -> tuple[str, bool]:
         """Return what a metric calls it, and whether it is named for the first time."""
@@ -88,6 +89,11 @@ def _parts(fields: Iterable[tuple[str, str]]) -> Iterator[tuple[Split, str]]:
     for name, value in fields:
         if name.lower() == "cookie" and cookies_count_apart(value):
             for cookie, pair in cookie_pairs(value):
-                yield Split(name, cookie), pair
+                yield Split(name, _cut(cookie)), pair
         else:
-            yield Split(name), value
+            yield Split(_cut(name)), value
+
+
+def _cut(name: str) -> str:
+    """Return as much of a name as shows whether it is too long to be called by."""
+    return name[: _LONGEST_NAME + 1]

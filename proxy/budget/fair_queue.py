@@ -50,7 +50,7 @@ class FairQueue(Generic[T]):
 
     def places(self, item: T) -> Collection[str]:
         """Return the clients in whose lines a call has a place: none if it was returned or does not wait."""
-        return frozenset(self._places.get(item, ()))
+        return self._places.get(item, frozenset())
 
     def of_client(self, client: str) -> Collection[T]:
         """Return the calls that have a place in a client's line, in order, returned ones apart."""

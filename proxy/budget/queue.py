@@ -194,7 +194,7 @@ class Queue:
         self.serve()
 
     def __len__(self) -> int:
-        return sum(map(self.waiting, Priority))
+        return sum(map(len, self._lines.values())) + sum(map(len, self._held.values()))
 
     def waiting(self, priority: Priority) -> int:
         """Return how many calls of a class wait."""
@@ -214,7 +214,7 @@ class Queue:
             outside=pacer.outside(now),
             seconds_since_429=None if last is None else now - last,
             pause_seconds=pacer.pause(now),
-            refused_alone=self._singled_out.alone,
+            refused_alone=self._singled_out.alone(now),
         )
 
     async def acquire(

@@ -47,9 +47,9 @@ class SingledOut:
         self._group_refused = -math.inf
         self._answered = -math.inf
 
-    @property
-    def alone(self) -> int:
-        """How many clients are refused alone."""
+    def alone(self, now: float) -> int:
+        """Return how many clients are refused alone; those that no longer come are forgotten."""
+        self._forget(now)
         return sum(row.alone > 0 for row in self._rows.values())
 
     def gives_way(self, client: str) -> bool:

@@ -263,7 +263,7 @@ class CallerFields:
     """The table, and the names that an operator added to it as neutral: fields and cookies."""
 
     def __init__(self, neutral: Iterable[str] = (), neutral_cookies: Iterable[str] = ()) -> None:
-        self._neutral = frozenset(name.lower() for name in neutral)
+        self._neutral = frozenset(name.lower() for name in neutral) | names(Tells.NEUTRAL)
         self._cookies = frozenset(neutral_cookies)
 
     def tells(self, name: str, value: str) -> tuple[Tells, str]:
@@ -289,16 +289,18 @@ class CallerFields:
 
     def told(self, headers: Fields) -> Told:
         """Return what the fields of a request say about its caller."""
-        found: dict[Tells, list[tuple[str, str]]] = {
-            Tells.COUNTED: [],
-            Tells.CREDENTIAL: [],
-            Tells.ADDRESS: [],
-        }
+        counted: list[tuple[str, str]] = []
+        credential: list[tuple[str, str]] = []
+        address: list[tuple[str, str]] = []
         for name, value in headers:
             tells, left = self.tells(name, value)
-            if tells is not Tells.NEUTRAL:
-                found[tells].append((_spelt(name), left))
-        return Told(tuple(found[Tells.COUNTED]), tuple(found[Tells.CREDENTIAL]), tuple(found[Tells.ADDRESS]))
+            if tells is Tells.COUNTED:
+                counted.append((_spelt(name), left))
+            elif tells is Tells.CREDENTIAL:
+                credential.append((_spelt(name), left))
+            elif tells is Tells.ADDRESS:
+                address.append((_spelt(name), left))
+        return Told(tuple(counted), tuple(credential), tuple(address))
 
     def _counted_cookies(self, value: str) -> str:
         """Return the pairs of a Cookie field that count; all of it where servers may read it differently."""
@@ -308,10 +310,6 @@ class CallerFields:
 
     def _is_sticky(self, name: str) -> bool:
         return name in self._cookies or STICKY_COOKIES.fullmatch(name) is not None
-
-
-WELL_KNOWN = CallerFields()
-"""The table alone."""
 
 
 def cookies_count_apart(value: str) -> bool:
@@ -346,3 +344,7 @@ def row_of(name: str) -> Row | None:
 def _spelt(name: str) -> str:
     """Return a field's name as all calls spell it."""
     return "-".join(part.capitalize() for part in name.lower().split("-"))
+
+
+WELL_KNOWN = CallerFields()
+"""The table alone."""

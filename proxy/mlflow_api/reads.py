@@ -49,7 +49,7 @@ class Read:
 
     @property
     def partition(self) -> str:
-        """The credential that asks."""
+        """Whose stored answers it may be served from (``access.partition``)."""
         return self.key[0]
 
     @property

@@ -131,6 +131,27 @@ async def test_access_that_is_withdrawn_ends_with_the_proof(workspace: EmulatedW
         assert (await api.get(SIGN, token="a", **FILE)).status == 200
 
 
+async def test_a_refusal_ends_the_proof_whatever_is_stored_of_it(workspace: EmulatedWorkspace) -> None:
+    async with proven(workspace) as api:
+        assert (await api.get(MODEL, token="b", name="m")).status == 200
+        assert (await api.get(LIST, token="a", **VERSION)).status == 200
+        workspace.models["m"].readers = frozenset({"a"})
+        assert (await api.get(SIGN, token="b", **FILE)).status == 403
+        assert (await api.get(LIST, token="b", **VERSION)).status == 403
+        assert (await api.get(LIST, token="a", **VERSION)).outcome.startswith(HIT)
+
+
+async def test_so_does_the_refusal_of_one_who_waited_for_anothers_call(workspace: EmulatedWorkspace) -> None:
+    async with proven(workspace) as api:
+        for token in ("a", "b"):
+            assert (await api.get(MODEL, token=token, name="m")).status == 200
+        assert (await api.get(LIST, token="a", **VERSION)).status == 200
+        workspace.models["m"].readers = frozenset()
+        both = await asyncio.gather(*(api.get(SIGN, token=token, **FILE) for token in ("a", "b")))
+        assert [reply.status for reply in both] == [403, 403]
+        assert [(await api.get(LIST, token=token, **VERSION)).status for token in ("a", "b")] == [403, 403]
+
+
 async def test_access_that_is_withdrawn_through_the_proxy_ends_at_once(workspace: EmulatedWorkspace) -> None:
     async with proven(workspace) as api:
         assert (await api.get(SIGN, token="b", **FILE)).status == 200
@@ -189,7 +210,7 @@ async def test_who_waited_for_anothers_call_does_not_get_its_refusal(workspace: 
         assert ((await leading).status, (await following).status) == (403, 200)
         # Its proof is gone: it is asked for again.
         assert (await api.get(LIST, token="a", **VERSION)).status == 200
-        assert len(workspace.arrivals.to(MODEL)) == 2
+        assert len(workspace.arrivals.to(MODEL)) == 3
 
 
 async def test_without_it_every_credential_fetches_for_itself(

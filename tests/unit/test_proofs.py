@@ -199,3 +199,16 @@ def test_what_needs_a_proof_is_what_is_about_one_model(endpoint: str, query: str
     read = shareable(match("GET", target), "GET", f"{target}?{query}", (), b"", "p")
     assert read is not None
     assert needs_proof(read) is needed
+
+
+def test_who_is_refused_something_has_proven_nothing_until_the_workspace_says_so_again() -> None:
+    proofs = Proofs(granted=300, refused=5)
+    proofs.note("a", "m", YES, 100.0, proofs.epoch)
+    proofs.withdraw("a", "m", 110.0)
+    assert proofs.get("a", "m", 110.0) is None
+    proofs.note("a", "m", YES, 109.9, proofs.epoch)
+    assert proofs.get("a", "m", 110.0) is None
+    proofs.note("b", "m", YES, 109.9, proofs.epoch)
+    assert proofs.get("b", "m", 110.0) is not None
+    proofs.note("a", "m", YES, 110.0, proofs.epoch)
+    assert proofs.get("a", "m", 110.0) is not None

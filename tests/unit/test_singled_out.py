@@ -40,7 +40,7 @@ def test_a_first_refusal_is_the_groups() -> None:
 def test_a_second_one_is_the_clients_own_while_others_are_answered() -> None:
     who = singled_out()
     assert who.gives_way("bad")
-    assert who.alone == 1
+    assert who.alone(2.0) == 1
     assert who.until("bad") == 2.0 + FIRST_PAUSE
     assert not who.gives_way("good")
 
@@ -49,7 +49,7 @@ def test_refusals_of_the_only_client_are_the_groups_however_many() -> None:
     who = SingledOut()
     who.answered("only", 0.5)
     assert not any(refused(who, "only", float(now), others_wait=False) for now in range(1, 50))
-    assert who.alone == 0
+    assert who.alone(50.0) == 0
 
 
 def test_an_answer_from_before_the_first_refusal_was_known_says_nothing() -> None:
@@ -74,8 +74,15 @@ def test_calls_that_left_together_and_are_refused_together_are_one_refusal() -> 
 def test_an_answer_of_its_own_ends_it() -> None:
     who = singled_out()
     who.answered("bad", 2.5)
-    assert who.alone == 0
+    assert who.alone(2.5) == 0
     assert not refused(who, "bad", 3.0)
+
+
+def test_one_that_no_longer_comes_is_not_counted_for_ever() -> None:
+    who = singled_out()
+    held_until = who.until("bad")
+    assert who.alone(held_until + MEMORY - 0.1) == 1
+    assert who.alone(held_until + MEMORY) == 0
 
 
 def test_as_soon_as_another_is_refused_they_are_the_groups_again() -> None:

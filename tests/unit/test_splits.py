@@ -1,5 +1,7 @@
 """Which fields are found to keep equal questions apart."""
 
+import tracemalloc
+
 from proxy.access.splits import OTHER, Split, Splits
 
 
@@ -49,6 +51,12 @@ def test_the_remedy_says_when_it_is_one() -> None:
     assert Split("X-Databricks-Org-Id").remedy.startswith("none here")
 
 
+def test_what_an_operator_is_told_to_do_names_what_it_would_give_up() -> None:
+    assert "tells nothing about the caller" in Split("X-Trace").remedy
+    assert "all addresses alike" in Split("X-Forwarded-For").remedy
+    assert Split("X-Mlflow-Workspace").remedy.startswith("none")
+
+
 def test_clients_cannot_make_up_names_without_end() -> None:
     splits = Splits()
     named = [splits.named(Split(f"X-{number}")) for number in range(1000)]
@@ -57,3 +65,19 @@ def test_clients_cannot_make_up_names_without_end() -> None:
     assert named[-1] == (OTHER, False)
     assert splits.named(Split("X-0")) == ("X-0", False)
     assert Splits().named(Split("X" * 1000)) == (OTHER, False)
+
+
+def test_what_is_kept_of_one_request_is_little_however_much_it_says() -> None:
+    def note(number: int) -> None:
+        cookies = ";".join(f"{number}-{each}" for each in range(4_000))
+        fields = [("Cookie", cookies), (f"X-{number}-" + "x" * 30_000, "1")]
+        splits.note(("GET", f"{number}" + "q" * 30_000), fields)
+
+    splits = Splits()
+    note(0)
+    tracemalloc.start()
+    for number in range(1, 21):
+        note(number)
+    kept, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert kept < 20 * 20_000, "so that 2,048 of them are 40 MB"
