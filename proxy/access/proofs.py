@@ -40,12 +40,14 @@ class Proof:
 
     ``created`` tells the model from another one that has its name later: who may read the one has proven
     nothing about the other, which may have had other readers. None if the workspace did not say, or named
-    another model: then nothing is shared.
+    another model: then nothing is shared. ``withdrawn`` is when the workspace refused something else about
+    the model since: this proves nothing any more, and nor does what was said before.
     """
 
     until: float
     refusal: StoredResponse | None
     created: int | None = None
+    withdrawn: float | None = None
 
 
 class Proofs:
@@ -76,7 +78,7 @@ class Proofs:
         if known is not None and now >= known.until:
             del self._known[credential, model]
             return None
-        return known
+        return known if known is not None and known.withdrawn is None else None
 
     def note(self, credential: str, model: str, response: StoredResponse, as_of: float, epoch: Epoch) -> None:
         """Learn from an answer to ``PROOF``.
@@ -94,17 +96,21 @@ class Proofs:
             counts = self._granted if created is not None else min(self._granted, self._refused)
             proof = Proof(as_of + counts, None, created)
             known = self._known.get((credential, model))
+            if known is not None and known.withdrawn is not None and as_of <= known.withdrawn:
+                return
             if known is not None and known.until > proof.until and replace(proof, until=known.until) == known:
                 return  # the same, of a stored answer: it takes nothing away from the newer one
             self._known[credential, model] = proof
         elif response.status in REFUSED and len(response.body) <= _LARGEST_REFUSAL:
             self._known[credential, model] = Proof(as_of + self._refused, response)
         else:
-            self.withdraw(credential, model)
+            self._known.pop((credential, model), None)
 
-    def withdraw(self, credential: str, model: str) -> None:
-        """Forget what is known of one credential: it was refused something about the model."""
-        self._known.pop((credential, model), None)
+    def withdraw(self, credential: str, model: str, now: float) -> None:
+        """Let nothing that one credential was told until now prove anything: it was refused something."""
+        known = self._known.get((credential, model))
+        if known is None or known.created is not None or known.withdrawn is not None:
+            self._known[credential, model] = Proof(now + self._granted, None, withdrawn=now)
 
     def forget(self, models: frozenset[str] | None, *, granted: bool) -> None:
         """Forget the refusals about these models, None for all, and what was ``granted`` too if told so."""

@@ -234,7 +234,7 @@ _NOT_PLAIN_COOKIES = re.compile(r'[",$]')
 _PORT = re.compile(r"((?<![\w.:])[0-9]{1,3}(?:\.[0-9]{1,3}){3}|\[[0-9a-fA-F:.]{2,45}\]):[0-9]{1,5}(?![\w.:])")
 """An address of IPv4, or of IPv6 in brackets, and its port."""
 _ONLY_ADDRESSES = re.compile(
-    r"(?:\s*(?:for|by)\s*=\s*(?:\"[^\"\\]*\"|[^\s;,\"\\=]+)\s*(?:[;,]|$))+", re.IGNORECASE
+    r"(?:\s*(?:for|by)\s*=\s*(?:\"[^\"\\;,=]*\"|[^\s;,\"\\=]+)\s*(?:[;,]|$))+", re.IGNORECASE
 )
 
 

@@ -189,7 +189,7 @@ async def test_who_waited_for_anothers_call_does_not_get_its_refusal(workspace: 
         assert ((await leading).status, (await following).status) == (403, 200)
         # Its proof is gone: it is asked for again.
         assert (await api.get(LIST, token="a", **VERSION)).status == 200
-        assert len(workspace.arrivals.to(MODEL)) == 2
+        assert len(workspace.arrivals.to(MODEL)) == 3
 
 
 async def test_without_it_every_credential_fetches_for_itself(

@@ -1,15 +1,13 @@
 """Attacks on sharing by proof: another caller's failure, and what is older than a write through the proxy."""
 
 import asyncio
-import json
-from collections.abc import Callable
+from typing import Any
 
 import pytest
 
-from proxy.settings import CacheSettings
+from proxy.settings import AccessSettings, CacheSettings
 from tests.integration.support import (
     API,
-    HIT,
     LIST,
     MODEL,
     SIGN,
@@ -22,12 +20,12 @@ from tests.integration.support import (
     settle,
 )
 from tests.integration.test_callers import (
+    CREDENTIAL,
     LASTING,
     LISTING,
     PROVEN,
     REFUSED,
     Answer,
-    answer_to,
     ask,
     asked_for,
     bearer,
@@ -165,9 +163,12 @@ async def test_a_write_that_is_carried_out_after_its_client_left(upstream: Upstr
         assert (await ask(url, "b")).status == 403
 
 
-async def test_what_was_asked_before_a_write_says_nothing_about_versions_after_it(upstream: Upstream) -> None:
+@pytest.mark.parametrize("access", [CREDENTIAL, PROVEN], ids=["credential", "proven"])
+async def test_what_was_asked_before_a_write_says_nothing_about_versions_after_it(
+    upstream: Upstream, access: AccessSettings
+) -> None:
     """Version 1 is deleted with its model and created again; its files are still being uploaded."""
-    state = {"status": "READY", "created": 1, "files": ["a", "b"]}
+    state: dict[str, Any] = {"status": "READY", "created": 1, "files": ["a", "b"]}
 
     def judge(inbound: Inbound) -> Answer | None:
         if not inbound.line.startswith("GET"):
@@ -177,23 +178,20 @@ async def test_what_was_asked_before_a_write_says_nothing_about_versions_after_i
             return 200, {"model_version": {**version, "creation_timestamp": state["created"]}}, ()
         if LIST in inbound.target:
             return 200, {"root_uri": "r", "files": [{"path": path} for path in state["files"]]}, ()
-        return None
+        return 200, {"registered_model": {"name": "m", "creation_timestamp": state["created"]}}, ()
 
     upstream.respond = usual = workspace(judge)
     cache = CacheSettings(mutable_ttl=0.001, listing_ttl=3600, unverified_ttl=0.001, pending_ttl=0.001)
-    async with proxied(upstream.url, access=PROVEN, cache=cache) as url:
+    async with proxied(upstream.url, access=access, cache=cache) as url:
         await ask(url, "a", target=f"{API}{MODEL}?name=m")
         hold, said = asyncio.Event(), asyncio.Event()
 
         async def held(inbound: Inbound) -> None:
             if "model-versions/get?" in inbound.target and not said.is_set():
                 said.set()
-                old = json.dumps(judge(inbound)[1]).encode()
+                old = judge(inbound)
                 await hold.wait()
-                await inbound.send(
-                    b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(old)
-                    + old
-                )
+                await workspace(lambda _: old)(inbound)
                 return
             await usual(inbound)
 
