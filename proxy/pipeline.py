@@ -424,7 +424,7 @@ class Pipeline:
             self._note_place(read, response, personal)
         if asker.many or (read.common and personal is None):
             response = shared_form(response)
-        self._learn(read, response, asker, epoch)
+        self._learn(read if personal is None else read.owned_by(asker.partition), response, asker, epoch)
         return self._entry(read, response, age(got.headers.get("Age"))), personal
 
     def _note_place(self, read: Read, response: StoredResponse, personal: Personal | None) -> None:

@@ -9,6 +9,7 @@ from cachetools import LRUCache
 
 from proxy.mlflow_api.answers import json_object, model_created
 from proxy.mlflow_api.messages import StoredResponse
+from proxy.mlflow_api.model_names import folded
 from proxy.mlflow_api.reads import Read
 from proxy.mlflow_api.routes import Freshness
 
@@ -116,9 +117,9 @@ class Proofs:
         """Forget the refusals about these models, None for all, and what was ``granted`` too if told so."""
         self._forgotten += 1
         self._withdrawn += granted
-        folded = None if models is None else {model.casefold() for model in models}
+        chosen = None if models is None else set(map(folded, models))
         for (credential, model), proof in list(self._known.items()):
-            concerned = folded is None or model.casefold() in folded
+            concerned = chosen is None or folded(model) in chosen
             if concerned and (granted or proof.refusal is not None):
                 del self._known[credential, model]
 

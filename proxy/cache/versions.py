@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from cachetools import LRUCache
 
 from proxy.mlflow_api.answers import READY, VersionStatus
+from proxy.mlflow_api.model_names import folded
 
 Scope = tuple[str, str]
 """API prefix and partition."""
@@ -83,7 +84,7 @@ class VersionBook:
     def forget(self, models: frozenset[str] | None) -> None:
         """Forget all versions of these models, None for all."""
         self._forgotten += 1
-        # Regardless of case, as the store does: forgetting too much is safe.
-        folded = None if models is None else {model.casefold() for model in models}
-        for key in [key for key in self._known if folded is None or key[1].casefold() in folded]:
+        # By all that may be the same name, as the store does: forgetting too much is safe.
+        concerned = None if models is None else set(map(folded, models))
+        for key in [key for key in self._known if concerned is None or folded(key[1]) in concerned]:
             del self._known[key]
