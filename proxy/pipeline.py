@@ -255,14 +255,18 @@ class Pipeline:
             if is_proof(read):
                 self._proofs.note(asked_by(read), model, answer.response, answer.as_of, epoch)
             return answer
+        _, withdrawn = self._proofs.epoch
         proof = await self._proof(read, model, asker, deadline)
         if isinstance(proof, Answer):
             return proof
         if proof is None:
             return await self._read(read, asker, deadline)
         answer = await self._read_proven(read, asker, proof, deadline)
-        if answer.response.status in {401, 403}:
-            self._proofs.withdraw(asked_by(read), model, time.monotonic())
+        if answer.outcome not in _ASKED and self._proofs.epoch[1] != withdrawn:
+            # What others were told may have been written after this caller's access ended.
+            known = self._proofs.get(asked_by(read), model, time.monotonic())
+            if known is None or known.refusal is not None:
+                return await self._admitted(read, asker, deadline)
         return answer
 
     async def _read_proven(self, read: Read, asker: Asker, created: int, deadline: float) -> Answer:
@@ -338,8 +342,8 @@ class Pipeline:
             if stale is None:
                 raise
             return stale
-        if answer.response.status in UNAVAILABLE:
-            return self._stale(read, asker) or answer
+        if answer.response.status in UNAVAILABLE and (stale := self._stale(read, asker)) is not None:
+            return stale
         return replace(answer, outcome=Outcome.COLLAPSED, age=None) if joined else answer
 
     @contextmanager
@@ -370,7 +374,7 @@ class Pipeline:
 
     async def _fly(self, flight: Flight, asker: Asker) -> Answer:
         """Bring an answer: from the fleet if it has it or is fetching it, else from the workspace."""
-        key, began = flight.read.key, time.monotonic()
+        key, began, epoch = flight.read.key, time.monotonic(), self._versions.epoch
         self._note_split(flight.read, asker)
         if self._fleet is None:
             return self._fetched(flight, asker, *await self._fetch(flight, asker), began)
@@ -384,7 +388,7 @@ class Pipeline:
         personal = why_personal(flight.read, entry.response) if flight.read.common else None
         if personal is not None:
             return Answer(key, entry.response, Outcome.COLLAPSED, self._decided(entry), personal=personal)
-        self._learn(flight.read, entry.response, asker)
+        self._learn(flight.read, entry.response, asker, epoch)
         self._keep(flight, flight.read, entry)
         if turn.joined:
             return Answer(key, entry.response, Outcome.COLLAPSED, self._decided(entry))
@@ -405,7 +409,7 @@ class Pipeline:
 
         Returns also why the answer is this caller's own, if it was asked for in a common name.
         """
-        read = flight.read
+        read, epoch = flight.read, self._versions.epoch
         if read.route.freshness is Freshness.LISTING:
             await self._look_up_status(flight, asker)
         # Made of the key here and nowhere else: what else its first client said cannot reach those who share.
@@ -433,7 +437,7 @@ class Pipeline:
             self._note_place(read, response, personal)
         if asker.many or (read.common and personal is None):
             response = shared_form(response)
-        self._learn(read, response, asker)
+        self._learn(read if personal is None else read.owned_by(asker.partition), response, asker, epoch)
         return self._entry(read, response, age(got.headers.get("Age"))), personal
 
     def _note_place(self, read: Read, response: StoredResponse, personal: Personal | None) -> None:
@@ -484,13 +488,21 @@ class Pipeline:
 
     # -- cache store -------------------------------------------------------------------------------
 
-    def _learn(self, read: Read, response: StoredResponse, asker: Asker) -> None:
-        """Note the status of the versions that an answer describes, and that it was refused to its caller."""
+    def _learn(self, read: Read, response: StoredResponse, asker: Asker, epoch: int) -> None:
+        """Note the status of the versions that an answer describes, and that it was refused to its caller.
+
+        ``epoch`` is that of the versions in which it was asked.
+        """
         if response.status in REFUSED:
             everything = response.status == 401
             self._refusals.note(asker.partition, None if everything else read.model, time.monotonic())
+        if response.status in {401, 403} and read.model is not None:
+            asked = asked_by(read.owned_by(asker.partition))
+            self._proofs.withdraw(asked, read.model, time.monotonic())
         if read.route.freshness is not Freshness.MUTABLE or response.status != 200:
             return
+        if epoch != self._versions.epoch:
+            return  # it may be about versions that are gone
         scopes = [_scope(read)]
         if asker.common and is_proof(read) and (created := described(response, read.model or "")) is not None:
             # What proves to one caller that it may read the model describes it to all who have proven that.
@@ -575,8 +587,11 @@ class Pipeline:
                 )
         except BaseException:
             if attempts.may_have_worked:
-                # An answer that was lost says nothing about the write.
+                # An answer that was lost says nothing about the write: it may have happened, or do so yet.
                 self._invalidate_after(request, route, body)
+                asyncio.get_running_loop().call_later(
+                    self._patience, self._invalidate_after, request, route, body
+                )
             raise
 
     def _invalidate_after(self, request: web.Request, route: Route, body: bytes | None) -> None:
@@ -588,6 +603,8 @@ class Pipeline:
         self.invalidate(Invalidation(models, files=models is None or route.invalidates is Invalidates.MODEL))
 
 
+_ASKED = frozenset({Outcome.STORED, Outcome.MISS, Outcome.REQUEST})
+"""The workspace was asked with the caller's own credential."""
 _OURS = frozenset({"host", "expect", CLIENT.lower()})
 """The client's ``Host`` names the proxy; ``Expect`` was answered by it."""
 

@@ -5,6 +5,7 @@
 
 from dataclasses import dataclass
 from enum import StrEnum
+from http.client import responses
 
 from cachetools import LRUCache
 
@@ -61,9 +62,12 @@ def why_personal(read: Read, response: StoredResponse) -> Personal | None:
 
 
 def shared_form(response: StoredResponse) -> StoredResponse:
-    """Return an answer without the fields that may be about the caller who got it."""
+    """Return an answer without the fields that may be about the caller who got it.
+
+    Its reason phrase is the usual one: a gateway's own may be about that one, too.
+    """
     kept = tuple((name, value) for name, value in response.headers if name.lower() in SHARED_FIELDS)
-    return StoredResponse(response.status, response.reason, kept, response.body)
+    return StoredResponse(response.status, responses.get(response.status, ""), kept, response.body)
 
 
 Place = tuple[str, str]

@@ -9,6 +9,7 @@ from cachetools import LRUCache
 
 from proxy.mlflow_api.answers import json_object, model_created
 from proxy.mlflow_api.messages import StoredResponse
+from proxy.mlflow_api.model_names import folded
 from proxy.mlflow_api.reads import Read
 from proxy.mlflow_api.routes import Freshness
 
@@ -108,20 +109,22 @@ class Proofs:
             self._known.pop((credential, model), None)
 
     def withdraw(self, credential: str, model: str, now: float) -> None:
-        """Forget what is known of one credential: it was refused something about the model.
+        """Forget what one credential was granted: it was refused something about the model.
 
         What was granted before ``now`` proves nothing any more.
         """
-        self._known.pop((credential, model), None)
+        known = self._known.get((credential, model))
+        if known is not None and known.refusal is None:
+            del self._known[credential, model]
         self._refused_at[credential, model] = now
 
     def forget(self, models: frozenset[str] | None, *, granted: bool) -> None:
         """Forget the refusals about these models, None for all, and what was ``granted`` too if told so."""
         self._forgotten += 1
         self._withdrawn += granted
-        folded = None if models is None else {model.casefold() for model in models}
+        chosen = None if models is None else set(map(folded, models))
         for (credential, model), proof in list(self._known.items()):
-            concerned = folded is None or model.casefold() in folded
+            concerned = chosen is None or folded(model) in chosen
             if concerned and (granted or proof.refusal is not None):
                 del self._known[credential, model]
 

@@ -5,6 +5,8 @@ Pure; ``now`` in monotonic seconds. Bounded: what has to be forgotten counts as 
 
 from collections import OrderedDict
 
+from proxy.mlflow_api.model_names import folded
+
 _MOST_REFUSALS = 10_000
 """Notes kept, about 2 MB; 12 MB if all names are as long as those of models may be."""
 _NEVER = float("-inf")
@@ -36,4 +38,4 @@ class Refusals:
 
 
 def _folded(model: str | None) -> str | None:
-    return model.casefold() if model is not None else None
+    return folded(model) if model is not None else None

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from cachetools import LRUCache
 
 from proxy.mlflow_api.messages import StoredResponse
+from proxy.mlflow_api.model_names import folded
 from proxy.mlflow_api.reads import Key
 
 _OVERHEAD = 1024
@@ -139,5 +140,4 @@ class _IndexedCache(LRUCache[Key, Entry]):
 
 
 def _folded(model: str | None) -> str | None:
-    # Whether the workspace tells names apart by case is not known; dropping too much is safe.
-    return model.casefold() if model is not None else None
+    return folded(model) if model is not None else None

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from cachetools import LRUCache
 
 from proxy.mlflow_api.answers import READY, VersionStatus
+from proxy.mlflow_api.model_names import folded
 
 Scope = tuple[str, str]
 """API prefix and partition."""
@@ -32,6 +33,12 @@ class VersionBook:
 
     def __init__(self) -> None:
         self._known: LRUCache[tuple[Scope, str, str], _Known] = LRUCache(_MOST_VERSIONS)
+        self._forgotten = 0
+
+    @property
+    def epoch(self) -> int:
+        """Changes whenever versions are forgotten: what was asked before may be about others."""
+        return self._forgotten
 
     def observe(self, scope: Scope, seen: VersionStatus, now: float) -> bool:
         """Take note of a version in an answer.
@@ -76,7 +83,8 @@ class VersionBook:
 
     def forget(self, models: frozenset[str] | None) -> None:
         """Forget all versions of these models, None for all."""
-        # Regardless of case, as the store does: forgetting too much is safe.
-        folded = None if models is None else {model.casefold() for model in models}
-        for key in [key for key in self._known if folded is None or key[1].casefold() in folded]:
+        self._forgotten += 1
+        # By all that may be the same name, as the store does: forgetting too much is safe.
+        concerned = None if models is None else set(map(folded, models))
+        for key in [key for key in self._known if concerned is None or folded(key[1]) in concerned]:
             del self._known[key]

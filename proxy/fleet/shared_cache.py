@@ -24,6 +24,7 @@ from proxy.errors import FleetUnavailableError, MlflowProxyError, OverBudgetErro
 from proxy.fleet.connection import Connection
 from proxy.fleet.record import Record, pack, pack_error, unpack
 from proxy.fleet.sealing import Sealing
+from proxy.mlflow_api.model_names import folded
 from proxy.mlflow_api.reads import Key, Read
 
 log = structlog.get_logger(__name__)
@@ -479,7 +480,7 @@ class SharedCache:
 
     def _model(self, model: str | None) -> str:
         # Regardless of case, as the store does.
-        return "" if model is None else self._sealing.name("model", model.casefold())
+        return "" if model is None else self._sealing.name("model", folded(model))
 
 
 def _milliseconds(seconds: float) -> str:

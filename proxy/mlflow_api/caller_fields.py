@@ -229,12 +229,13 @@ STICKY_COOKIES = re.compile(
 """Names of cookies by which load balancers keep a client at one server. They are their own invention, hold no
 identity, and change while a client does not."""
 
-_NOT_PLAIN_COOKIES = re.compile(r'[",$]')
-"""What servers read in different ways in a Cookie field (RFC 2109, RFC 2965 and RFC 6265 differ)."""
+_NOT_PLAIN_COOKIES = re.compile(r'[",$]|[^;\s]\s+[^;\s]')
+"""What servers read in different ways in a Cookie field (RFC 2109, RFC 2965 and RFC 6265 differ); Python's
+``http.cookies`` begins a new pair after a blank."""
 _PORT = re.compile(r"((?<![\w.:])[0-9]{1,3}(?:\.[0-9]{1,3}){3}|\[[0-9a-fA-F:.]{2,45}\]):[0-9]{1,5}(?![\w.:])")
 """An address of IPv4, or of IPv6 in brackets, and its port."""
 _ONLY_ADDRESSES = re.compile(
-    r"(?:\s*(?:for|by)\s*=\s*(?:\"[^\"\\]*\"|[^\s;,\"\\=]+)\s*(?:[;,]|$))+", re.IGNORECASE
+    r"(?:\s*(?:for|by)\s*=\s*(?:\"[^\"\\;,=]*\"|[^\s;,\"\\=]+)\s*(?:[;,]|$))+", re.IGNORECASE
 )
 
 

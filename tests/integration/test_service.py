@@ -710,7 +710,9 @@ async def test_real_clients_with_tokens_of_the_proxy(
         )
         try:
             assert proxy.stderr is not None
-            url = json.loads(await proxy.stderr.readline())["url"]
+            while (line := json.loads(await proxy.stderr.readline()))["event"] != "serving":
+                pass
+            url = line["url"]
             async with job("3", door, url, tmp_path) as process:
                 assert await download(process, {str(tmp_path / "got"): "models:/m/1"}) == {}
             assert files_in(tmp_path / "got") == contents(FILES)
