@@ -700,7 +700,7 @@ async def test_a_proof_that_names_another_model_opens_nothing(
         for _ in range(2):
             assert (await send(url, secret, A)).status == 403
         proofs = [call for call in upstream.seen if f"{API}{MODEL}" in call.target]
-        assert len(proofs) == 2, "each is asked once for a proof"
+        assert len(proofs) == 3, "each once, and again after a refusal"
 
 
 @pytest.mark.parametrize(
