@@ -119,6 +119,7 @@ class _Demo:
                 outcomes.append(await self._storm("without proxy", "b", workspace, workspace.url))
         async with self._workspace() as workspace, serving(self._proxy(workspace.url)) as url:
             outcomes.append(await self._storm("with proxy", settings.door, workspace, url))
+            self._say(f"The proxy shared answers in mode {await sharing_by_proxy(url)}.")
             self._report(outcomes)
             self._hand_over(url)
             if settings.keep:
@@ -256,6 +257,13 @@ async def _outside_calls(url: str, qps: float) -> None:
 async def _call(session: aiohttp.ClientSession) -> None:
     async with session.get("/api/2.0/mlflow/registered-models/get?name=storm") as response:
         await response.read()
+
+
+async def sharing_by_proxy(url: str) -> str:
+    """Return the mode in which the proxy shares answers, and why, from its status."""
+    async with aiohttp.ClientSession() as session, session.get(f"{url}/-/status.json") as response:
+        sharing = (await response.json())["sharing"]
+    return f"{sharing['mode']} ({sharing['reason']})"
 
 
 async def refusals_by_proxy(url: str) -> int:

@@ -70,7 +70,7 @@ class Progress:
     async def _print(self, console: Console) -> None:
         while True:
             await asyncio.sleep(_PRINT_EVERY)
-            arrived = " ".join(str(client.arrived()) for client in self._clients)
+            arrived = " ".join(str(min(client.arrived(), self._files)) for client in self._clients)
             console.print(
                 Text(f"{self._summary()}; files of {self._files} per client: {arrived}"), soft_wrap=True
             )
@@ -131,7 +131,10 @@ def result_table(outcomes: Sequence[Outcome], scale: Scale) -> Table:
         ("time", lambda outcome: f"{outcome.seconds:.1f} s"),
         (f"  floor: {needed} / limit", lambda _: f"{scale.floor:.2f} s"),
         ("calls to the workspace", lambda outcome: str(outcome.calls)),
-        ("  distinct calls", lambda outcome: str(outcome.distinct)),
+        (
+            "  distinct calls" + (", proofs as one" if scale.proofs else ""),
+            lambda outcome: str(outcome.distinct),
+        ),
         ("  most in any second", lambda outcome: str(outcome.busiest_second)),
         ("429s from the workspace", lambda outcome: str(outcome.refused)),
         ("429s seen by clients", lambda outcome: str(outcome.seen)),
