@@ -242,6 +242,16 @@ class AccessSettings(_Section):
         "mlflow", description="service: which APIs clients may call with the proxy's credential"
     )
 
+    @field_validator("neutral_fields", "neutral_cookies")
+    @classmethod
+    def _of_callers(cls, names: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        if names and info.data.get("sharing") == "service":
+            raise ValueError(
+                "has no use with access.sharing service, where no field of a client separates answers; "
+                "leave it out"
+            )
+        return names
+
     @field_validator("token_file", "profile", "clients_file", "reach")
     @classmethod
     def _of_service(cls, value: str, info: ValidationInfo) -> str:

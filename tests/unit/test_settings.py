@@ -369,6 +369,12 @@ def test_hosts_from_a_file(text: str, hosts: tuple[str, ...]) -> None:
     assert settings.load(["--config", path]).allowed_hosts == hosts
 
 
+@pytest.mark.parametrize("name", ["neutral-fields", "neutral-cookies"])
+def test_neutral_names_have_no_use_as_a_service(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["serve", "--upstream", URL, "--access.sharing", "service", f"--access.{name}", "x-trace"]
+    assert "has no use with access.sharing service" in complaint(arguments, capsys)
+
+
 def test_neutral_names_from_flags_and_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_PROXY_ACCESS__NEUTRAL_FIELDS", "x-my-trace, X-Forwarded-For")
     found = settings.load(["--upstream", URL, "--access.neutral-cookies", "SERVERID,route"]).access
