@@ -1,5 +1,6 @@
 """What holds for every test: the machine's own settings have no say."""
 
+import gc
 import logging
 import os
 import sys
@@ -16,6 +17,15 @@ settings.load_profile("any-machine")
 
 _SPEAK_TO_PROXY_OR_CLIENTS = ("MLFLOW_", "DATABRICKS_")
 _LEAD_ELSEWHERE = {"http_proxy", "https_proxy", "no_proxy"}
+
+
+@pytest.fixture(autouse=True)
+def what_is_left_open_goes_with_its_test(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Collect what a test leaves open that may do so, by its marks: in a later one it would be an error."""
+    yield
+    marks = request.node.iter_markers("filterwarnings")
+    if any("ignore::ResourceWarning" in mark.args for mark in marks):
+        gc.collect()
 
 
 @pytest.fixture(autouse=True)
