@@ -152,6 +152,7 @@ class Proxy:
                 mutable=settings.cache.mutable_ttl,
                 not_found=settings.cache.not_found_ttl,
                 discovery=settings.cache.discovery_ttl,
+                signed_url=settings.cache.signed_url_ttl,
                 signed_url_margin=settings.cache.signed_url_margin,
             ),
             stale_if_error=settings.cache.stale_if_error,

@@ -184,6 +184,14 @@ class RefusedDestinationError(UpstreamUnavailableError):
 
     def __init__(self, reason: str) -> None:
         super().__init__(f"The place that the workspace names for this file was not asked: {reason}.")
+        self.reason = reason
+
+
+class RefusedRedirectError(UpstreamUnavailableError):
+    """Storage redirects to a place that the proxy does not ask. Nothing there was connected to."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"The place that storage redirects to for this file was not asked: {reason}.")
 
 
 class UpstreamTimeoutError(AnswerableError):

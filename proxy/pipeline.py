@@ -76,7 +76,7 @@ class Answer:
     """A complete response and how it came about.
 
     ``as_of`` is a moment (monotonic seconds) that is not after the workspace's decision. ``age`` in seconds
-    if it was stored; ``ttl`` in seconds, below 0, if it has expired. ``personal`` is why it is the
+    and ``ttl`` in seconds if it was stored, ``ttl`` below 0 if it has expired. ``personal`` is why it is the
     caller's own although it was asked for in a common name; None if others may have it.
     """
 
@@ -309,7 +309,7 @@ class Pipeline:
         if known is not None and known.refusal is None:
             return known.created
         if known is not None and known.refusal is not None and not asker.fresh:
-            return Answer(read.key, known.refusal, Outcome.HIT, now, age=0)
+            return Answer(read.key, known.refusal, Outcome.HIT, now, age=0, ttl=known.until - now)
         asked = {"name": model}
         self._metrics.proofs.inc()
         answer = await self._ask_beside(read, asker, PROOF, asked, deadline)
@@ -331,7 +331,7 @@ class Pipeline:
         now = time.monotonic()
         entry = self._store.get(read.key, now)
         if entry is not None:
-            return Answer(read.key, entry.response, Outcome.HIT, self._decided(entry), now - entry.stored_at)
+            return self._stored(read.key, entry, Outcome.HIT, now)
         try:
             with self._coming_back():
                 answer, _, joined = await self.flights.fetch(
@@ -344,7 +344,7 @@ class Pipeline:
             return stale
         if answer.response.status in UNAVAILABLE and (stale := self._stale(read, asker)) is not None:
             return stale
-        return replace(answer, outcome=Outcome.COLLAPSED, age=None) if joined else answer
+        return replace(answer, outcome=Outcome.COLLAPSED, age=None, ttl=None) if joined else answer
 
     @contextmanager
     def _coming_back(self) -> Iterator[None]:
@@ -365,8 +365,11 @@ class Pipeline:
             return None
         if entry.stored_at <= self._refusals.last(asker.partition, read.model):
             return None
+        return self._stored(read.key, entry, Outcome.STALE, now)
+
+    def _stored(self, key: Key, entry: Entry, outcome: Outcome, now: float) -> Answer:
         age, ttl = now - entry.stored_at, entry.expires_at - now
-        return Answer(read.key, entry.response, Outcome.STALE, self._decided(entry), age, ttl)
+        return Answer(key, entry.response, outcome, self._decided(entry), age, ttl)
 
     def _decided(self, entry: Entry) -> float:
         """Return a moment that is not after the workspace's decision: the answer took time to arrive."""
@@ -392,8 +395,7 @@ class Pipeline:
         self._keep(flight, flight.read, entry)
         if turn.joined:
             return Answer(key, entry.response, Outcome.COLLAPSED, self._decided(entry))
-        age = time.monotonic() - entry.stored_at
-        return Answer(key, entry.response, Outcome.HIT, self._decided(entry), age)
+        return self._stored(key, entry, Outcome.HIT, time.monotonic())
 
     def _fetched(
         self, flight: Flight, asker: Asker, entry: Entry, personal: Personal | None, began: float
@@ -628,11 +630,11 @@ def _of_no_use_to_others(entry: Entry) -> Entry:
 
 
 def _url_expires_in(read: Read, response: StoredResponse, age: float) -> float | None:
-    """Return the seconds from when the answer was made until its signed URL expires, None if unknown."""
+    """Return the seconds from when the answer was made until its signed URL ends, None if unknown."""
     if read.route.freshness is not Freshness.SIGNED_URL or response.status != 200:
         return None
     signed = answers.signed_url(answers.json_object(response.body) or {})
-    expiry = expires_at(signed.url) if signed is not None else None
+    expiry = expires_at(signed.url, signed.headers) if signed is not None else None
     # By the workspace's clock, which signed it: this machine's may be minutes off.
     made = unix_time(response.header("date") or "")
     return expiry - (time.time() - age if made is None else made) if expiry is not None else None

@@ -54,7 +54,7 @@ async def remove_defaults(request: web.Request, response: web.StreamResponse) ->
 
 
 def cache_status(outcome: Outcome, ttl: float | None = None) -> tuple[str, str]:
-    """Return the Cache-Status field (RFC 9211); ``ttl`` in seconds, below 0 for what has expired."""
+    """Return the Cache-Status field (RFC 9211); ``ttl`` in seconds if it was stored, below 0 if expired."""
     left = f"; ttl={math.floor(ttl)}" if ttl is not None else ""
     return "Cache-Status", f"{CACHE_NAME}; {outcome}{left}"
 
@@ -68,7 +68,7 @@ async def send_stored(
 ) -> Reply:
     """Send a complete response.
 
-    ``age`` in seconds for one that was stored (RFC 9111 section 5.1), ``ttl`` for one that has expired.
+    ``age`` and ``ttl`` in seconds for one that was stored (RFC 9111 section 5.1, RFC 9211 section 2.4).
     """
     own = [("Content-Length", str(len(response.body))), cache_status(outcome, ttl)]
     if age is not None:

@@ -150,6 +150,9 @@ class CacheSettings(_Section):
     stale_if_error: Seconds = Field(
         0, description="how long expired listings of READY versions are served while the workspace is down"
     )
+    signed_url_ttl: Seconds = Field(
+        900, description="signed URLs at most, however late they say that they expire"
+    )
     signed_url_margin: Seconds = Field(
         120, description="a signed URL is not given out in the last seconds before it expires"
     )

@@ -4,9 +4,9 @@ Listings are put together from the registry's own; bytes are streamed from the s
 signed URL names. Storage gets the signed header fields and never the client's credentials.
 """
 
+import asyncio
 import json
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Mapping
 from typing import Any
 from urllib.parse import unquote
 
@@ -14,24 +14,27 @@ import aiohttp
 import structlog
 from aiohttp import web
 
+from proxy.artifacts.storage import Storage
 from proxy.errors import (
     BadRequestError,
     NotOfferedError,
     NotShareableError,
     ReadOnlyError,
     RefusedDestinationError,
+    RefusedRedirectError,
     TooLargeToShareError,
+    TruncatedError,
     UpstreamUnavailableError,
 )
 from proxy.metrics import Metrics
-from proxy.mlflow_api.answers import Listed, SignedUrl, json_object, listed, next_page, signed_url
+from proxy.mlflow_api.answers import Listed, json_object, listed, next_page, signed_url
 from proxy.mlflow_api.artifact_paths import ModelFile, is_ours, parse
-from proxy.mlflow_api.headers import for_storage
 from proxy.mlflow_api.messages import StoredResponse
 from proxy.mlflow_api.reads import parameters
+from proxy.mlflow_api.signed_urls import has_ended
 from proxy.pipeline import Answer, Pipeline
 from proxy.responses import Outcome, Reply, cache_status, relay, send_stored
-from proxy.upstream.client import HttpClient, chunks, fields
+from proxy.upstream.client import HttpClient, chunks, fields, read_whole
 from proxy.upstream.malformed import reason_phrase
 
 log = structlog.get_logger(__name__)
@@ -40,6 +43,8 @@ PREFIXES = ("/api/2.0/mlflow-artifacts/", "/ajax-api/2.0/mlflow-artifacts/")
 
 _LARGEST_LISTING = 32 * 2**20
 """Bytes of all pages of one directory, some 200,000 files, so that one whose last page never comes ends."""
+_LARGEST_ERROR = 64 * 1024
+"""Bytes of an error of storage that are looked at."""
 _ASKED_OF_STORAGE = frozenset({"if-range", "range"})
 """The client's request fields that mean something to storage. None of them may be a credential."""
 _TOLD_BY_STORAGE = frozenset(
@@ -60,8 +65,7 @@ class ArtifactFacade:
 
     def __init__(self, pipeline: Pipeline, storage: HttpClient, metrics: Metrics) -> None:
         self._pipeline = pipeline
-        self._storage = storage
-        self._metrics = metrics
+        self._storage = Storage(storage, metrics)
 
     def handles(self, target: str) -> bool:
         """Whether a raw request target is about files under the reserved prefix."""
@@ -92,15 +96,15 @@ class ArtifactFacade:
         headers, deadline = self._pipeline.fields(request), self._pipeline.deadline()
         files: list[dict[str, Any]] = []
         page: dict[str, str] = {}
-        stale: Answer | None = None
+        shortest: Answer | None = None
         seen: set[str] = set()
         size = 0
         while True:
             answer = await self._ask(headers, "list-artifacts", directory, page, deadline)
             if answer.response.status != 200:
                 return await send_stored(request, answer.response, answer.outcome, answer.age, answer.ttl)
-            if answer.ttl is not None and (stale is None or answer.ttl < (stale.ttl or 0.0)):
-                stale = answer
+            if answer.ttl is not None and (shortest is None or answer.ttl < (shortest.ttl or 0.0)):
+                shortest = answer
             try:
                 found, token = _page(answer.response.body, directory.path)
                 files += found
@@ -119,57 +123,47 @@ class ArtifactFacade:
             page = {"page_token": token}
         content = (("Content-Type", "application/json"),)
         complete = StoredResponse(200, "OK", content, json.dumps({"files": files}).encode())
-        whole = stale or answer
-        return await send_stored(request, complete, whole.outcome, whole.age, whole.ttl)
+        if shortest is not None and (shortest.outcome is Outcome.STALE or answer.outcome is Outcome.HIT):
+            answer = shortest  # of stored pages the one speaks for all that expires, or has expired, first
+        return await send_stored(request, complete, answer.outcome, answer.age, answer.ttl)
 
     async def _send_file(self, request: web.Request, file: ModelFile) -> Reply:
         if not file.path:
             raise BadRequestError("This names a whole model version; list it with ?path= to see its files.")
         headers, deadline = self._pipeline.fields(request), self._pipeline.deadline()
+        asked = [item for item in request.headers.items() if item[0].lower() in _ASKED_OF_STORAGE]
+        signed_anew = False
         while True:
             answer = await self._ask(headers, "get-signed-download-uri", file, {}, deadline)
             if answer.response.status != 200:
-                return await send_stored(request, answer.response, answer.outcome, answer.age)
+                return await send_stored(request, answer.response, answer.outcome, answer.age, answer.ttl)
             signed = signed_url(json_object(answer.response.body) or {})
             if signed is None:
                 raise UpstreamUnavailableError(
                     "The workspace did not name a place to download this file from."
                 )
             try:
-                async with self._download(request, signed) as response:
+                async with self._storage.open(signed, asked) as response:
                     if response.status == 200 or (
                         response.status in {206, 416} and "Range" in request.headers
                     ):
                         return await _relay_file(request, response)
-                    await self._pipeline.disown(answer)
-                    # A stored URL may have been revoked or met a clock that is fast; a new one decides.
-                    if response.status != 403 or answer.outcome is not Outcome.HIT:
-                        raise UpstreamUnavailableError(
-                            f"The workspace's storage answered {response.status} to a signed download."
-                        )
+                    ended = await _has_ended(response, deadline)
             except RefusedDestinationError as error:
                 log.warning("signed URL refused", model=file.model, version=file.version, reason=str(error))
                 await self._pipeline.disown(answer)
                 raise
-
-    @asynccontextmanager
-    async def _download(
-        self, request: web.Request, signed: SignedUrl
-    ) -> AsyncIterator[aiohttp.ClientResponse]:
-        asked = [item for item in request.headers.items() if item[0].lower() in _ASKED_OF_STORAGE]
-        given = for_storage(signed.headers)
-        if given is None:
-            raise RefusedDestinationError("a header field that goes with its URL is malformed")
-        status = "error"
-        try:
-            async with self._storage.open("GET", signed.url, (*given, *asked)) as response:
-                status = str(response.status)
-                yield response
-        except RefusedDestinationError:
-            status = "refused"
-            raise
-        finally:
-            self._metrics.storage_calls.labels(status).inc()
+            except RefusedRedirectError as error:
+                log.warning("redirect refused", model=file.model, version=file.version, reason=str(error))
+                raise
+            if ended:
+                await self._pipeline.disown(answer)
+            # A stored URL may have ended before its time; a new one decides. Nothing else needs a new one.
+            if not ended or signed_anew or answer.outcome is not Outcome.HIT:
+                raise UpstreamUnavailableError(
+                    f"The workspace's storage answered {response.status} to a signed download."
+                )
+            signed_anew = True
 
     async def _ask(
         self,
@@ -230,6 +224,18 @@ def _page(body: bytes, directory: str) -> tuple[list[dict[str, Any]], str]:
 def _entry(file: Listed) -> dict[str, Any]:
     size = {} if file.size is None else {"file_size": file.size}
     return {"path": file.name, "is_dir": file.is_dir, **size}
+
+
+async def _has_ended(response: aiohttp.ClientResponse, deadline: float) -> bool:
+    """Whether storage's error is about the signed URL, so that a new one may be accepted."""
+    body = b""
+    if response.status == 400:
+        try:
+            async with asyncio.timeout_at(deadline):
+                body = await read_whole(response, _LARGEST_ERROR)
+        except (TimeoutError, TooLargeToShareError, TruncatedError) as error:
+            log.info("error of storage is unreadable", reason=type(error).__name__)
+    return has_ended(response.status, body)
 
 
 async def _relay_file(request: web.Request, response: aiohttp.ClientResponse) -> Reply:

@@ -19,6 +19,8 @@ class Lifetimes:
     mutable: float
     not_found: float
     discovery: float
+    signed_url: float
+    """A signed URL, however late it says that it expires: it may end earlier, and clients cannot tell."""
     signed_url_margin: float
     """A signed URL is not given out in the last seconds before its expiry: the client still has to use it."""
 
@@ -37,7 +39,7 @@ def lifetime(
     """Return for how many seconds an answer may be stored, 0 for not at all.
 
     ``version_status`` is what is known of the model version's status (LISTING only), ``url_expires_in``
-    the seconds until the signed URL expires, None when it does not say (SIGNED_URL only).
+    the seconds until the signed URL ends at the earliest, None when that is not known (SIGNED_URL only).
 
     Only 200 and 404 are ever stored: other errors are not results, and an unknown success is not ours
     to interpret.
@@ -56,7 +58,8 @@ def lifetime(
         case Freshness.SIGNED_URL:
             if url_expires_in is None:
                 return NOT_AT_ALL
-            return max(NOT_AT_ALL, url_expires_in - lifetimes.signed_url_margin)
+            left = url_expires_in - lifetimes.signed_url_margin
+            return max(NOT_AT_ALL, min(left, lifetimes.signed_url))
         case Freshness.LISTING:
             if version_status is None:
                 return lifetimes.unverified

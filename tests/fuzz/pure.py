@@ -512,8 +512,10 @@ _TIMED = (
     "X-Goog-Expires",
     "se",
     "sig",
+    "ske",
     "Expires",
     "x-amz-date",
+    "X-Amz-Security-Token",
     "SE",
     "a",
 )
@@ -545,10 +547,16 @@ def _expiry(url: str) -> str:
         epoch = re.fullmatch("[0-9]{1,12}", query["expires"])
         moments.append(float(epoch[0]) if epoch else None)
     if {"se", "sig"} <= names:
-        extended = re.fullmatch(r"(\d{4})-(\d\d)-(\d\d)T(\d\d):(\d\d):(\d\d)Z", query["se"], re.ASCII)
-        if extended is None:
-            return ""  # several spellings of ISO 8601 are read; this oracle knows one
-        moments.append(_basic("".join(extended.groups()[:3]) + "T" + "".join(extended.groups()[3:]) + "Z"))
+        for end in {"se", "ske"} & names:
+            extended = re.fullmatch(r"(\d{4})-(\d\d)-(\d\d)T(\d\d):(\d\d):(\d\d)Z", query[end], re.ASCII)
+            if extended is None:
+                return ""  # several spellings of ISO 8601 are read; this oracle knows one
+            moments.append(
+                _basic("".join(extended.groups()[:3]) + "T" + "".join(extended.groups()[3:]) + "Z")
+            )
+    if moments and "x-amz-security-token" in names:
+        signed = _basic(query.get("x-amz-date", ""))
+        moments.append(None if signed is None else signed + 300)
     known = [moment for moment in moments if moment is not None]
     meant = min(known) if known and len(known) == len(moments) and len(names) == len(pairs) else None
     return "" if found == meant else f"{found} is not {meant}"

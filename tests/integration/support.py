@@ -52,6 +52,15 @@ CONFIG = "/.well-known/databricks-config"
 
 Head = list[tuple[str, str]]
 
+
+def outcome(statuses: Sequence[str]) -> str:
+    """Return what the one Cache-Status field says that this cache did, without the time that is left."""
+    [status] = statuses
+    name, _, outcome = status.partition("; ttl=")[0].partition("; ")
+    assert name == "mlflow-proxy"
+    return outcome
+
+
 QUIET = ConnectionSettings(forwarded_fields="never")
 OWN = AccessSettings(sharing="credential")
 """Each credential has answers of its own, whatever the upstream is. Both together make a proxy that neither
@@ -141,6 +150,11 @@ class RawReply:
 
     def all(self, name: str) -> list[str]:
         return [value for field_name, value in self.headers if field_name.lower() == name.lower()]
+
+    @property
+    def outcome(self) -> str:
+        """What the cache did."""
+        return outcome(self.all("Cache-Status"))
 
     def json(self) -> Any:
         return json.loads(self.body)
@@ -347,12 +361,14 @@ class Reply:
 
     @property
     def outcome(self) -> str:
-        """What the cache did, without its name."""
-        values = self.headers.getall("Cache-Status")
-        assert len(values) == 1
-        name, _, outcome = values[0].partition("; ")
-        assert name == "mlflow-proxy"
-        return outcome
+        """What the cache did, without its name, and without the time that is left."""
+        return outcome(self.headers.getall("Cache-Status"))
+
+    @property
+    def ttl(self) -> int | None:
+        """The seconds left of a stored answer, as Cache-Status says; None if it does not."""
+        left = self.headers["Cache-Status"].partition("; ttl=")[2]
+        return int(left) if left else None
 
     def json(self) -> Any:
         return json.loads(self.body)

@@ -2,7 +2,9 @@
 
 import asyncio
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from email.utils import format_datetime
 from typing import Any, Literal
 
 import aiohttp
@@ -74,6 +76,9 @@ async def test_the_second_answer_comes_from_the_store(
     assert (stored.status, stored.outcome, stored.headers.get("Age")) == (200, STORED, None)
     assert (hit.status, hit.outcome, hit.body) == (200, HIT, stored.body)
     assert hit.headers["Age"].isdigit()
+    assert stored.ttl is None
+    assert hit.ttl is not None
+    assert 0 <= hit.ttl <= 3600
     assert hit.headers["Content-Type"] == stored.headers["Content-Type"]
     assert len(workspace.arrivals) == 1
 
@@ -208,6 +213,70 @@ async def test_a_signed_url_is_stored_while_it_has_time(
         api = Api(session, url)
         asked = {"name": "m", "version": "1", "path": "MLmodel"}
         assert [(await api.get(SIGN, **asked)).outcome for _ in range(2)] == outcomes
+
+
+def signed(query: str, fields: Sequence[dict[str, str]] = ()) -> Answer:
+    """Return an answer about a URL that was signed at noon, as its Date says."""
+    noon = datetime(2026, 3, 1, 12, tzinfo=UTC)
+    said = {"signed_uri": f"https://s.example/f?{query}", "headers": list(fields)}
+    return Answer(200, json.dumps(said).encode(), {"Date": format_datetime(noon, usegmt=True)})
+
+
+AWS_SIGNED = "X-Amz-Date=20260301T120000Z&X-Amz-Expires={}&X-Amz-Signature=a"
+AZURE_SIGNED = "se=2026-03-01T13:00:00Z&sig=a"
+
+
+@pytest.mark.parametrize(
+    ("answer", "ttl"),
+    [
+        (signed(AWS_SIGNED.format(900)), 780),
+        (signed(AWS_SIGNED.format(604800)), 900),
+        (signed(AZURE_SIGNED), 900),
+        (signed(f"{AZURE_SIGNED}&ske=2026-03-01T12:05:00Z"), 180),
+        (signed(f"{AZURE_SIGNED}&ske=2026-03-02T12:05:00Z"), 900),
+        (signed(f"{AWS_SIGNED.format(604800)}&X-Amz-Security-Token=IQo"), 180),
+        (signed(AWS_SIGNED.format(900), [{"name": "x-amz-security-token", "value": "IQo"}]), 180),
+        (signed(f"{AWS_SIGNED.format(200)}&X-Amz-Security-Token=IQo"), 80),
+    ],
+)
+async def test_a_signed_url_is_stored_until_the_earliest_of_its_ends(
+    workspace: EmulatedWorkspace, api: Api, answer: Answer, ttl: int
+) -> None:
+    workspace.fault = lambda _: answer
+    asked = {"name": "m", "version": "1", "path": "f"}
+    first, hit = [await api.get(SIGN, **asked) for _ in range(2)]
+    assert (first.outcome, hit.outcome) == (STORED, HIT)
+    assert hit.ttl is not None
+    assert hit.ttl in range(ttl - 5, ttl + 1)
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        f"{AZURE_SIGNED}&ske=garbage",
+        f"{AZURE_SIGNED}&ske=",
+        f"{AZURE_SIGNED}&ske=2026-03-01T12:02:00Z",
+        "Expires=9999999999&X-Amz-Security-Token=IQo",
+    ],
+)
+async def test_a_signed_url_that_may_end_at_any_time_is_not_stored(
+    workspace: EmulatedWorkspace, api: Api, query: str
+) -> None:
+    workspace.fault = lambda _: signed(query)
+    for _ in range(2):
+        assert (await api.get(SIGN, name="m", version="1", path="f")).outcome == MISS
+
+
+async def test_the_cap_of_signed_urls_is_a_setting(
+    workspace: EmulatedWorkspace, session: aiohttp.ClientSession
+) -> None:
+    workspace.fault = lambda _: signed(AWS_SIGNED.format(900))
+    for cap, outcomes in ((60, [STORED, HIT]), (0, [MISS, MISS])):
+        async with proxied(workspace.url, cache=CacheSettings(signed_url_ttl=cap)) as url:
+            api = Api(session, url)
+            replies = [await api.get(SIGN, name="m", version="1", path="f") for _ in range(2)]
+            assert [reply.outcome for reply in replies] == outcomes
+            assert (replies[1].ttl or 0) <= cap
 
 
 async def test_a_signed_url_of_unknown_expiry_is_not_stored(workspace: EmulatedWorkspace, api: Api) -> None:

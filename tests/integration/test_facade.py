@@ -1,6 +1,7 @@
 """Door A's own endpoints: listings and files under the reserved prefix, and nothing beyond it."""
 
 import asyncio
+import time
 from typing import Literal
 
 import aiohttp
@@ -10,7 +11,19 @@ from proxy.demo.answers import Answer, Hang, Truncate
 from proxy.demo.models import Model, ModelVersion, Pattern
 from proxy.demo.workspace import EmulatedWorkspace, WorkspaceOptions
 from tests.integration.conftest import FILES, sample
-from tests.integration.support import MUCH, Api, RawClient, Upstream, proxied, raw, request_bytes
+from tests.integration.support import (
+    HIT,
+    MUCH,
+    STORED,
+    Api,
+    Inbound,
+    RawClient,
+    Upstream,
+    first,
+    proxied,
+    raw,
+    request_bytes,
+)
 
 ARTIFACTS = "/api/2.0/mlflow-artifacts/artifacts"
 ROOT = f"{ARTIFACTS}/mlflow-proxy/m/1"
@@ -301,20 +314,108 @@ async def test_storages_own_errors_are_not_files(workspace: EmulatedWorkspace, a
     assert "sig" not in reply.json()["message"].replace("signed", "").lower()
 
 
-async def test_a_redirect_of_storage_is_not_followed(workspace: EmulatedWorkspace, api: Api) -> None:
-    redirect, other = Answer(302, b"", {"Location": "/elsewhere"}), Answer(200, b"elsewhere")
+async def test_a_redirect_of_storage_is_followed(workspace: EmulatedWorkspace, api: Api) -> None:
+    redirect, other = Answer(307, b"", {"Location": "/elsewhere"}), Answer(200, b"elsewhere")
     workspace.storage.fault = lambda request: other if request.path == "/elsewhere" else redirect
-    assert (await raw(api.url, "GET", f"{ROOT}/MLmodel")).status == 502
-    assert len(workspace.storage.arrivals) == 1
+    reply = await raw(api.url, "GET", f"{ROOT}/MLmodel")
+    assert (reply.status, reply.body, reply.all("Location")) == (200, b"elsewhere", [])
+    head = await raw(api.url, "HEAD", f"{ROOT}/MLmodel")
+    assert (head.status, head.all("Content-Length"), head.body) == (200, ["9"], b"")
+    assert [arrival.target for arrival in workspace.storage.arrivals][1] == "/elsewhere"
+    assert await api.metric("mlflow_proxy_storage_calls_total", status="307") == 2
 
 
-async def test_a_stored_url_that_storage_refuses_is_replaced(workspace: EmulatedWorkspace, api: Api) -> None:
+ENDED = [
+    Answer(400, b"<?xml version='1.0'?><Error><Code>ExpiredToken</Code></Error>"),
+    Answer(401, b"<Error/>"),
+    Answer(403, b"<Error/>"),
+]
+"""What storage says of a URL that has ended."""
+SIGN = "model-versions/get-signed-download-uri"
+
+
+@pytest.mark.parametrize("answer", ENDED)
+async def test_a_stored_url_that_storage_refuses_is_replaced(
+    workspace: EmulatedWorkspace, api: Api, answer: Answer
+) -> None:
     assert (await api.get(f"{ROOT}/MLmodel")).status == 200
-    refusals = iter([Answer(403, b"<Error/>")])
-    workspace.storage.fault = lambda _: next(refusals, None)
+    workspace.storage.fault = first(1, answer)
     reply = await api.get(f"{ROOT}/MLmodel")
     assert (reply.status, reply.body) == (200, FILES["MLmodel"])
-    assert len(workspace.arrivals.to("model-versions/get-signed-download-uri")) == 2
+    assert len(workspace.arrivals.to(SIGN)) == 2
+    assert (await api.get(f"{ROOT}/MLmodel")).status == 200
+    assert len(workspace.arrivals.to(SIGN)) == 2
+
+
+@pytest.mark.parametrize("answer", ENDED)
+async def test_it_is_signed_anew_once(workspace: EmulatedWorkspace, api: Api, answer: Answer) -> None:
+    assert (await api.get(f"{ROOT}/MLmodel")).status == 200
+    workspace.storage.fault = lambda _: answer
+    assert (await api.get(f"{ROOT}/MLmodel")).status == 502
+    assert len(workspace.arrivals.to(SIGN)) == 2
+    assert len(workspace.storage.arrivals) == 3
+    # Nor is the second kept: whoever asks next has one that is new.
+    assert (await api.get(SIGN, name="m", version="1", path="MLmodel")).outcome == STORED
+
+
+async def test_it_is_signed_anew_once_for_all_who_meet_it(session: aiohttp.ClientSession) -> None:
+    began, later = time.time(), [0.0]
+    options = WorkspaceOptions(limit=MUCH, latency=0)
+    async with (
+        EmulatedWorkspace([sample()], options, clock=lambda: began + later[0]) as workspace,
+        proxied(workspace.url) as url,
+    ):
+        api = Api(session, url)
+        assert (await api.get(f"{ROOT}/MLmodel")).status == 200
+        old = workspace.storage.arrivals[0].target
+        workspace.storage.fault = lambda request: ENDED[0] if request.raw_path == old else None
+        later[0] = 1.0  # so that the next URL is another
+        replies = await asyncio.gather(*(api.get(f"{ROOT}/MLmodel") for _ in range(10)))
+        assert [reply.status for reply in replies] == [200] * 10
+        assert len(workspace.arrivals.to(SIGN)) == 2
+
+
+@pytest.mark.parametrize(
+    ("status", "body"),
+    [
+        (400, b"<Error><Code>InvalidArgument</Code></Error>"),
+        (400, b"<Code>ExpiredToken</Code>".rjust(2**20)),
+        (404, b"<Error/>"),
+        (429, b""),
+        (500, b""),
+        (503, b"<Error><Code>SlowDown</Code></Error>"),
+    ],
+)
+async def test_other_errors_of_storage_cost_no_signature(
+    workspace: EmulatedWorkspace, api: Api, status: int, body: bytes
+) -> None:
+    workspace.storage.fault = first(5, Answer(status, body))
+    for _ in range(5):
+        assert (await api.get(f"{ROOT}/MLmodel")).status == 502
+    assert (await api.get(f"{ROOT}/MLmodel")).body == FILES["MLmodel"]
+    assert len(workspace.arrivals.to(SIGN)) == 1
+
+
+async def test_an_error_of_storage_that_breaks_off_is_one(workspace: EmulatedWorkspace, api: Api) -> None:
+    assert (await api.get(f"{ROOT}/MLmodel")).status == 200
+    async with Upstream() as storage:
+
+        async def respond(inbound: Inbound) -> None:
+            await inbound.send(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 99\r\n\r\n<Error>")
+            inbound.reset()
+
+        storage.respond = respond
+        workspace.storage.fault = lambda _: Answer(307, b"", {"Location": f"{storage.url}/x"})
+        assert (await api.get(f"{ROOT}/MLmodel")).status == 502
+        assert len(storage.seen) == 1
+    assert len(workspace.arrivals.to(SIGN)) == 1
+
+
+async def test_a_listing_from_the_cache_says_how_long_it_may_be_used(api: Api) -> None:
+    one, two = [await api.get(ARTIFACTS, path="mlflow-proxy/m/1") for _ in range(2)]
+    assert (one.outcome, one.ttl, two.outcome) == (STORED, None, HIT)
+    assert two.ttl is not None
+    assert two.ttl <= 60
 
 
 @pytest.mark.parametrize(

@@ -216,9 +216,9 @@ async def test_expired_listings_are_served_while_the_workspace_is_down(
         by_door_a = await stale.get(door_a, path="mlflow-proxy/m/1")
     for served, before in ((reply, listing), (by_door_a, directory)):
         assert (served.status, served.body) == (200, before.body)
-        hit, ttl = served.outcome.rsplit("; ttl=", 1)
-        assert hit == "hit; detail=stale-if-error"
-        assert int(ttl) <= -1
+        assert served.outcome == "hit; detail=stale-if-error"
+        assert served.ttl is not None
+        assert served.ttl <= -1
         assert int(served.headers["Age"]) >= 0
     assert model.status in {502, 503}
     assert signing.status in {502, 503}

@@ -149,8 +149,7 @@ def content(reply: RawReply) -> tuple[str, Head, bytes]:
 
 
 def outcome(reply: RawReply) -> str:
-    [value] = reply.all("Cache-Status")
-    return value.removeprefix("mlflow-proxy; ")
+    return reply.outcome
 
 
 # -- fields that are not part of the key -----------------------------------------------------------

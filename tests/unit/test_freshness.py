@@ -1,5 +1,7 @@
 """How long answers may be used again, and what is known of versions."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -10,7 +12,14 @@ from proxy.mlflow_api.answers import VersionStatus
 from proxy.mlflow_api.routes import Freshness
 
 LIFETIMES = Lifetimes(
-    listing=3600, unverified=60, pending=5, mutable=4, not_found=3, discovery=1800, signed_url_margin=120
+    listing=3600,
+    unverified=60,
+    pending=5,
+    mutable=4,
+    not_found=3,
+    discovery=1800,
+    signed_url=850,
+    signed_url_margin=120,
 )
 statuses = st.sampled_from([None, "READY", "PENDING_REGISTRATION", "FAILED_REGISTRATION"])
 
@@ -27,6 +36,9 @@ statuses = st.sampled_from([None, "READY", "PENDING_REGISTRATION", "FAILED_REGIS
         (Freshness.LISTING, "PENDING_REGISTRATION", None, 5),
         (Freshness.LISTING, "FAILED_REGISTRATION", None, 5),
         (Freshness.SIGNED_URL, None, 900.0, 780),
+        (Freshness.SIGNED_URL, None, 960.0, 840),
+        (Freshness.SIGNED_URL, None, 970.0, 850),
+        (Freshness.SIGNED_URL, "READY", 604800.0, 850),
         (Freshness.SIGNED_URL, None, 120.0, 0),
         (Freshness.SIGNED_URL, None, 30.0, 0),
         (Freshness.SIGNED_URL, None, -30.0, 0),
@@ -40,6 +52,16 @@ def test_success(
         lifetime(freshness, 200, LIFETIMES, version_status=version_status, url_expires_in=url_expires_in)
         == seconds
     )
+
+
+@given(st.floats(-1e6, 1e9), st.floats(0, 1e5), st.floats(0, 1e5))
+def test_a_signed_url_is_never_kept_beyond_its_end_or_the_cap(
+    expires: float, cap: float, margin: float
+) -> None:
+    lifetimes = replace(LIFETIMES, signed_url=cap, signed_url_margin=margin)
+    seconds = lifetime(Freshness.SIGNED_URL, 200, lifetimes, url_expires_in=expires)
+    assert 0 <= seconds <= cap
+    assert seconds == 0 or seconds <= expires - margin
 
 
 @given(

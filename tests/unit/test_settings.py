@@ -178,6 +178,8 @@ def test_wrong_arguments(
         ("--cache.listing-ttl", "-1"),
         ("--cache.mutable-ttl", "inf"),
         ("--cache.signed-url-margin", "soon"),
+        ("--cache.signed-url-ttl", "-1"),
+        ("--cache.signed-url-ttl", "inf"),
         ("--budget.registry-limit", "0"),
         ("--budget.registry-limit", "1.5"),
         ("--budget.runs-search-limit", "0"),

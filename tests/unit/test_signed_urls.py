@@ -7,12 +7,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.mlflow_api.signed_urls import expires_at
+from proxy.mlflow_api.signed_urls import TEMPORARY, expires_at, has_ended
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC).timestamp()
 AWS = "X-Amz-Date=20260301T120000Z&X-Amz-Expires=900"
 GCP = "X-Goog-Date=20260301T120000Z&X-Goog-Expires=600"
 AZURE = "se=2026-03-01T12%3A05%3A00Z&sig=abc%3D"
+TOKEN = "X-Amz-Security-Token=IQoJb3JpZ2luX2Vj%2F%2F"
 
 
 def url(query: str) -> str:
@@ -35,6 +36,15 @@ def url(query: str) -> str:
         (f"{AWS}&{GCP}", 600),
         (f"{AZURE}&{AWS}", 300),
         (f"{AWS}&Expires={NOON + 7:.0f}", 7),
+        # A user delegation key that ends before what it signed, or after
+        (f"{AZURE}&ske=2026-03-01T12%3A01%3A00Z", 60),
+        (f"{AZURE}&skt=2026-03-01&ske=2026-03-02&sks=b", 300),
+        (f"SKE=2026-03-01&{AZURE}", -12 * 3600),
+        # Temporary credentials end without the URL saying so
+        (f"{AWS}&{TOKEN}", TEMPORARY),
+        (f"x-amz-security-token=&{AWS}", TEMPORARY),
+        (f"X-Amz-Date=20260301T120000Z&X-Amz-Expires=60&{TOKEN}", 60),
+        (f"X-Amz-Date=20260301T120000Z&X-Amz-Expires=604800&{TOKEN}", TEMPORARY),
         # A fragment and a stray parameter are no matter
         (f"{AWS}&response-content-type=", 900),
         (f"{AWS}#x", 900),
@@ -78,7 +88,18 @@ def test_times_without_a_zone_are_in_utc_wherever_the_proxy_runs(query: str, sec
         "se=&sig=a",
         "Expires=soon",
         "Expires=%ff",
+        "ske=2026-03-01T12:01:00Z&sig=a",
+        # When did temporary credentials sign it?
+        f"Expires=1804204800&{TOKEN}",
+        f"X-Amz-Date=20260301T120000Z&{TOKEN}",
+        f"{AZURE}&{TOKEN}",
+        TOKEN,
         # One that cannot be read makes the whole unknown
+        f"{AZURE}&ske=",
+        f"{AZURE}&ske=garbage",
+        f"{AZURE}&ske=1772366400",
+        f"{AZURE}&ske=2026-03-01T12:01:00Z&ske=2026-03-01T12:02:00Z",
+        f"{AWS}&{TOKEN}&{TOKEN}",
         f"{AWS}&Expires=soon",
         f"{GCP}&se=tomorrow&sig=a",
         # Which one counts?
@@ -88,6 +109,47 @@ def test_times_without_a_zone_are_in_utc_wherever_the_proxy_runs(query: str, sec
 )
 def test_otherwise_unknown(query: str) -> None:
     assert expires_at(url(query)) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "seconds"),
+    [("X-Amz-Security-Token", TEMPORARY), ("x-amz-security-token", TEMPORARY), ("X", 900)],
+)
+def test_temporary_credentials_may_stand_in_a_field(name: str, seconds: float) -> None:
+    assert expires_at(url(AWS), [("x-ms-version", "1"), (name, "IQo")]) == NOON + seconds
+
+
+def test_another_end_never_lengthens_a_life() -> None:
+    alone = {each: expires_at(url(each)) for each in (AWS, GCP, AZURE)}
+    for query, end in alone.items():
+        for more in (TOKEN, "ske=2026-03-01T12:01:00Z", "ske=2027-01-01", "ske=x", *alone):
+            if more != query and more not in query:
+                both = expires_at(url(f"{query}&{more}"))
+                assert both is None or (end is not None and both <= end)
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "ended"),
+    [
+        (401, b"", True),
+        (403, b"", True),
+        (403, b"<Error><Code>AccessDenied</Code></Error>", True),
+        (400, b"<?xml version='1.0'?><Error><Code>ExpiredToken</Code><Message>m</Message></Error>", True),
+        (400, b"<Error>\n  <Code> ExpiredToken </Code>\n</Error>", True),
+        (400, b"<Error><Code>TokenRefreshRequired</Code></Error>", True),
+        (400, b"<Error><Code>InvalidToken</Code></Error>", True),
+        (400, b"<Error><Code>InvalidArgument</Code><Message>ExpiredToken</Message></Error>", False),
+        (400, b"ExpiredToken", False),
+        (400, b"", False),
+        (404, b"<Error><Code>NoSuchKey</Code></Error>", False),
+        (429, b"", False),
+        (500, b"<Error><Code>ExpiredToken</Code></Error>", False),
+        (503, b"<Error><Code>SlowDown</Code></Error>", False),
+        (200, b"<Code>ExpiredToken</Code>", False),
+    ],
+)
+def test_what_storage_says_of_a_url(status: int, body: bytes, ended: bool) -> None:
+    assert has_ended(status, body) is ended
 
 
 @given(st.text(max_size=60))
