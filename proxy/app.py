@@ -9,6 +9,7 @@ import secrets
 import signal
 import socket
 import ssl
+import sys
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
@@ -22,7 +23,7 @@ from aiohttp import HttpVersion11, web
 from structlog.contextvars import bind_contextvars, unbind_contextvars
 from yarl import URL
 
-from proxy import __version__, discovery, tls
+from proxy import __version__, discovery, logs, tls
 from proxy.access import clients as access_clients
 from proxy.access import databricks
 from proxy.access.credential import Credentials, Fetched, TokenFile
@@ -350,6 +351,9 @@ class Proxy:
             "1 while answers are shared by those who have proven that they may read the model.",
             lambda: self.sharing.mode == "proven",
         )
+        self.metrics.watch_count(
+            "mlflow_proxy_log_lines_dropped", "Lines of the log that could not be written.", logs.dropped
+        )
         watch("mlflow_proxy_cache_entries", "Stored answers.", lambda: len(self._store))
         watch("mlflow_proxy_cache_bytes", "Bytes of stored answers.", lambda: self._store.bytes)
         watch("mlflow_proxy_requests_in_flight", "Requests being answered.", lambda: len(self._in_flight))
@@ -452,15 +456,25 @@ async def serving(
         await proxy.close()
 
 
+def stop_signals() -> tuple[signal.Signals, ...]:
+    """Return the signals that mean an orderly stop.
+
+    The end of a terminal is one, unless the process was started to outlive it (``nohup``).
+    """
+    if sys.platform == "win32" or signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+        return signal.SIGINT, signal.SIGTERM
+    return signal.SIGINT, signal.SIGTERM, signal.SIGHUP
+
+
 async def run(
     settings: Settings, started: Callable[[str], None] = lambda url: None, place: Place | None = None
 ) -> None:
-    """Serve until SIGINT or SIGTERM. Raises InvalidSettingsError."""
+    """Serve until told to stop by a signal. Raises InvalidSettingsError."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     own: dict[str, str] = {}
     async with serving(settings, place, administered=lambda url: own.update(admin=url)) as url:
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in stop_signals():
             with contextlib.suppress(NotImplementedError):  # Windows has no signal handlers on the loop
                 loop.add_signal_handler(number, stop.set)
         connections = settings.connections

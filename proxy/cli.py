@@ -1,6 +1,7 @@
 """The command line: which command, with which settings; one line for what goes wrong."""
 
 import asyncio
+import os
 import sys
 from collections.abc import Callable, Sequence
 
@@ -21,6 +22,7 @@ mlflow-proxy COMMAND --help lists a command's options; mlflow-proxy --version pr
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit status, 2 for what the user can mend."""
+    _open_missing_streams()
     command, *rest = (list(sys.argv[1:]) if arguments is None else list(arguments)) or ["--help"]
     if command in {"--help", "-h", "help"}:
         sys.stdout.write(_USAGE)
@@ -40,12 +42,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
 
 
+def _open_missing_streams() -> None:
+    """Let standard streams that this process was started without (``2>&-``) lead nowhere.
+
+    Else the next thing to be opened has their number, and what is written to standard error goes there: to a
+    client, say.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # the lowest number that is free
+    # Python has made no file of what was missing.
+    if sys.__stdout__ is None:
+        sys.stdout = os.fdopen(1, "w", closefd=False)
+    if sys.__stderr__ is None:
+        sys.stderr = os.fdopen(2, "w", closefd=False)
+
+
 def _serve(arguments: Sequence[str]) -> int:
     chosen = settings.load(arguments)
     logs.configure(chosen.log_level, chosen.log_format)
     if chosen.workers > 1:
         return workers.run(chosen)
-    asyncio.run(app.run(chosen))
+    with logs.in_background():
+        asyncio.run(app.run(chosen))
     return 0
 
 

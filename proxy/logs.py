@@ -1,15 +1,25 @@
 """Structured logs, on standard error, with secrets taken out.
 
 Tokens and signatures are kept out of log calls in the first place; the redaction here is the second lock.
+It comes before a line waits to be written: see ``log_writer``.
 """
 
+import io
 import logging
+import os
 import re
-import sys
-from typing import Literal
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr
+from typing import Literal, TextIO, cast
 
 import structlog
 from structlog.typing import EventDict, WrappedLogger
+
+from proxy.log_writer import LogWriter
+
+_STANDARD_ERROR = 2
+_LONGEST = 16 * 1024
+"""Characters of one value: what waits to be written is bounded not only in lines."""
 
 _SECRET = re.compile(
     r"""
@@ -42,6 +52,14 @@ def _redact_event(logger: WrappedLogger, method: str, event: EventDict) -> Event
     return event
 
 
+def _shorten(logger: WrappedLogger, method: str, event: EventDict) -> EventDict:
+    """Leave out the middle of what is too long; after the redaction, which may need to see it."""
+    for name, value in event.items():
+        if isinstance(value, str) and len(value) > _LONGEST:
+            event[name] = f"{value[: _LONGEST // 2]} [...] {value[-_LONGEST // 2 :]}"
+    return event
+
+
 def _keep_lines(logger: WrappedLogger, method: str, event: EventDict) -> EventDict:
     """Escape what would begin another line or move a terminal's cursor, in names and values alike.
 
@@ -64,13 +82,32 @@ def _printable(text: str) -> str:
     return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)
 
 
+_writer = LogWriter(_STANDARD_ERROR)
+"""All of the process write by it, so that lines keep their order."""
+
+
+class _Handler(logging.StreamHandler[LogWriter]):
+    """Takes the lines of libraries."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - the library's name
+        """Drop a line that cannot be put in form: the library would report it on standard error, and wait."""
+        self.stream.drop()
+
+
+class _Reports(io.TextIOBase):
+    """Standard error for what the interpreter reports there itself: warnings, and errors of finalizers."""
+
+    def write(self, text: str, /) -> int:
+        """Take a part of a report."""
+        return _writer.write(redact(text))
+
+
 def configure(level: str, form: Literal["auto", "console", "json"]) -> None:
     """Send all logs, those of libraries included, to standard error in one form."""
-    console = form == "console" or (form == "auto" and sys.stderr.isatty())
+    terminal = os.isatty(_STANDARD_ERROR)
+    console = form == "console" or (form == "auto" and terminal)
     render: structlog.typing.Processor = (
-        structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
-        if console
-        else structlog.processors.JSONRenderer()
+        structlog.dev.ConsoleRenderer(colors=terminal) if console else structlog.processors.JSONRenderer()
     )
     shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
@@ -81,17 +118,18 @@ def configure(level: str, form: Literal["auto", "console", "json"]) -> None:
     last: list[structlog.typing.Processor] = [
         structlog.processors.format_exc_info,
         _redact_event,
+        _shorten,
         *([_keep_lines] if console else []),
         render,
     ]
     structlog.configure(
         processors=[*shared, *last],
         wrapper_class=structlog.make_filtering_bound_logger(level),
-        # Not PrintLogger, which writes a line's end by itself: lines of several processes would mix.
-        logger_factory=structlog.WriteLoggerFactory(sys.stderr),
+        # Not PrintLogger, which writes a line's end by itself: it would be a line of its own.
+        logger_factory=structlog.WriteLoggerFactory(cast("TextIO", _writer)),
         cache_logger_on_first_use=True,
     )
-    handler = logging.StreamHandler(sys.stderr)
+    handler = _Handler(_writer)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=shared,
@@ -99,3 +137,20 @@ def configure(level: str, form: Literal["auto", "console", "json"]) -> None:
         )
     )
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+
+
+@contextmanager
+def in_background() -> Iterator[None]:
+    """Let nothing wait until its lines are written, for as long as a process serves."""
+    with _writer.in_background(), redirect_stderr(cast("TextIO", _Reports())):
+        yield
+
+
+def begin_anew() -> None:
+    """Forget what waits to be written: it is said by the process that this one was forked from."""
+    _writer.reset()
+
+
+def dropped() -> int:
+    """Return how many lines of this process were not written."""
+    return _writer.dropped

@@ -1,8 +1,10 @@
 """What is counted, in one place (Prometheus)."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Metric
+from prometheus_client.core import CounterMetricFamily
+from prometheus_client.registry import Collector
 
 _WAITS = (0.005, 0.025, 0.1, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 15.0, 30.0, 60.0)
 """Seconds; the upper ones are where clients lose patience."""
@@ -99,3 +101,20 @@ class Metrics:
     def watch(self, name: str, help_text: str, read: Callable[[], float]) -> None:
         """Expose a value that is read when the metrics are (a gauge)."""
         Gauge(name, help_text, registry=self.registry).set_function(read)
+
+    def watch_count(self, name: str, help_text: str, read: Callable[[], float]) -> None:
+        """Expose a value that only grows, and is read when the metrics are (a counter)."""
+        self.registry.register(_Count(name, help_text, read))
+
+
+class _Count(Collector):
+    """A counter that something else counts."""
+
+    def __init__(self, name: str, help_text: str, read: Callable[[], float]) -> None:
+        self._name = name
+        self._help = help_text
+        self._read = read
+
+    def collect(self) -> Iterable[Metric]:
+        """Read it."""
+        yield CounterMetricFamily(self._name, self._help, self._read())

@@ -22,13 +22,12 @@ from multiprocessing.process import BaseProcess
 import structlog
 from pydantic import SecretStr
 
-from proxy import app
+from proxy import app, logs
 from proxy.errors import InvalidSettingsError
 from proxy.settings import FleetSettings, Settings
 
 log = structlog.get_logger(__name__)
 
-_STOP = (signal.SIGINT, signal.SIGTERM)
 _BACKLOG = 1024
 """Connections that wait for any worker to accept them."""
 _SETTLED = 60.0
@@ -52,7 +51,7 @@ class Backoff:
 
 
 def run(settings: Settings) -> int:
-    """Serve with several workers until SIGINT or SIGTERM; returns the exit status.
+    """Serve with several workers until told to stop by a signal; returns the exit status.
 
     Raises InvalidSettingsError if the first worker cannot serve with these settings, or nothing can.
     """
@@ -168,11 +167,11 @@ class _Supervisor:
         )
         slot.started_at = time.monotonic()
         # What a worker is told before it has let go of the parent's handlers would look told to the parent.
-        signal.pthread_sigmask(signal.SIG_BLOCK, _STOP)
+        signal.pthread_sigmask(signal.SIG_BLOCK, app.stop_signals())
         try:
             slot.process.start()
         finally:
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOP)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, app.stop_signals())
 
     def _bury(self, slot: _Slot, process: BaseProcess) -> None:
         pause = slot.backoff.after(time.monotonic() - slot.started_at)
@@ -216,14 +215,17 @@ class _Supervisor:
         """Be a worker: all of its process's life."""
         os.close(self._alive)
         signal.set_wakeup_fd(-1)
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        # Ctrl-C on a terminal reaches every process; the parent passes it on.
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOP)
+        told_by = app.stop_signals()
+        # Ctrl-C on a terminal reaches every process, and so does the terminal's end; the parent passes it on.
+        for number in told_by:
+            signal.signal(number, signal.SIG_DFL if number == signal.SIGTERM else signal.SIG_IGN)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, told_by)
+        logs.begin_anew()
         structlog.contextvars.bind_contextvars(worker=place.number)
         say = saying.send if saying is not None else _to_nobody
         try:
-            asyncio.run(_serve(self._settings, place, self._parent, lambda url: say(None)))
+            with logs.in_background():
+                asyncio.run(_serve(self._settings, place, self._parent, lambda url: say(None)))
         except InvalidSettingsError as problem:
             if saying is None:
                 raise
@@ -264,13 +266,14 @@ async def _listen(host: str, port: int, section: str = "") -> list[socket.socket
 
 @contextlib.contextmanager
 def _told_to_stop() -> Iterator[socket.socket]:
-    """Yield what can be read from once SIGINT or SIGTERM has come."""
+    """Yield what can be read from once a signal to stop has come."""
     told, telling = socket.socketpair()
     with told, telling:
         telling.setblocking(False)
         # Python writes to it for every signal with a handler of its own, and these have one from here on.
         signal.set_wakeup_fd(telling.fileno(), warn_on_full_buffer=False)
-        before = [(number, signal.signal(number, lambda number, frame: None)) for number in _STOP]
+        told_by = app.stop_signals()
+        before = [(number, signal.signal(number, lambda number, frame: None)) for number in told_by]
         try:
             yield told
         finally:

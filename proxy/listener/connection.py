@@ -350,13 +350,31 @@ class ClientConnection(web.RequestHandler):
         if self._wire is None or self._wire.is_closing():
             return
         if self._wire.can_write_eof():
-            self._wire.write_eof()
+            if not await self._end_sending(self._wire):
+                return
         elif not self._reader.refused:
             return  # TLS has no half a close: a client that waits for the end would wait for all of this
         self._gone = self._event_loop.create_future()
         with suppress(TimeoutError):
             async with asyncio.timeout(_LINGER):
                 await self._gone
+
+    async def _end_sending(self, wire: asyncio.Transport) -> bool:
+        """Close this side once the client has taken all; returns whether the client is still there.
+
+        asyncio shuts down the socket here, or in a callback of its own if bytes wait to be sent, and lets the
+        system's error out in both: the client may have reset the connection since the last byte was sent. So
+        nothing is left to send first, and the error is caught.
+        """
+        wire.set_write_buffer_limits(0)
+        try:
+            await self._drain_helper()
+            if wire.is_closing():
+                return False
+            wire.write_eof()
+        except OSError:
+            return False
+        return True
 
     # -- deadlines -----------------------------------------------------------------------------------
 
@@ -455,7 +473,9 @@ def reset(transport: asyncio.BaseTransport) -> None:
     except AttributeError:
         return  # the TLS transport of CPython 3.11 when it was closed twice: there is nothing left
     if connection is not None and connection.fileno() >= 0:
-        # With a linger time of zero RST is sent, else an orderly end.
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        # With a linger time of zero RST is sent, else an orderly end. Some systems refuse it (EINVAL) if the
+        # client was quicker.
+        with suppress(OSError):
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     if isinstance(transport, asyncio.WriteTransport):
         transport.abort()

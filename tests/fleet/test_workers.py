@@ -23,7 +23,7 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 from proxy.demo.workspace import EmulatedWorkspace, WorkspaceOptions
 from tests.certificates import Authority
 from tests.fleet.redis_server import RedisServer
-from tests.integration.support import MODEL, MUCH, Api, count
+from tests.integration.support import MODEL, MUCH, Api, count, settle
 
 ROOT = Path(__file__).parents[2]
 WORKERS = 2
@@ -387,8 +387,11 @@ async def test_no_one_is_let_in_while_stopping(running: Running, workspace: Emul
     assert await end == 0
 
 
-async def test_control_c_stops_them_quietly(running: Running) -> None:
-    os.killpg(running.process.pid, signal.SIGINT)
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
+async def test_control_c_and_the_end_of_the_terminal_stop_them_quietly(
+    running: Running, number: signal.Signals
+) -> None:
+    os.killpg(running.process.pid, number)
     await running.log.ended
     assert await running.process.wait() == 0
     assert "error" not in {line.get("level") for line in running.log.lines}
@@ -411,6 +414,46 @@ async def test_a_worker_that_is_killed_is_replaced(running: Running) -> None:
 async def test_workers_do_not_outlive_their_parent(running: Running) -> None:
     assert await running.end(signal.SIGKILL) == -signal.SIGKILL
     assert await refuses(running.api.url)
+
+
+async def test_a_log_that_nothing_reads_holds_up_no_process(
+    workspace: EmulatedWorkspace, redis: RedisServer
+) -> None:
+    """Whatever waited for a line would hang: the test's time-out is the limit."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    with suppress(BlockingIOError):
+        while True:
+            os.write(writer, bytes(4096))
+    os.set_blocking(writer, True)
+    process = await asyncio.create_subprocess_exec(
+        *command(workspace.url, "--redis", redis.url, "--port", str(port)),
+        stderr=writer,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        start_new_session=True,
+    )
+    os.close(writer)
+    connector = aiohttp.TCPConnector(force_close=True)
+    async with aiohttp.ClientSession(connector=connector) as session:
+        running = Running(process, Log(asyncio.StreamReader()), Api(session, f"http://127.0.0.1:{port}"))
+        try:
+            while await refuses(running.api.url):
+                await settle()
+            before = await running.pids()
+            assert set(await asyncio.gather(*reads(running, 10))) == {404}
+            os.kill(before["1"], signal.SIGKILL)
+            while (await running.pids())["1"] == before["1"]:
+                await settle()
+            process.terminate()
+            assert await process.wait() == 0
+        finally:
+            running.log.ended.cancel()
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            await process.wait()
+    os.close(reader)
 
 
 # -- what keeps them from starting ---------------------------------------------------------------------

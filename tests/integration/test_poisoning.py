@@ -924,7 +924,7 @@ async def test_a_place_that_the_workspace_names_is_one_line(upstream: Upstream) 
 
 @pytest.mark.parametrize("form", ["json", "console"])
 async def test_a_name_writes_no_line_of_the_log(
-    upstream: Upstream, form: str, capsys: pytest.CaptureFixture[str]
+    upstream: Upstream, form: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     forged = "2026-01-01T00:00:00Z [error    ] forged"
     logs.configure("debug", "json" if form == "json" else "console")
@@ -932,6 +932,6 @@ async def test_a_name_writes_no_line_of_the_log(
     async with proxied(upstream.url) as url:
         for name in [f"m{between}{text}" for between in breaks for text in texts]:
             assert (await send(url, f"/-/purge?name={quote(name)}", [], method="POST")).status == 200
-    lines = capsys.readouterr().err.splitlines()
+    lines = capfd.readouterr().err.splitlines()
     assert ["forged" in line and "purged" in line for line in lines] == [True] * 10
     assert all(line.isprintable() for line in lines)

@@ -1,9 +1,9 @@
 """Secrets do not reach the logs."""
 
-import io
 import json
 import logging
 import string
+import sys
 
 import pytest
 import structlog
@@ -56,7 +56,7 @@ def test_the_rest_is_left_alone(text: str) -> None:
 
 
 @pytest.mark.parametrize("form", ["json", "console"])
-def test_all_ways_into_the_log_are_redacted(form: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_all_ways_into_the_log_are_redacted(form: str, capfd: pytest.CaptureFixture[str]) -> None:
     logs.configure("debug", "json" if form == "json" else "console")
     log = structlog.get_logger()
     log.info("to sig=S3CRET", url="https://h/?sig=S3CRET", authorization="S3CRET", Cookie="S3CRET")
@@ -66,7 +66,7 @@ def test_all_ways_into_the_log_are_redacted(form: str, capsys: pytest.CaptureFix
     except ValueError:
         log.exception("failed")
         logging.getLogger("library").exception("failed")
-    text = capsys.readouterr().err
+    text = capfd.readouterr().err
     assert "S3CRET" not in text
     assert text.count("[redacted]") >= 7
     if form == "json":
@@ -97,7 +97,7 @@ BREAKS = [
 
 @pytest.mark.parametrize("form", ["json", "console"])
 @pytest.mark.parametrize("between", BREAKS)
-def test_no_value_forges_a_line(form: str, between: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_no_value_forges_a_line(form: str, between: str, capfd: pytest.CaptureFixture[str]) -> None:
     logs.configure("debug", "json" if form == "json" else "console")
     log, text = structlog.get_logger(), f"m{between}{FORGED}"
     log.info("failed", model=text, number=[text])
@@ -107,7 +107,7 @@ def test_no_value_forges_a_line(form: str, between: str, capsys: pytest.CaptureF
         raise ValueError(text)
     except ValueError:
         log.exception("failed")
-    lines = capsys.readouterr().err.splitlines()
+    lines = capfd.readouterr().err.splitlines()
     assert not any(line.startswith(FORGED) for line in lines)
     assert len([line for line in lines if line.strip() and not line.startswith(" ")]) == (
         4 if form == "json" else 5
@@ -117,25 +117,33 @@ def test_no_value_forges_a_line(form: str, between: str, capsys: pytest.CaptureF
         assert json.loads(lines[0])["model"] == text
 
 
-def test_the_level_is_a_threshold(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_level_is_a_threshold(capfd: pytest.CaptureFixture[str]) -> None:
     logs.configure("warning", "json")
     structlog.get_logger().info("quiet")
     logging.getLogger("library").info("quiet")
     structlog.get_logger().warning("loud")
-    assert [json.loads(line)["event"] for line in capsys.readouterr().err.splitlines()] == ["loud"]
+    assert [json.loads(line)["event"] for line in capfd.readouterr().err.splitlines()] == ["loud"]
 
 
-def test_a_line_is_written_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    written: list[str] = []
-
-    class Stream(io.StringIO):
-        def write(self, text: str) -> int:
-            written.append(text)
-            return len(text)
-
-    monkeypatch.setattr("sys.stderr", Stream())
+def test_a_line_that_cannot_be_put_in_form_is_dropped(capfd: pytest.CaptureFixture[str]) -> None:
     logs.configure("info", "json")
-    structlog.get_logger().info("by itself")
-    logging.getLogger("library").info("by the library")
-    assert [text.count("\n") for text in written] == [1, 1], "else lines of several workers would mix"
-    assert all(text.endswith("\n") for text in written)
+    before = logs.dropped()
+    logging.getLogger("library").warning("%d", "no number")
+    logging.getLogger("library").warning("%d", 1)
+    assert [json.loads(line)["event"] for line in capfd.readouterr().err.splitlines()] == ["1"]
+    assert logs.dropped() == before + 1
+
+
+def test_the_middle_of_a_long_value_is_left_out(capfd: pytest.CaptureFixture[str]) -> None:
+    logs.configure("info", "json")
+    structlog.get_logger().info("long", value=f"begin {'x' * 50_000} sig=S3CRET end")
+    value = json.loads(capfd.readouterr().err)["value"]
+    assert len(value) < 20_000
+    assert value.startswith("begin ")
+    assert value.endswith(" sig=[redacted] end")
+
+
+def test_what_the_interpreter_reports_is_a_line_too(capfd: pytest.CaptureFixture[str]) -> None:
+    with logs.in_background():
+        print("https://h/?sig=S3CRET", file=sys.stderr)
+    assert capfd.readouterr().err == "https://h/?sig=[redacted]\n"
