@@ -205,8 +205,14 @@ class Proxy:
         )
 
     def _kind_changed(self) -> None:
-        tell = log.info if self.kind.current.is_databricks else log.warning
-        tell("the upstream's kind is known", **asdict(self.kind.current), sharing=self.sharing.mode)
+        told = {**asdict(self.kind.current), "sharing": self.sharing.mode}
+        if self.kind.current.is_databricks:
+            log.info("the upstream's kind is known", **told)
+            return
+        if self._settings.preset == "databricks":
+            # It may be a gateway in front of a workspace, so that its limits are not lifted by themselves.
+            told["remedy"] = "if it is an MLflow server, --preset open-source lifts a workspace's limits"
+        log.warning("the upstream's kind is known", **told)
 
     @property
     def sharing(self) -> Sharing:

@@ -1,6 +1,6 @@
 """Every setting: its name, meaning, default and bounds; and how flags, environment and TOML become one.
 
-Precedence: flags, environment (``MLFLOW_PROXY_``, nested with ``__``), TOML file, defaults.
+Precedence: flags, environment (``MLFLOW_PROXY_``, nested with ``__``), TOML file, preset, defaults.
 Durations are seconds. ``config.example.toml`` documents every setting, and a test holds it to that.
 """
 
@@ -156,17 +156,17 @@ class CacheSettings(_Section):
 
 
 class BudgetSettings(_Section):
-    """The workspace's limits."""
+    """The workspace's limits; 0 for none."""
 
     registry_limit: int = Field(
-        40, ge=1, description="calls per second to the Workspace Model Registry API, all clients together"
+        40, ge=0, description="calls per second to the Workspace Model Registry API, all clients together"
     )
-    runs_search_limit: int = Field(7, ge=1, description="calls per second to runs/search")
+    runs_search_limit: int = Field(7, ge=0, description="calls per second to runs/search")
     experiments_limit: int = Field(
-        7, ge=1, description="calls per second that create, update, delete, restore or list experiments"
+        7, ge=0, description="calls per second that create, update, delete, restore or list experiments"
     )
-    log_batch_limit: int = Field(47, ge=1, description="calls per second to runs/log-batch")
-    tracking_limit: int = Field(127, ge=1, description="calls per second to the rest of the tracking API")
+    log_batch_limit: int = Field(47, ge=0, description="calls per second to runs/log-batch")
+    tracking_limit: int = Field(127, ge=0, description="calls per second to the rest of the tracking API")
     floor: float = Field(
         1,
         gt=0,
@@ -191,19 +191,20 @@ class BudgetSettings(_Section):
     @property
     def limits(self) -> dict[Group, int]:
         """The limit of each group that has one."""
-        return {
+        limits = {
             Group.REGISTRY: self.registry_limit,
             Group.RUNS_SEARCH: self.runs_search_limit,
             Group.EXPERIMENTS: self.experiments_limit,
             Group.LOG_BATCH: self.log_batch_limit,
             Group.TRACKING: self.tracking_limit,
         }
+        return {group: limit for group, limit in limits.items() if limit}
 
     @field_validator("floor")
     @classmethod
     def _below_the_limits(cls, floor: float, info: ValidationInfo) -> float:
         for name, limit in info.data.items():
-            if name.endswith("_limit") and floor > limit:
+            if name.endswith("_limit") and 0 < limit < floor:
                 raise ValueError(f"{floor:g} is above {name}, which is {limit}; choose less")
         return floor
 
@@ -353,6 +354,38 @@ class AdminSettings(_Section):
         return port
 
 
+PRESETS: Mapping[str, Mapping[str, Mapping[str, object]]] = {
+    "databricks": {},
+    # An MLflow server counts no calls, may have permissions that a proof does not cover, and lets clients on
+    # its own machine do more, so that it has to be told whose calls a proxy there passes on.
+    "open-source": {
+        "budget": {
+            "registry_limit": 0,
+            "runs_search_limit": 0,
+            "experiments_limit": 0,
+            "log_batch_limit": 0,
+            "tracking_limit": 0,
+        },
+        "access": {"sharing": "credential"},
+        "connections": {"forwarded_fields": "always"},
+    },
+}
+"""The defaults, by section, that differ with each value of ``preset`` from those of the settings."""
+
+
+class _PresetSource(PydanticBaseSettingsSource):
+    """The last source before the defaults: what the preset that the others chose sets."""
+
+    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
+        """Find nothing for one field alone: a preset sets them together."""
+        return None, field_name, False
+
+    def __call__(self) -> dict[str, Any]:
+        """Return the preset's sections; nothing for one that is not known, which is refused as a setting."""
+        chosen = PRESETS.get(str(self.current_state.get("preset")), {})
+        return {section: dict(values) for section, values in chosen.items()}
+
+
 class Settings(BaseSettings):
     """Settings of `mlflow-proxy serve`."""
 
@@ -370,6 +403,11 @@ class Settings(BaseSettings):
     )
 
     upstream: Annotated[str, AfterValidator(_origin)] = Field(description="URL of the workspace")
+    preset: Literal["databricks", "open-source"] = Field(
+        "databricks",
+        description="what kind of upstream the defaults are for; open-source is an MLflow server: no limits, "
+        "answers shared by credential only, and clients' addresses told to it",
+    )
     host: str = Field("127.0.0.1", min_length=1, description="address to listen on")
     port: int = Field(8080, ge=0, le=65535, description="port to listen on, 0 for any free one")
     allowed_hosts: Annotated[tuple[str, ...], NoDecode, _listed("host names", _check_host)] = Field(
@@ -419,8 +457,13 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Put the TOML file after the environment; flags come first by themselves."""
-        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
+        """Put the TOML file after the environment, and the preset last; flags come first by themselves."""
+        return (
+            init_settings,
+            env_settings,
+            TomlConfigSettingsSource(settings_cls),
+            _PresetSource(settings_cls),
+        )
 
 
 class CommandSettings(BaseSettings):

@@ -15,6 +15,7 @@ from pydantic import SecretStr
 
 from proxy import app, cli, settings
 from proxy.errors import InvalidSettingsError
+from proxy.mlflow_api.routes import Group
 
 ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "config.example.toml"
@@ -97,6 +98,65 @@ def test_upstreams(given: str, kept: str) -> None:
     assert settings.load(["--upstream", given]).upstream == kept
 
 
+# -- presets -------------------------------------------------------------------------------------------
+
+
+def loaded_how(how: str, monkeypatch: pytest.MonkeyPatch, rest: Sequence[str] = ()) -> settings.Settings:
+    """Load settings whose preset is open-source, by a flag, the environment or a file."""
+    arguments = ["--upstream", URL, *rest]
+    match how:
+        case "flag":
+            arguments += ["--preset", "open-source"]
+        case "environment":
+            monkeypatch.setenv("MLFLOW_PROXY_PRESET", "open-source")
+        case _:
+            arguments += ["--config", write("preset = 'open-source'")]
+    return settings.load(arguments)
+
+
+@pytest.mark.parametrize("how", ["flag", "environment", "file"])
+def test_the_preset_of_an_open_source_server(how: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    chosen = loaded_how(how, monkeypatch)
+    assert chosen.budget.limits == {}
+    assert (chosen.access.sharing, chosen.connections.forwarded_fields) == ("credential", "always")
+    defaults = settings.load(["--upstream", URL, "--preset", "databricks"])
+    dumped, expected = chosen.model_dump(exclude={"config"}), defaults.model_dump(exclude={"config"})
+    same = {name for name in expected if dumped[name] == expected[name]}
+    assert set(expected) - same == {"preset", "budget", "access", "connections"}
+    assert chosen.budget.patience == defaults.budget.patience
+
+
+@pytest.mark.parametrize("how", ["flag", "environment", "file"])
+@pytest.mark.parametrize("explicitly", ["flag", "environment", "file"])
+def test_what_is_set_comes_before_a_preset(
+    how: str, explicitly: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Wherever the one and the other come from, and even if it is the default."""
+    arguments = []
+    text = "preset = 'open-source'\n" if how == "file" else ""
+    match explicitly:
+        case "flag":
+            arguments = ["--budget.registry-limit", "40", "--connections.forwarded-fields", "auto"]
+        case "environment":
+            monkeypatch.setenv("MLFLOW_PROXY_BUDGET__REGISTRY_LIMIT", "40")
+            monkeypatch.setenv("MLFLOW_PROXY_CONNECTIONS__FORWARDED_FIELDS", "auto")
+        case _:
+            text += "[budget]\nregistry_limit = 40\n[connections]\nforwarded_fields = 'auto'"
+    if text:
+        arguments += ["--config", write(text)]
+    if how == "flag":
+        arguments += ["--preset", "open-source"]
+    elif how == "environment":
+        monkeypatch.setenv("MLFLOW_PROXY_PRESET", "open-source")
+    chosen = settings.load(["--upstream", URL, *arguments])
+    assert chosen.budget.limits == {Group.REGISTRY: 40}
+    assert (chosen.access.sharing, chosen.connections.forwarded_fields) == ("credential", "auto")
+
+
+def test_no_preset_is_the_one_of_databricks() -> None:
+    assert settings.load(["--upstream", URL]).preset == "databricks"
+
+
 # -- errors --------------------------------------------------------------------------------------------
 
 
@@ -171,6 +231,7 @@ def test_wrong_arguments(
         ("--host", ""),
         ("--log-level", "loud"),
         ("--log-format", "xml"),
+        ("--preset", "opensource"),
         ("--shutdown-grace", "-1"),
         ("--cache.max-bytes", "lots"),
         ("--cache.max-bytes", "0"),
@@ -178,12 +239,12 @@ def test_wrong_arguments(
         ("--cache.listing-ttl", "-1"),
         ("--cache.mutable-ttl", "inf"),
         ("--cache.signed-url-margin", "soon"),
-        ("--budget.registry-limit", "0"),
+        ("--budget.registry-limit", "-1"),
         ("--budget.registry-limit", "1.5"),
-        ("--budget.runs-search-limit", "0"),
+        ("--budget.runs-search-limit", "-7"),
         ("--budget.experiments-limit", "-1"),
         ("--budget.log-batch-limit", "none"),
-        ("--budget.tracking-limit", "0"),
+        ("--budget.tracking-limit", ""),
         ("--budget.floor", "0"),
         ("--budget.floor", "inf"),
         ("--budget.background-share", "0"),
@@ -345,6 +406,11 @@ def test_a_floor_above_a_limit_names_both() -> None:
     told = r"budget.floor: 8 is above runs_search_limit, which is 7; .*--budget.floor"
     with pytest.raises(InvalidSettingsError, match=told):
         settings.load(["--upstream", URL, "--budget.floor", "8"])
+
+
+def test_a_floor_is_above_no_limit_that_there_is_not() -> None:
+    chosen = settings.load(["--upstream", URL, "--budget.floor", "7", "--budget.runs-search-limit", "0"])
+    assert (chosen.budget.floor, Group.RUNS_SEARCH in chosen.budget.limits) == (7, False)
 
 
 def test_a_redis_that_is_no_url_is_told_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
