@@ -58,9 +58,37 @@ def _origin(value: str) -> str:
         raise ValueError(f"{shown} is not a URL: {error}") from None
     if parts.scheme not in {"http", "https"} or not host:
         raise ValueError(f"{shown} is not a URL such as https://my-workspace.cloud.databricks.com")
-    if parts.username is not None or any(c in "?#" or c.isspace() for c in value):
-        raise ValueError("only scheme, host, port and path belong here; clients send their own credentials")
-    return value.rstrip("/")
+    only = "only scheme, host, port and path belong here; clients send their own credentials"
+    if parts.username is not None or any(c.isspace() for c in value):
+        raise ValueError(only)
+    if (surplus := _SURPLUS.search(value)) is not None:
+        raise ValueError(f"leave out {_named(surplus)}: {only}")
+    origin = value.rstrip("/")
+    ending = api_ending(origin)
+    if ending is not None and any(character.isdigit() for character in ending):
+        raise ValueError(f"leave out {ending!r}, which clients add themselves")
+    return origin
+
+
+_SURPLUS = re.compile(r"(?P<shown>\?o=[0-9]+|[?#])(?P<rest>.*)", re.DOTALL)
+"""What does not belong to an origin. A browser shows a workspace's own number, which may be repeated to the
+operator; anything else may be a secret."""
+_API_ENDING = re.compile(r"/(?:ajax-)?api(?:/[0-9][^/]*(?:/.*)?)?\Z")
+
+
+def _named(surplus: re.Match[str]) -> str:
+    shown = surplus["shown"]
+    named = repr(shown) if len(shown) > 1 else f"the {shown!r}"
+    return f"{named} and what follows" if surplus["rest"] else named
+
+
+def api_ending(origin: str) -> str | None:
+    """Return the end of an upstream's URL that is the beginning of the API's own paths, if any.
+
+    With a version in it, it is certainly a mistake; without one, it may be a gateway's own path.
+    """
+    found = _API_ENDING.search(urlsplit(origin).path)
+    return found[0] if found is not None else None
 
 
 _LABEL = re.compile(r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?", re.IGNORECASE)
@@ -405,8 +433,8 @@ class Settings(BaseSettings):
     upstream: Annotated[str, AfterValidator(_origin)] = Field(description="URL of the workspace")
     preset: Literal["databricks", "open-source"] = Field(
         "databricks",
-        description="what kind of upstream the defaults are for; open-source is an MLflow server: no limits, "
-        "answers shared by credential only, and clients' addresses told to it",
+        description="what kind of upstream the defaults are for; an MLflow server is given no limits, "
+        "answers are shared by credential only, and it is told clients' addresses",
     )
     host: str = Field("127.0.0.1", min_length=1, description="address to listen on")
     port: int = Field(8080, ge=0, le=65535, description="port to listen on, 0 for any free one")

@@ -234,5 +234,5 @@ def _entry(file: Listed) -> dict[str, Any]:
 
 async def _relay_file(request: web.Request, response: aiohttp.ClientResponse) -> Reply:
     told = [item for item in fields(response) if item[0].lower() in _TOLD_BY_STORAGE]
-    headers = [*told, cache_status(Outcome.BYPASS)]
+    headers = [*told, cache_status(Outcome.FILE)]
     return await relay(request, response.status, reason_phrase(response.reason), headers, chunks(response))

@@ -3,6 +3,7 @@
 import gc
 import os
 import re
+import signal
 import socket
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from pydantic import SecretStr
+from structlog.testing import capture_logs
 
 from proxy import app, cli, settings
 from proxy.errors import InvalidSettingsError
@@ -197,8 +199,30 @@ def complaint(arguments: Sequence[str], capsys: pytest.CaptureFixture[str]) -> s
         (["--upstream", "http://[::1"], "upstream: 'http://[::1' is not a URL", "set --upstream"),
         (["--upstream", "http://h:99999"], "upstream: 'http://h:99999' is not a URL", "set --upstream"),
         (["--upstream", "http://u:pw@h"], "upstream: only scheme, host, port", "set --upstream"),
-        (["--upstream", "http://h?"], "upstream: only scheme, host, port", "set --upstream"),
-        (["--upstream", "http://h#"], "upstream: only scheme, host, port", "set --upstream"),
+        (["--upstream", "http://h?"], "upstream: leave out the '?': only scheme", "set --upstream"),
+        (["--upstream", "http://h#"], "upstream: leave out the '#': only scheme", "set --upstream"),
+        (
+            ["--upstream", "https://w.example/?o=123#ml/models"],
+            "upstream: leave out '?o=123' and what follows: only scheme, host",
+            "set --upstream",
+        ),
+        (["--upstream", "https://w.example?o=123"], "upstream: leave out '?o=123': only scheme", ""),
+        (
+            ["--upstream", "https://w.example/?token=secret"],
+            "upstream: leave out the '?' and what follows: only",
+            "",
+        ),
+        (["--upstream", "https://w.example/#ml"], "upstream: leave out the '#' and what follows: only", ""),
+        (
+            ["--upstream", "https://w.example/api/2.0/mlflow/"],
+            "upstream: leave out '/api/2.0/mlflow', which clients add themselves",
+            "set --upstream",
+        ),
+        (
+            ["--upstream", "https://w.example/base/ajax-api/3.0"],
+            "upstream: leave out '/ajax-api/3.0', which",
+            "",
+        ),
         (["--upstream", "http://a b"], "upstream: only scheme, host, port", "set --upstream"),
         (["--upstream"], "--upstream: expected one argument", ""),
         (["--upstrem", URL], "--upstrem: no such option", "did you mean --upstream?"),
@@ -392,6 +416,54 @@ def test_a_process_whose_port_is_taken_says_so() -> None:
     assert done.stderr == (
         f"mlflow-proxy: port: {port} is already in use on 127.0.0.1; choose another --port\n"
     )
+
+
+@pytest.mark.parametrize(
+    ("host", "admin_host"),
+    [
+        ("127.0.0.1", "127.0.0.1"),
+        ("0.0.0.0", "127.0.0.1"),
+        ("127.0.0.1", "0.0.0.0"),
+        ("localhost", "127.0.0.1"),
+    ],
+)
+@pytest.mark.parametrize("workers", [False, True])
+def test_one_port_for_two_listeners_is_the_fault_of_the_second(
+    host: str, admin_host: str, workers: bool
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = str(free.getsockname()[1])
+    arguments = ["--host", host, "--port", port, "--admin.host", admin_host, "--admin.port", port]
+    if workers:
+        arguments += ["--workers", "2", "--redis", "redis://127.0.0.1:1"]
+    done = run_command("serve", "--upstream", URL, *arguments)
+    assert done.returncode == 2
+    assert done.stderr == (
+        f"mlflow-proxy: admin.port: {port} is the clients' port as well; choose another --admin.port, "
+        "or leave out --admin.host to serve both at one\n"
+    )
+
+
+async def test_an_upstream_that_ends_like_the_api_is_told_at_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may be a gateway's own path, so it is no error."""
+    for path, doubted in (("/api", True), ("/ajax-api", True), ("/my-api", False), ("", False)):
+        chosen = settings.load(
+            [
+                "--upstream",
+                f"{URL}{path}",
+                "--port",
+                "0",
+                "--connections.forwarded-fields",
+                "never",
+                "--access.sharing",
+                "credential",
+            ]
+        )
+        with capture_logs() as logs:
+            await app.run(chosen, lambda url: signal.raise_signal(signal.SIGTERM))
+        told = [line for line in logs if line["log_level"] == "warning"]
+        assert bool(told) is doubted, path
+        assert all(path in line["event"] + str(line) for line in told)
 
 
 @pytest.mark.parametrize("host", ["192.0.2.1", "not a host"])
