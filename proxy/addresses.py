@@ -61,3 +61,16 @@ def effective(address: Address) -> Address:
     if any(address in network for network in _NAT64) or (address in _COMPATIBLE and int(address) > 1):
         return IPv4Address(int(address) & 0xFFFFFFFF)
     return address
+
+
+def in_common(one: str, other: str) -> bool:
+    """Whether two hosts to listen on have an address in common, as far as can be told without resolving."""
+    if canonical(one) == canonical(other):
+        return True
+    first, second = literal(one), literal(other)
+    if first is None or second is None:
+        known = first or second
+        return "localhost" in {canonical(one), canonical(other)} and (
+            known is not None and (known.is_loopback or known.is_unspecified)
+        )
+    return first.version == second.version and (first.is_unspecified or second.is_unspecified)

@@ -32,7 +32,7 @@ from proxy.access.mode import Sharing, in_force, mode
 from proxy.access.proofs import Proofs
 from proxy.access.service import ServiceAccess
 from proxy.access.sharing import Access
-from proxy.addresses import is_loopback
+from proxy.addresses import in_common, is_loopback
 from proxy.admin import crew, entrance, purge
 from proxy.admin import handlers as admin
 from proxy.artifacts.facade import ArtifactFacade
@@ -56,7 +56,7 @@ from proxy.mlflow_api.routes import UNKNOWN, Group, Route, match, overrides_meth
 from proxy.mlflow_api.upstream_kind import KnownUpstream, UpstreamKind, at_first
 from proxy.pipeline import LARGEST_HELD_BODY, Pipeline
 from proxy.responses import Outcome, Reply, remove_defaults, send_error
-from proxy.settings import BudgetSettings, Settings
+from proxy.settings import BudgetSettings, Settings, api_ending
 from proxy.upstream.circuit_breaker import State
 from proxy.upstream.client import HttpClient
 from proxy.upstream.destination import Destinations
@@ -127,9 +127,9 @@ class Proxy:
                 destinations=destinations,
             )
             for peer, context, destinations in (
-                ("The workspace", of_workspace, None),
+                ("the workspace", of_workspace, None),
                 (
-                    "The workspace's storage",
+                    "the workspace's storage",
                     of_storage,
                     Destinations.of(settings.upstream, local=settings.artifacts.local_storage),
                 ),
@@ -207,8 +207,14 @@ class Proxy:
         )
 
     def _kind_changed(self) -> None:
-        tell = log.info if self.kind.current.is_databricks else log.warning
-        tell("the upstream's kind is known", **asdict(self.kind.current), sharing=self.sharing.mode)
+        told = {**asdict(self.kind.current), "sharing": self.sharing.mode}
+        if self.kind.current.is_databricks:
+            log.info("the upstream's kind is known", **told)
+            return
+        if self._settings.preset == "databricks":
+            # It may be a gateway in front of a workspace, so that its limits are not lifted by themselves.
+            told["remedy"] = "if it is an MLflow server, --preset open-source lifts a workspace's limits"
+        log.warning("the upstream's kind is known", **told)
 
     @property
     def sharing(self) -> Sharing:
@@ -388,6 +394,7 @@ async def serving(
     ``administered`` is told the URL of the own endpoints' listener, if they have one.
     """
     _refuse_itself(settings)
+    refuse_one_port(settings)
     _refuse_strangers(settings)
     context, certificate = None, []
     if settings.tls.certificate:
@@ -480,6 +487,12 @@ async def run(
         connections = settings.connections
         allow_descriptors(connections.max_clients, 2 * connections.max_connections)
         log.info("serving", url=url, **own, upstream=settings.upstream, version=__version__)
+        if (ending := api_ending(settings.upstream)) is not None:
+            log.warning(
+                "the upstream's URL ends like the API's own paths, which clients add to it",
+                ending=ending,
+                remedy=f"unless it is a gateway's own path, leave out {ending} of --upstream",
+            )
         log.info("how answers are shared", **asdict(in_force(settings.access.sharing, _at_first(settings))))
         started(url)
         await stop.wait()
@@ -505,6 +518,16 @@ def _refuse_itself(settings: Settings) -> None:
     if port == settings.port and upstream.hostname in hosts:
         raise InvalidSettingsError(
             f"upstream: {settings.upstream} is this proxy itself; give --upstream the URL of the workspace"
+        )
+
+
+def refuse_one_port(settings: Settings) -> None:
+    """Raise InvalidSettingsError if the two listeners want the same port of the same address."""
+    admin = settings.admin
+    if admin.host and admin.port == settings.port != 0 and in_common(admin.host, settings.host):
+        raise InvalidSettingsError(
+            f"admin.port: {admin.port} is the clients' port as well; choose another --admin.port, or leave "
+            "out --admin.host to serve both at one"
         )
 
 

@@ -55,7 +55,7 @@ from proxy.mlflow_api.headers import (
 )
 from proxy.mlflow_api.messages import StoredResponse, UpstreamRequest
 from proxy.mlflow_api.reads import Key, Read, shareable, written_models
-from proxy.mlflow_api.routes import Freshness, Invalidates, Route, match
+from proxy.mlflow_api.routes import Freshness, Group, Invalidates, Route, match
 from proxy.mlflow_api.signed_urls import expires_at
 from proxy.responses import Outcome, Reply, cache_status, relay, send_stored
 from proxy.upstream.client import chunks, fields, read_whole
@@ -235,7 +235,7 @@ class Pipeline:
             return b""
         # A write of unknown reach drops everything, whatever its body says.
         named = route.invalidates not in {Invalidates.NOTHING, Invalidates.REGISTRY}
-        matters = named or self._workspace.limits(route.group)
+        matters = named or route.group is not Group.NONE
         size = request.content_length
         if matters and size is not None and size <= LARGEST_HELD_BODY:
             return await request.read()

@@ -25,6 +25,8 @@ class Outcome(StrEnum):
     """An expired answer, since the workspace could not be asked (RFC 5861)."""
     STORED = "fwd=miss; stored"
     MISS = "fwd=miss"
+    FILE = "fwd=miss; detail=file"
+    """A model's file, which streams from storage."""
     COLLAPSED = "fwd=miss; collapsed"
     REQUEST = "fwd=request"
     """The request itself refused stored answers."""

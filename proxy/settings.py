@@ -1,6 +1,6 @@
 """Every setting: its name, meaning, default and bounds; and how flags, environment and TOML become one.
 
-Precedence: flags, environment (``MLFLOW_PROXY_``, nested with ``__``), TOML file, defaults.
+Precedence: flags, environment (``MLFLOW_PROXY_``, nested with ``__``), TOML file, preset, defaults.
 Durations are seconds. ``config.example.toml`` documents every setting, and a test holds it to that.
 """
 
@@ -58,9 +58,37 @@ def _origin(value: str) -> str:
         raise ValueError(f"{shown} is not a URL: {error}") from None
     if parts.scheme not in {"http", "https"} or not host:
         raise ValueError(f"{shown} is not a URL such as https://my-workspace.cloud.databricks.com")
-    if parts.username is not None or any(c in "?#" or c.isspace() for c in value):
-        raise ValueError("only scheme, host, port and path belong here; clients send their own credentials")
-    return value.rstrip("/")
+    only = "only scheme, host, port and path belong here; clients send their own credentials"
+    if parts.username is not None or any(c.isspace() for c in value):
+        raise ValueError(only)
+    if (surplus := _SURPLUS.search(value)) is not None:
+        raise ValueError(f"leave out {_named(surplus)}: {only}")
+    origin = value.rstrip("/")
+    ending = api_ending(origin)
+    if ending is not None and any(character.isdigit() for character in ending):
+        raise ValueError(f"leave out {ending!r}, which clients add themselves")
+    return origin
+
+
+_SURPLUS = re.compile(r"(?P<shown>\?o=[0-9]+|[?#])(?P<rest>.*)", re.DOTALL)
+"""What does not belong to an origin. A browser shows a workspace's own number, which may be repeated to the
+operator; anything else may be a secret."""
+_API_ENDING = re.compile(r"/(?:ajax-)?api(?:/[0-9][^/]*(?:/.*)?)?\Z")
+
+
+def _named(surplus: re.Match[str]) -> str:
+    shown = surplus["shown"]
+    named = repr(shown) if len(shown) > 1 else f"the {shown!r}"
+    return f"{named} and what follows" if surplus["rest"] else named
+
+
+def api_ending(origin: str) -> str | None:
+    """Return the end of an upstream's URL that is the beginning of the API's own paths, if any.
+
+    With a version in it, it is certainly a mistake; without one, it may be a gateway's own path.
+    """
+    found = _API_ENDING.search(urlsplit(origin).path)
+    return found[0] if found is not None else None
 
 
 _LABEL = re.compile(r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?", re.IGNORECASE)
@@ -159,17 +187,17 @@ class CacheSettings(_Section):
 
 
 class BudgetSettings(_Section):
-    """The workspace's limits."""
+    """The workspace's limits; 0 for none."""
 
     registry_limit: int = Field(
-        40, ge=1, description="calls per second to the Workspace Model Registry API, all clients together"
+        40, ge=0, description="calls per second to the Workspace Model Registry API, all clients together"
     )
-    runs_search_limit: int = Field(7, ge=1, description="calls per second to runs/search")
+    runs_search_limit: int = Field(7, ge=0, description="calls per second to runs/search")
     experiments_limit: int = Field(
-        7, ge=1, description="calls per second that create, update, delete, restore or list experiments"
+        7, ge=0, description="calls per second that create, update, delete, restore or list experiments"
     )
-    log_batch_limit: int = Field(47, ge=1, description="calls per second to runs/log-batch")
-    tracking_limit: int = Field(127, ge=1, description="calls per second to the rest of the tracking API")
+    log_batch_limit: int = Field(47, ge=0, description="calls per second to runs/log-batch")
+    tracking_limit: int = Field(127, ge=0, description="calls per second to the rest of the tracking API")
     floor: float = Field(
         1,
         gt=0,
@@ -194,19 +222,20 @@ class BudgetSettings(_Section):
     @property
     def limits(self) -> dict[Group, int]:
         """The limit of each group that has one."""
-        return {
+        limits = {
             Group.REGISTRY: self.registry_limit,
             Group.RUNS_SEARCH: self.runs_search_limit,
             Group.EXPERIMENTS: self.experiments_limit,
             Group.LOG_BATCH: self.log_batch_limit,
             Group.TRACKING: self.tracking_limit,
         }
+        return {group: limit for group, limit in limits.items() if limit}
 
     @field_validator("floor")
     @classmethod
     def _below_the_limits(cls, floor: float, info: ValidationInfo) -> float:
         for name, limit in info.data.items():
-            if name.endswith("_limit") and floor > limit:
+            if name.endswith("_limit") and 0 < limit < floor:
                 raise ValueError(f"{floor:g} is above {name}, which is {limit}; choose less")
         return floor
 
@@ -356,6 +385,38 @@ class AdminSettings(_Section):
         return port
 
 
+PRESETS: Mapping[str, Mapping[str, Mapping[str, object]]] = {
+    "databricks": {},
+    # An MLflow server counts no calls, may have permissions that a proof does not cover, and lets clients on
+    # its own machine do more, so that it has to be told whose calls a proxy there passes on.
+    "open-source": {
+        "budget": {
+            "registry_limit": 0,
+            "runs_search_limit": 0,
+            "experiments_limit": 0,
+            "log_batch_limit": 0,
+            "tracking_limit": 0,
+        },
+        "access": {"sharing": "credential"},
+        "connections": {"forwarded_fields": "always"},
+    },
+}
+"""The defaults, by section, that differ with each value of ``preset`` from those of the settings."""
+
+
+class _PresetSource(PydanticBaseSettingsSource):
+    """The last source before the defaults: what the preset that the others chose sets."""
+
+    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
+        """Find nothing for one field alone: a preset sets them together."""
+        return None, field_name, False
+
+    def __call__(self) -> dict[str, Any]:
+        """Return the preset's sections; nothing for one that is not known, which is refused as a setting."""
+        chosen = PRESETS.get(str(self.current_state.get("preset")), {})
+        return {section: dict(values) for section, values in chosen.items()}
+
+
 class Settings(BaseSettings):
     """Settings of `mlflow-proxy serve`."""
 
@@ -373,6 +434,11 @@ class Settings(BaseSettings):
     )
 
     upstream: Annotated[str, AfterValidator(_origin)] = Field(description="URL of the workspace")
+    preset: Literal["databricks", "open-source"] = Field(
+        "databricks",
+        description="what kind of upstream the defaults are for; an MLflow server is given no limits, "
+        "answers are shared by credential only, and it is told clients' addresses",
+    )
     host: str = Field("127.0.0.1", min_length=1, description="address to listen on")
     port: int = Field(8080, ge=0, le=65535, description="port to listen on, 0 for any free one")
     allowed_hosts: Annotated[tuple[str, ...], NoDecode, _listed("host names", _check_host)] = Field(
@@ -422,8 +488,13 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Put the TOML file after the environment; flags come first by themselves."""
-        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
+        """Put the TOML file after the environment, and the preset last; flags come first by themselves."""
+        return (
+            init_settings,
+            env_settings,
+            TomlConfigSettingsSource(settings_cls),
+            _PresetSource(settings_cls),
+        )
 
 
 class CommandSettings(BaseSettings):

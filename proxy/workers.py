@@ -57,6 +57,7 @@ def run(settings: Settings) -> int:
     """
     if "fork" not in multiprocessing.get_all_start_methods():
         raise InvalidSettingsError("workers: this system cannot fork; set --workers 1")
+    app.refuse_one_port(settings)  # before the parent binds both
     settings = _with_secret(settings)
     with contextlib.ExitStack() as stack:
         shared = [stack.enter_context(each) for each in asyncio.run(_listen(settings.host, settings.port))]

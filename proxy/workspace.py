@@ -128,10 +128,6 @@ class Workspace:
         self._behind_proxy = False
         self.circuit = Circuit()
 
-    def limits(self, group: Group) -> bool:
-        """Whether calls of a group have a budget to keep to."""
-        return group in self._queues
-
     @asynccontextmanager
     async def call(self, call: Call) -> AsyncIterator[aiohttp.ClientResponse]:
         """Call the workspace within its budget, again after a failure while there is time.
@@ -139,7 +135,9 @@ class Workspace:
         Raises AnswerableError; RefusedAloneError for a ``common`` call that its client keeps from the others.
 
         A refused call was not executed, so any method may be repeated (facts: 429s come before the work).
-        What failed otherwise may have been: only reads are repeated then, and not often.
+        What failed otherwise may have been: only reads are repeated then, and not often. All of this is for
+        calls of the API that this proxy knows. Of others it does not know what their limit is and how it is
+        best met: what the workspace says passes at once.
         """
         refusals = failures = renewals = 0
         while True:
@@ -187,14 +185,15 @@ class Workspace:
 
     def _after_refusal(self, call: Call, refusals: int, asked: float | None) -> float | None:
         """Return the seconds to wait after a 429, None if it is the client's."""
-        if self.limits(call.group) and not self._behind_proxy:
+        if not _known(call):
+            return None
+        if call.group in self._queues and not self._behind_proxy:
             return 0.0  # its queue knows how long, for everyone who waits in it
         return _in_time(call, backoff(refusals, asked, random.random()))  # noqa: S311 - keeps no secret
 
     def _after_failure(self, call: Call, failures: int, asked: float | None) -> float | None:
         """Return the seconds to wait before a failed call is repeated, None if it is not."""
-        known = call.shared or self.limits(call.group)
-        if not known or failures > FAILURES:
+        if not _known(call) or failures > FAILURES:
             return None
         if not repeatable_after_failure(call.request.method, read=call.shared):
             return None
@@ -254,6 +253,11 @@ class Workspace:
             return headers
         client = request.client.partition(":")[2] or self._name
         return (*headers, (CLIENT, client))
+
+
+def _known(call: Call) -> bool:
+    """Whether it is of the API that the route table knows."""
+    return call.shared or call.group is not Group.NONE
 
 
 def _noting(call: Call, slot: Slot | None) -> Sent:

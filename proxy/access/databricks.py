@@ -34,7 +34,7 @@ def fetcher(host: str, profile: str) -> Callable[[], Credential]:
     except ImportError:
         raise InvalidSettingsError(
             "access.sharing: service needs access.token_file, or databricks-sdk for other credentials; "
-            "set the one, or pip install 'mlflow-proxy[service]'"
+            "set the one, or pip install 'databricks-sdk>=0.156' for the other"
         ) from None
 
     # What it warns of by itself either does not matter or comes back as an error.

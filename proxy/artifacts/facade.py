@@ -240,5 +240,5 @@ async def _has_ended(response: aiohttp.ClientResponse, deadline: float) -> bool:
 
 async def _relay_file(request: web.Request, response: aiohttp.ClientResponse) -> Reply:
     told = [item for item in fields(response) if item[0].lower() in _TOLD_BY_STORAGE]
-    headers = [*told, cache_status(Outcome.BYPASS)]
+    headers = [*told, cache_status(Outcome.FILE)]
     return await relay(request, response.status, reason_phrase(response.reason), headers, chunks(response))

@@ -114,7 +114,7 @@ async def real_clients(
 
 async def check_python(python: Path) -> str:
     """Return the version of mlflow that `python` has. Raises InvalidSettingsError."""
-    remedy = "pip install 'mlflow-proxy[demo]', or give --client-python an interpreter that has mlflow"
+    remedy = "pip install 'mlflow-skinny>=3.1', or give --client-python an interpreter that has mlflow"
     try:
         process = await asyncio.create_subprocess_exec(
             python,

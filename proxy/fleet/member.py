@@ -76,8 +76,8 @@ class Fleet:
         return budget
 
     def members(self) -> int:
-        """Return how many proxies share the budgets, as far as known."""
-        return max(budget.members for budget in self._budgets.values())
+        """Return how many proxies share the budgets, as far as known; 1 if there is none to share."""
+        return max((budget.members for budget in self._budgets.values()), default=1)
 
     def alone(self) -> bool:
         """Whether any budget is cut off from the others."""
@@ -95,6 +95,8 @@ class Fleet:
 
     def condition(self) -> str:
         """Say in a few words whether the others are heard."""
+        if not self._budgets and self.cache is None:
+            return "not used: no limits and no fleet.secret, so that there is nothing to share"
         if self.alone() or (self.cache is not None and not self.cache.connected):
             return "not reached: on its own share of the budget, answers not shared"
         return "reached"

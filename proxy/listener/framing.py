@@ -52,6 +52,8 @@ def check(method: str, target: str, version: Version, fields: Fields) -> None:
     """
     if version not in _VERSIONS:
         raise BadRequestError("Only HTTP/1.1 and HTTP/1.0 are spoken here.")
+    if method == "CONNECT" or target[:8].lower().startswith(("http://", "https://")):
+        raise no_forward_proxy()
     if method in _FOREIGN or _TARGET.fullmatch(target) is None:
         raise bad_target()
     size = len(target)
@@ -114,6 +116,14 @@ def bad_target() -> BadRequestError:
     return BadRequestError(
         "This proxy serves one workspace: a request target must be a path, in ASCII, percent-encoded where "
         "need be (RFC 9112 section 3.2.1)."
+    )
+
+
+def no_forward_proxy() -> BadRequestError:
+    """Return the error for a client that takes this proxy for one to anywhere (RFC 9112 section 3.2.2)."""
+    return BadRequestError(
+        "This proxy serves one workspace and is no HTTP_PROXY or HTTPS_PROXY: unset these, and set "
+        "MLFLOW_TRACKING_URI or DATABRICKS_HOST to its URL instead."
     )
 
 

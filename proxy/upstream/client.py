@@ -38,7 +38,8 @@ Tls = Callable[[], ssl.SSLContext | bool]
 class HttpClient:
     """One pool of connections to one peer.
 
-    ``peer`` names it in error messages, which never show a URL, since storage URLs carry signatures.
+    ``peer`` names it in error messages, "the workspace"; they never show a URL, since storage URLs carry
+    signatures.
     Redirects are not followed, cookies not kept, bodies not decoded: a proxy does none of that.
     ``tls`` gives the context for the next connection, True for the system's own. ``destinations`` are the
     places that may be asked, None for whatever the caller names.
@@ -139,7 +140,9 @@ class HttpClient:
         wrong = problem(response.status, response.version or (0, 9), response.headers.items())
         if wrong:
             response.close()
-            raise UpstreamUnavailableError(f"{self._peer} answered with something that is not HTTP: {wrong}.")
+            raise UpstreamUnavailableError(
+                f"{_subject(self._peer)} answered with something that is not HTTP: {wrong}."
+            )
         try:
             yield response
         finally:
@@ -157,15 +160,15 @@ class HttpClient:
         except TimeoutError as error:
             if attempt.queued:
                 raise OverloadedError(
-                    f"All {self._connections} connections to {self._peer[0].lower()}{self._peer[1:]} are in "
-                    "use (connections.max_connections)."
+                    f"All {self._connections} connections to {self._peer} are in use "
+                    "(connections.max_connections)."
                 ) from error
-            raise UpstreamTimeoutError(f"{self._peer} did not answer in time.") from error
+            raise UpstreamTimeoutError(f"{_subject(self._peer)} did not answer in time.") from error
         except aiohttp.ServerDisconnectedError as error:
-            raise UpstreamUnavailableError(f"{self._peer} hung up before it answered.") from error
+            raise UpstreamUnavailableError(f"{_subject(self._peer)} hung up before it answered.") from error
         except aiohttp.ClientResponseError as error:
             raise UpstreamUnavailableError(
-                f"{self._peer} answered with something that is not HTTP."
+                f"{_subject(self._peer)} answered with something that is not HTTP."
             ) from error
         except (aiohttp.ClientError, OSError, ValueError) as error:
             raise UpstreamUnavailableError(
@@ -173,12 +176,17 @@ class HttpClient:
             ) from error
 
 
+def _subject(peer: str) -> str:
+    """Return a peer's name as a sentence begins with it."""
+    return peer[0].upper() + peer[1:]
+
+
 def _no_connection(
     peer: str, proxy: URL | None, error: aiohttp.ClientOSError | aiohttp.ClientHttpProxyError
 ) -> str:
     """Say why there is no connection and what can be done about it."""
     if isinstance(error, aiohttp.ClientHttpProxyError):
-        return f"{peer} is behind {_shown(proxy)}, which refused the connection: {error.status}."
+        return f"{_subject(peer)} is behind {_shown(proxy)}, which refused the connection: {error.status}."
     if isinstance(error, aiohttp.ClientConnectorCertificateError):
         return _no_trust(peer, error.certificate_error)
     # The alert that a certificate is missing comes after the handshake, from TLS 1.3 on.
@@ -189,10 +197,12 @@ def _no_connection(
     reason = error.os_error.strerror or "connection failed"
     if proxy is not None and error.host == proxy.host:
         variables = "HTTPS_PROXY, HTTP_PROXY and NO_PROXY say which"
-        return f"{peer} is behind {_shown(proxy)}, which could not be reached: {reason}; {variables}."
+        return (
+            f"{_subject(peer)} is behind {_shown(proxy)}, which could not be reached: {reason}; {variables}."
+        )
     if isinstance(error, aiohttp.ClientConnectorDNSError):
         return f"The host name of {peer} could not be resolved."
-    return f"{peer} could not be reached: {reason}."
+    return f"{_subject(peer)} could not be reached: {reason}."
 
 
 def _shown(proxy: URL | None) -> str:
@@ -214,16 +224,16 @@ def _no_trust(peer: str, error: Exception) -> str:
         remedy = "it has to be renewed there, unless this machine's clock is wrong"
     else:
         remedy = "set connections.ca_file to a PEM file with the certificate of its CA"
-    return f"{peer}'s certificate is not trusted: {reason}; {remedy}."
+    return f"{_subject(peer)}'s certificate is not trusted: {reason}; {remedy}."
 
 
 def _no_handshake(peer: str, reason: str) -> str:
     if "ALERT" in reason and ("CERTIFICATE" in reason or "UNKNOWN_CA" in reason or "HANDSHAKE" in reason):
         return (
-            f"{peer} refused this proxy's TLS certificate, or wants one ({reason}); "
+            f"{_subject(peer)} refused this proxy's TLS certificate, or wants one ({reason}); "
             "set connections.client_certificate and connections.client_key."
         )
-    return f"{peer} could not be spoken to by TLS: {reason}; check the scheme and port of its URL."
+    return f"{_subject(peer)} could not be spoken to by TLS: {reason}; check the scheme and port of its URL."
 
 
 async def chunks(response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:

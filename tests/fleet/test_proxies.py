@@ -37,6 +37,28 @@ from tests.integration.support import (
 )
 
 
+@pytest.mark.parametrize(
+    ("secret", "condition"), [("", "not used: no limits and no fleet.secret"), ("0" * 32, "reached")]
+)
+async def test_a_fleet_without_limits_has_no_budget(redis: RedisServer, secret: str, condition: str) -> None:
+    settings = Settings(
+        upstream="http://127.0.0.1:1",
+        preset="open-source",
+        port=0,
+        shutdown_grace=0.01,
+        redis=redis.url,
+        fleet=FleetSettings(secret=SecretStr(secret)),
+    )
+    async with serving(settings) as url, aiohttp.ClientSession() as session:
+        while not (await readiness(Api(session, url)))["redis"].startswith(condition):
+            await settle()
+        async with session.get(url + "/-/status.json") as response:
+            told = (await response.json())["fleet"]
+        assert (told["members"], told["alone"], told["answers_shared"]) == (1, False, bool(secret))
+        async with session.get(url + "/-/metrics") as response:
+            assert "mlflow_proxy_fleet_members 1.0" in await response.text()
+
+
 async def test_three_proxies_keep_to_one_limit(redis: RedisServer) -> None:
     async with AsyncExitStack() as stack:
         workspace = await stack.enter_async_context(

@@ -60,6 +60,16 @@ async def test_elsewhere_each_credential_has_its_own(upstream: Upstream) -> None
     assert len([inbound for inbound in upstream.seen if LIST in inbound.target]) == 2
 
 
+async def test_a_server_that_is_no_workspace_is_told_with_the_preset_for_it(upstream: Upstream) -> None:
+    with capture_logs() as logs:
+        async with proxied(upstream.url, access=AUTO) as url:
+            while "no oidc_endpoint" not in (await sharing(url))["reason"]:
+                await settle()
+    [told] = [line for line in logs if line["event"] == "the upstream's kind is known"]
+    assert (told["kind"], told["log_level"]) == ("other", "warning")
+    assert "--preset open-source" in told["remedy"]
+
+
 @pytest.mark.parametrize("silence", ["503 Down", "429 Often"])
 async def test_until_the_upstream_has_answered_each_has_its_own(upstream: Upstream, silence: str) -> None:
     status = silence

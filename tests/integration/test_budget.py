@@ -32,6 +32,7 @@ from tests.integration.support import (
     MODEL,
     MUCH,
     SIGN,
+    STORED,
     Api,
     Reply,
     Upstream,
@@ -133,24 +134,26 @@ async def test_what_is_stored_needs_no_budget(
     assert len(workspace.arrivals) == 2
 
 
-@pytest.mark.parametrize(("method", "target"), [("POST", "runs/search"), ("GET", "anything")])
-async def test_refusals_of_other_calls_are_repeated_inside_too(
-    workspace: EmulatedWorkspace, api: Api, method: str, target: str
+async def test_refusals_of_other_limited_calls_are_repeated_inside_too(
+    workspace: EmulatedWorkspace, api: Api
 ) -> None:
     workspace.fault = first(2, Answer(429, _REFUSAL, {"Retry-After": "0"}))
-    await api.call(method, target, {})
+    await api.call("POST", "runs/search", {})
     assert [arrival.status for arrival in workspace.arrivals][:2] == [429, 429]
     assert workspace.arrivals[2].status != 429
     assert len(workspace.arrivals) == 3
 
 
-async def test_a_refusal_without_a_budget_is_the_clients_when_its_patience_ends(
-    workspace: EmulatedWorkspace, session: aiohttp.ClientSession
+@pytest.mark.parametrize("method", ["GET", "DELETE"])
+@pytest.mark.parametrize("wait", ["0", "7", None])
+async def test_a_refusal_of_what_the_table_does_not_know_is_the_clients_at_once(
+    workspace: EmulatedWorkspace, api: Api, method: str, wait: str | None
 ) -> None:
-    workspace.fault = lambda _: Answer(429, _REFUSAL, {"Retry-After": "7", "Content-Type": "text/x"})
-    async with proxied(workspace.url, budget=BudgetSettings(patience=2)) as url:
-        reply = await Api(session, url).call("GET", "anything", {})
-    assert (reply.status, reply.body, reply.headers["Retry-After"]) == (429, _REFUSAL, "7")
+    """Nothing is known of its limit, and the client that it was said to knows best what to make of it."""
+    told = {} if wait is None else {"Retry-After": wait}
+    workspace.fault = lambda _: Answer(429, _REFUSAL, {**told, "Content-Type": "text/x"})
+    reply = await api.call(method, "anything", {})
+    assert (reply.status, reply.body, reply.headers.get("Retry-After")) == (429, _REFUSAL, wait)
     assert reply.headers["Content-Type"] == "text/x"
     assert len(workspace.arrivals) == 1
 
@@ -538,6 +541,47 @@ async def test_a_refusal_in_one_group_does_not_slow_another(
                 assert budget == idle(LIMITS[other])
                 assert (await call(api, other)).status != 429
     assert workspace.arrivals.statuses()[429] == 1
+
+
+# -- groups without a limit ------------------------------------------------------------------------
+
+
+def unlimited(*groups: str) -> BudgetSettings:
+    return BudgetSettings.model_validate({f"{group.replace('-', '_')}_limit": 0 for group in groups})
+
+
+@pytest.mark.parametrize("group", GROUPS)
+async def test_a_group_without_a_limit_has_no_queue(
+    workspace: EmulatedWorkspace, session: aiohttp.ClientSession, group: str
+) -> None:
+    workspace.hold()
+    async with proxied(workspace.url, budget=unlimited(group)) as url:
+        api = Api(session, url)
+        assert set(await api.budgets()) == set(GROUPS) - {group}
+        with pytest.raises(AssertionError):
+            await api.metric("mlflow_proxy_budget_limit", group=group)
+        calls = [call(api, group, number) for number in range(200)]
+        await workspace.until(count(200))
+        workspace.release()
+        await asyncio.gather(*calls)
+    assert len(of_group(group, workspace.arrivals)) == 200
+
+
+async def test_without_any_limit_all_else_is_as_before(
+    workspace: EmulatedWorkspace, session: aiohttp.ClientSession
+) -> None:
+    async with proxied(workspace.url, budget=unlimited(*GROUPS)) as url:
+        api = Api(session, url)
+        assert await api.budgets() == {}
+        asked = [api.call("POST", LATEST, {"name": "m"}) for _ in range(2)]
+        assert {reply.outcome for reply in await asyncio.gather(*asked)} == {STORED, COLLAPSED}
+        # A refused call of the API was not executed, and a read that failed may be repeated.
+        workspace.fault = first(1, Answer(429, _REFUSAL, {"Retry-After": "0"}))
+        assert (await api.call("PATCH", "registered-models/update", {"name": "m"})).status == 200
+        workspace.fault = first(1, Answer(503, b"{}", {"Retry-After": "0"}))
+        assert (await api.get("runs/get", run_id="r")).status == 404
+        assert await api.metric("mlflow_proxy_upstream_429s_total", group="registry") == 1
+    assert workspace.arrivals.statuses() == {200: 2, 429: 1, 503: 1, 404: 1}
 
 
 # -- what it says of itself ------------------------------------------------------------------------

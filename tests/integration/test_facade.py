@@ -137,6 +137,15 @@ async def test_storage_gets_what_was_signed(
     assert (reply.status, reply.body) == (200, FILES["MLmodel"])
 
 
+async def test_files_are_counted_as_files(workspace: EmulatedWorkspace, api: Api) -> None:
+    """They are no calls that the proxy merely lets pass."""
+    reply = await api.call("GET", f"{ARTIFACTS}/mlflow-proxy/m/1/MLmodel")
+    assert (reply.status, reply.outcome) == (200, "fwd=miss; detail=file")
+    counted = {"route": "mlflow-artifacts/*", "outcome": "fwd=miss; detail=file", "status": "200"}
+    await api.until_metric("mlflow_proxy_requests_total", 1, **counted)
+    assert await api.metric("mlflow_proxy_requests_total") == 1
+
+
 async def test_storage_tells_about_the_file_and_nothing_else(workspace: EmulatedWorkspace, api: Api) -> None:
     told = {"Content-Type": "a/b", "Last-Modified": "yesterday", "Set-Cookie": "a=1", "X-Amz-Id-2": "secret"}
     workspace.storage.fault = lambda _: Answer(200, b"x", told)

@@ -487,6 +487,26 @@ async def test_what_is_refused_is_counted_and_logged_without_what_it_said(
     assert await api.metric("mlflow_proxy_requests_total", route="unknown", status=status) == 1
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        "CONNECT w.cloud.databricks.com:443 HTTP/1.1",
+        "GET http://w.example/api/2.0/mlflow/runs/get HTTP/1.1",
+        "GET HTTPS://w.example/ HTTP/1.1",
+    ],
+)
+async def test_a_client_that_takes_it_for_a_forward_proxy_is_told_what_to_set(
+    proxy_url: str, upstream: Upstream, line: str
+) -> None:
+    reply = await exchange(proxy_url, [head(line=line, host="Host: w.example")])
+    message = reply.json()["message"]
+    assert reply.status == 400
+    assert "no HTTP_PROXY or HTTPS_PROXY" in message
+    assert "MLFLOW_TRACKING_URI or DATABRICKS_HOST" in message
+    assert "w.example" not in message
+    assert not upstream.seen
+
+
 async def test_a_body_that_breaks_when_nobody_wanted_it_is_no_error(
     proxy_url: str, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -796,5 +796,5 @@ async def test_storage_has_no_say_about_the_connection(upstream: Upstream, clien
         reply = await exchange(client, DOWNLOAD)
         assert (reply.status, reply.body) == (200, b"{}")
         assert {name.lower() for name, _ in reply.headers} <= {"content-length", "cache-status", "date"}
-        assert reply.all("Cache-Status") == ["mlflow-proxy; fwd=bypass"]
+        assert reply.all("Cache-Status") == ["mlflow-proxy; fwd=miss; detail=file"]
         await all_is_well(client, upstream)

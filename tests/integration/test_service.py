@@ -7,6 +7,7 @@ import json
 import os
 import socket
 import sys
+import tomllib
 from asyncio.subprocess import PIPE
 from collections.abc import Awaitable, Callable
 from functools import partial
@@ -681,13 +682,21 @@ def test_one_credential_is_enough(token_file: Path, capsys: pytest.CaptureFixtur
     assert line.startswith("mlflow-proxy: access.profile: access.token_file is set as well")
 
 
+def requirement(extra: str) -> str:
+    """Return what an extra of this package asks for: a name that an index knows."""
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text("utf-8"))["project"]
+    [found] = project["optional-dependencies"][extra]
+    assert isinstance(found, str)
+    return found
+
+
 def test_databricks_sdk_is_optional(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "databricks.sdk.config", None)
     line = complaint(capsys, SERVICE)
     assert line.startswith("mlflow-proxy: access.sharing: ")
-    assert "pip install 'mlflow-proxy[service]'" in line
+    assert f"pip install '{requirement('service')}'" in line
 
 
 # -- all of it -------------------------------------------------------------------------------------

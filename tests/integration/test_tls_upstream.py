@@ -284,7 +284,9 @@ async def test_no_proxy_is_honoured(monkeypatch: pytest.MonkeyPatch) -> None:
         by_way_of(monkeypatch, forward, NO_PROXY="other.test,.invalid")
         async with proxied(f"http://workspace.invalid:{workspace.port}") as url:
             said = await message(url)
-        assert "host name of The workspace could not be resolved" in said, "nobody else resolves it for us"
+        assert "The host name of the workspace could not be resolved" in said, (
+            "nobody else resolves it for us"
+        )
         assert not forward.requests
 
 

@@ -3,6 +3,7 @@
 import gc
 import os
 import re
+import signal
 import socket
 import subprocess
 import sys
@@ -12,9 +13,11 @@ from pathlib import Path
 
 import pytest
 from pydantic import SecretStr
+from structlog.testing import capture_logs
 
 from proxy import app, cli, settings
 from proxy.errors import InvalidSettingsError
+from proxy.mlflow_api.routes import Group
 
 ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "config.example.toml"
@@ -97,6 +100,65 @@ def test_upstreams(given: str, kept: str) -> None:
     assert settings.load(["--upstream", given]).upstream == kept
 
 
+# -- presets -------------------------------------------------------------------------------------------
+
+
+def loaded_how(how: str, monkeypatch: pytest.MonkeyPatch, rest: Sequence[str] = ()) -> settings.Settings:
+    """Load settings whose preset is open-source, by a flag, the environment or a file."""
+    arguments = ["--upstream", URL, *rest]
+    match how:
+        case "flag":
+            arguments += ["--preset", "open-source"]
+        case "environment":
+            monkeypatch.setenv("MLFLOW_PROXY_PRESET", "open-source")
+        case _:
+            arguments += ["--config", write("preset = 'open-source'")]
+    return settings.load(arguments)
+
+
+@pytest.mark.parametrize("how", ["flag", "environment", "file"])
+def test_the_preset_of_an_open_source_server(how: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    chosen = loaded_how(how, monkeypatch)
+    assert chosen.budget.limits == {}
+    assert (chosen.access.sharing, chosen.connections.forwarded_fields) == ("credential", "always")
+    defaults = settings.load(["--upstream", URL, "--preset", "databricks"])
+    dumped, expected = chosen.model_dump(exclude={"config"}), defaults.model_dump(exclude={"config"})
+    same = {name for name in expected if dumped[name] == expected[name]}
+    assert set(expected) - same == {"preset", "budget", "access", "connections"}
+    assert chosen.budget.patience == defaults.budget.patience
+
+
+@pytest.mark.parametrize("how", ["flag", "environment", "file"])
+@pytest.mark.parametrize("explicitly", ["flag", "environment", "file"])
+def test_what_is_set_comes_before_a_preset(
+    how: str, explicitly: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Wherever the one and the other come from, and even if it is the default."""
+    arguments = []
+    text = "preset = 'open-source'\n" if how == "file" else ""
+    match explicitly:
+        case "flag":
+            arguments = ["--budget.registry-limit", "40", "--connections.forwarded-fields", "auto"]
+        case "environment":
+            monkeypatch.setenv("MLFLOW_PROXY_BUDGET__REGISTRY_LIMIT", "40")
+            monkeypatch.setenv("MLFLOW_PROXY_CONNECTIONS__FORWARDED_FIELDS", "auto")
+        case _:
+            text += "[budget]\nregistry_limit = 40\n[connections]\nforwarded_fields = 'auto'"
+    if text:
+        arguments += ["--config", write(text)]
+    if how == "flag":
+        arguments += ["--preset", "open-source"]
+    elif how == "environment":
+        monkeypatch.setenv("MLFLOW_PROXY_PRESET", "open-source")
+    chosen = settings.load(["--upstream", URL, *arguments])
+    assert chosen.budget.limits == {Group.REGISTRY: 40}
+    assert (chosen.access.sharing, chosen.connections.forwarded_fields) == ("credential", "auto")
+
+
+def test_no_preset_is_the_one_of_databricks() -> None:
+    assert settings.load(["--upstream", URL]).preset == "databricks"
+
+
 # -- errors --------------------------------------------------------------------------------------------
 
 
@@ -137,8 +199,30 @@ def complaint(arguments: Sequence[str], capsys: pytest.CaptureFixture[str]) -> s
         (["--upstream", "http://[::1"], "upstream: 'http://[::1' is not a URL", "set --upstream"),
         (["--upstream", "http://h:99999"], "upstream: 'http://h:99999' is not a URL", "set --upstream"),
         (["--upstream", "http://u:pw@h"], "upstream: only scheme, host, port", "set --upstream"),
-        (["--upstream", "http://h?"], "upstream: only scheme, host, port", "set --upstream"),
-        (["--upstream", "http://h#"], "upstream: only scheme, host, port", "set --upstream"),
+        (["--upstream", "http://h?"], "upstream: leave out the '?': only scheme", "set --upstream"),
+        (["--upstream", "http://h#"], "upstream: leave out the '#': only scheme", "set --upstream"),
+        (
+            ["--upstream", "https://w.example/?o=123#ml/models"],
+            "upstream: leave out '?o=123' and what follows: only scheme, host",
+            "set --upstream",
+        ),
+        (["--upstream", "https://w.example?o=123"], "upstream: leave out '?o=123': only scheme", ""),
+        (
+            ["--upstream", "https://w.example/?token=secret"],
+            "upstream: leave out the '?' and what follows: only",
+            "",
+        ),
+        (["--upstream", "https://w.example/#ml"], "upstream: leave out the '#' and what follows: only", ""),
+        (
+            ["--upstream", "https://w.example/api/2.0/mlflow/"],
+            "upstream: leave out '/api/2.0/mlflow', which clients add themselves",
+            "set --upstream",
+        ),
+        (
+            ["--upstream", "https://w.example/base/ajax-api/3.0"],
+            "upstream: leave out '/ajax-api/3.0', which",
+            "",
+        ),
         (["--upstream", "http://a b"], "upstream: only scheme, host, port", "set --upstream"),
         (["--upstream"], "--upstream: expected one argument", ""),
         (["--upstrem", URL], "--upstrem: no such option", "did you mean --upstream?"),
@@ -171,6 +255,7 @@ def test_wrong_arguments(
         ("--host", ""),
         ("--log-level", "loud"),
         ("--log-format", "xml"),
+        ("--preset", "opensource"),
         ("--shutdown-grace", "-1"),
         ("--cache.max-bytes", "lots"),
         ("--cache.max-bytes", "0"),
@@ -180,12 +265,12 @@ def test_wrong_arguments(
         ("--cache.signed-url-margin", "soon"),
         ("--cache.signed-url-ttl", "-1"),
         ("--cache.signed-url-ttl", "inf"),
-        ("--budget.registry-limit", "0"),
+        ("--budget.registry-limit", "-1"),
         ("--budget.registry-limit", "1.5"),
-        ("--budget.runs-search-limit", "0"),
+        ("--budget.runs-search-limit", "-7"),
         ("--budget.experiments-limit", "-1"),
         ("--budget.log-batch-limit", "none"),
-        ("--budget.tracking-limit", "0"),
+        ("--budget.tracking-limit", ""),
         ("--budget.floor", "0"),
         ("--budget.floor", "inf"),
         ("--budget.background-share", "0"),
@@ -335,6 +420,54 @@ def test_a_process_whose_port_is_taken_says_so() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("host", "admin_host"),
+    [
+        ("127.0.0.1", "127.0.0.1"),
+        ("0.0.0.0", "127.0.0.1"),
+        ("127.0.0.1", "0.0.0.0"),
+        ("localhost", "127.0.0.1"),
+    ],
+)
+@pytest.mark.parametrize("workers", [False, True])
+def test_one_port_for_two_listeners_is_the_fault_of_the_second(
+    host: str, admin_host: str, workers: bool
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = str(free.getsockname()[1])
+    arguments = ["--host", host, "--port", port, "--admin.host", admin_host, "--admin.port", port]
+    if workers:
+        arguments += ["--workers", "2", "--redis", "redis://127.0.0.1:1"]
+    done = run_command("serve", "--upstream", URL, *arguments)
+    assert done.returncode == 2
+    assert done.stderr == (
+        f"mlflow-proxy: admin.port: {port} is the clients' port as well; choose another --admin.port, "
+        "or leave out --admin.host to serve both at one\n"
+    )
+
+
+async def test_an_upstream_that_ends_like_the_api_is_told_at_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may be a gateway's own path, so it is no error."""
+    for path, doubted in (("/api", True), ("/ajax-api", True), ("/my-api", False), ("", False)):
+        chosen = settings.load(
+            [
+                "--upstream",
+                f"{URL}{path}",
+                "--port",
+                "0",
+                "--connections.forwarded-fields",
+                "never",
+                "--access.sharing",
+                "credential",
+            ]
+        )
+        with capture_logs() as logs:
+            await app.run(chosen, lambda url: signal.raise_signal(signal.SIGTERM))
+        told = [line for line in logs if line["log_level"] == "warning"]
+        assert bool(told) is doubted, path
+        assert all(path in line["event"] + str(line) for line in told)
+
+
 @pytest.mark.parametrize("host", ["192.0.2.1", "not a host"])
 async def test_an_address_that_is_not_ours(host: str) -> None:
     chosen = settings.load(["--upstream", URL, "--host", host, "--port", "0"])
@@ -347,6 +480,11 @@ def test_a_floor_above_a_limit_names_both() -> None:
     told = r"budget.floor: 8 is above runs_search_limit, which is 7; .*--budget.floor"
     with pytest.raises(InvalidSettingsError, match=told):
         settings.load(["--upstream", URL, "--budget.floor", "8"])
+
+
+def test_a_floor_is_above_no_limit_that_there_is_not() -> None:
+    chosen = settings.load(["--upstream", URL, "--budget.floor", "7", "--budget.runs-search-limit", "0"])
+    assert (chosen.budget.floor, Group.RUNS_SEARCH in chosen.budget.limits) == (7, False)
 
 
 def test_a_redis_that_is_no_url_is_told_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
