@@ -177,7 +177,7 @@ class Proxy:
             )
         self._artifacts = ArtifactFacade(self.pipeline, to_storage, self.metrics)
         self._in_flight = InFlight(connections.max_requests)
-        self._readiness = admin.Readiness(to_workspace, settings.upstream)
+        self._readiness = admin.Readiness(to_workspace, settings.upstream, self._workspace.circuit)
         questions = admin.handlers(self.metrics.registry, self._readiness, self._status, self._detail)
         self.apart = crew.apart(self.metrics.registry, self._status)
         if workers:

@@ -422,6 +422,7 @@ class Pipeline:
             lambda: flight.deadline,
             shared=True,
             party=flight.party,
+            endpoint=read.route.endpoint,
             common=read.common,
         )
         async with self._workspace.call(call) as got:
@@ -570,6 +571,7 @@ class Pipeline:
             shared=False,
             stream=request.content if body is None else None,
             attempts=attempts,
+            endpoint=route.endpoint,
         )
         try:
             async with self._workspace.call(call) as response:

@@ -27,9 +27,10 @@ from proxy.errors import (
 from proxy.metrics import Metrics
 from proxy.mlflow_api.headers import CLIENT, Fields, from_proxy
 from proxy.mlflow_api.messages import UpstreamRequest
-from proxy.mlflow_api.routes import Group
+from proxy.mlflow_api.routes import Group, Route
 from proxy.party import Party
 from proxy.upstream.circuit import Circuit
+from proxy.upstream.circuit_breaker import Said
 from proxy.upstream.client import HttpClient, Sent, read_whole
 from proxy.upstream.retry import (
     FAILURES,
@@ -89,6 +90,8 @@ class Call:
     party: Party | None = None
     probe: bool = False
     """Whether it is made for the proxy itself, so that its failure says nothing about clients' calls."""
+    endpoint: Route | None = None
+    """The endpoint that is called, if the route table knows it: its failing answers count together."""
     common: bool = False
     """Whether those who wait have credentials of their own, so that each can ask for itself."""
 
@@ -203,7 +206,8 @@ class Workspace:
     async def _attempt(self, call: Call, headers: Fields, *, returned: bool) -> AsyncIterator[_Attempt]:
         queue = self._queues.get(call.group)
         slot = None
-        self.circuit.check()
+        endpoint = _telling_endpoint(call)
+        self.circuit.check(endpoint)
         if queue is not None:
             slot = await queue.acquire(
                 call.deadline, client=call.request.client, party=call.party, returned=returned
@@ -213,7 +217,7 @@ class Workspace:
         status = "error"
         with (
             slot if slot is not None else nullcontext(),
-            self.circuit.through(telling=call.stream is None and not call.probe) as note_answer,
+            self.circuit.through(endpoint, telling=call.stream is None and not call.probe) as note_answer,
         ):
             try:
                 async with self._client.open(
@@ -226,8 +230,7 @@ class Workspace:
                 ) as response:
                     status = str(response.status)
                     self._note_who_answers(response)
-                    # A proxy in between speaks for itself; it is there as long as it answers.
-                    note_answer(response.status not in UNAVAILABLE or self._behind_proxy)
+                    note_answer(self._said(call, response.status))
                     retry_after, alone = _retry_after(response), False
                     if response.status == 429:
                         self._metrics.refusals.labels(call.group).inc()
@@ -237,6 +240,15 @@ class Workspace:
                     yield _Attempt(response, retry_after, alone)
             finally:
                 self._metrics.upstream_calls.labels(call.group, status).inc()
+
+    def _said(self, call: Call, status: int) -> Said:
+        """Return what an answer says about the workspace."""
+        if call.probe:
+            return Said.REACHED
+        if status not in UNAVAILABLE:
+            return Said.SUCCEEDED
+        # A proxy in between speaks for itself; it is there as long as it answers.
+        return Said.REACHED if self._behind_proxy else Said.FAILED
 
     def _note_who_answers(self, response: aiohttp.ClientResponse) -> None:
         """Leave the pacing to a proxy of this kind between here and the workspace."""
@@ -258,6 +270,14 @@ class Workspace:
 def _known(call: Call) -> bool:
     """Whether it is of the API that the route table knows."""
     return call.shared or call.group is not Group.NONE
+
+
+def _telling_endpoint(call: Call) -> Route | None:
+    """Return the endpoint that an answer of 502, 503 or 504 tells of, None if it says nothing.
+
+    What streams may fail by its sender's fault, and what was asked for the proxy itself is no client's call.
+    """
+    return None if call.stream is not None or call.probe else call.endpoint
 
 
 def _noting(call: Call, slot: Slot | None) -> Sent:

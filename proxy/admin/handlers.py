@@ -8,7 +8,10 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 
 from proxy.errors import AnswerableError
+from proxy.upstream.circuit import Circuit
+from proxy.upstream.circuit_breaker import Said, State
 from proxy.upstream.client import HttpClient
+from proxy.upstream.retry import UNAVAILABLE
 
 PREFIX = "/-/"
 
@@ -21,13 +24,20 @@ _PROBE_LIFETIME = 5.0
 
 
 class Readiness:
-    """Whether the workspace can be reached at all; any HTTP answer is a yes."""
+    """Whether the workspace can be reached at all, and clients' calls are tried.
 
-    def __init__(self, client: HttpClient, origin: str) -> None:
+    Any HTTP answer is a yes, but one that says that the workspace is unavailable while it says so to clients
+    too. Asking goes through the circuit, so that a proxy that gets no calls as long as it is not ready finds
+    out all the same when the workspace is back.
+    """
+
+    def __init__(self, client: HttpClient, origin: str, circuit: Circuit) -> None:
         self._client = client
+        self._circuit = circuit
         self._url = origin + "/.well-known/databricks-config"
         self._asking = asyncio.Lock()
         self._problem: str | None = None
+        self._status: int | None = None
         self._asked_at = float("-inf")
         self.leaving = False
         """Whether the proxy has been told to stop: then nobody should send anything new."""
@@ -36,16 +46,27 @@ class Readiness:
         """Return what is wrong, None if nothing is."""
         if self.leaving:
             return "The proxy is stopping."
+        if (refused := self._circuit.problem()) is not None:
+            return refused
         async with self._asking:
             now = asyncio.get_running_loop().time()
             if now - self._asked_at >= _PROBE_LIFETIME:
+                self._problem = self._status = None
                 try:
-                    async with self._client.open("GET", self._url, (), within=_PROBE_SECONDS):
-                        self._problem = None
+                    self._status = await self._ask()
                 except AnswerableError as error:
                     self._problem = str(error)
                 self._asked_at = now
+            if self._status in UNAVAILABLE and self._circuit.state is not State.CLOSED:
+                return f"The workspace answers {self._status}."
             return self._problem
+
+    async def _ask(self) -> int:
+        """Ask the workspace for something that it has without a credential; return the answer's status."""
+        with self._circuit.through(None, telling=False) as note_answer:
+            async with self._client.open("GET", self._url, (), within=_PROBE_SECONDS) as response:
+                note_answer(Said.REACHED)
+                return response.status
 
 
 def handlers(

@@ -74,6 +74,11 @@ class Route:
         """The path, which is unique enough to label metrics and to key answers."""
         return self.path
 
+    @property
+    def endpoint(self) -> "Route | None":
+        """The row itself if it is one endpoint; None if it stands for several, which may fail apart."""
+        return self if self.methods and not self.path.endswith("*") else None
+
 
 _GET, _POST, _PATCH, _DELETE = ("GET",), ("POST",), ("PATCH",), ("DELETE",)
 _READ, _WRITE = ("GET", "HEAD", "OPTIONS"), ("POST", "PUT", "PATCH", "DELETE")

@@ -1,10 +1,15 @@
-"""Whether a call may be tried at all: a circuit breaker in front of one peer.
+"""Whether a call may be tried at all: circuit breakers in front of the workspace.
 
-What belongs here: when the circuit opens, when a probe may go, and what a refused caller is told. Pure; time
+What belongs here: when a circuit opens, when a probe may go, and what a refused caller is told. Pure; time
 and chance come in. The terms are the usual ones (Nygard, Release It!): closed lets calls through, open
 refuses them, half-open has one probe on its way.
+
+There is one circuit for the way to the workspace, which calls without an answer open for all calls, and one
+for each endpoint, which 502, 503 and 504 open for that endpoint alone, if nothing else succeeds meanwhile:
+one feature may be out of order while the others work.
 """
 
+from collections.abc import Hashable
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -41,7 +46,7 @@ class Permit:
 
 
 class CircuitBreaker:
-    """Counts the failures on the way to one peer. Times are monotonic seconds, ``jitter`` is in [0, 1)."""
+    """Counts failures of one kind. Times are monotonic seconds, ``jitter`` is in [0, 1)."""
 
     def __init__(self) -> None:
         self._failures = 0
@@ -59,6 +64,10 @@ class CircuitBreaker:
         if self._opened_at is None:
             return State.CLOSED
         return State.OPEN if self._probe is None else State.HALF_OPEN
+
+    def open_since(self, moment: float) -> bool:
+        """Whether it is open, and was opened at that moment or later."""
+        return self._opened_at is not None and self._opened_at >= moment
 
     def refuses(self, now: float) -> bool:
         """Whether a call that comes now would get no permit."""
@@ -133,3 +142,107 @@ class CircuitBreaker:
         step = min(LONGEST_PROBE, FIRST_PROBE * 2.0 ** min(self._probes, 10))
         self._probes += 1
         return step * (1 + jitter) / 2
+
+
+class Said(StrEnum):
+    """What an answer says about the workspace."""
+
+    SUCCEEDED = "succeeded"
+    """It takes calls; whatever it thinks of this one."""
+    FAILED = "failed"
+    """It, or this endpoint of it, cannot answer at the moment."""
+    REACHED = "reached"
+    """It is there, and no more than that."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Leave:
+    """Leave to make one call, by the circuit of the way and by that of its endpoint if that has one."""
+
+    began: float
+    way: Permit
+    endpoint: Permit | None
+    circuit: CircuitBreaker | None
+    """The endpoint's, as it was then: what has been forgotten since is told nothing that counts."""
+
+
+class Circuits:
+    """The circuit of the way to the workspace, and those of the endpoints whose failures count.
+
+    An endpoint is whatever the caller names it by; there must be few of them. None is one whose failing
+    answers say nothing. Any success says that the workspace takes calls, and ends what earlier failing
+    answers of all endpoints have done; one of a call that began before a circuit opened does not close it.
+    """
+
+    def __init__(self) -> None:
+        self._way = CircuitBreaker()
+        self._endpoints: dict[Hashable, CircuitBreaker] = {}
+
+    @property
+    def state(self) -> State:
+        """What is done with calls now; open already if those of one endpoint are refused."""
+        if self._way.state is not State.CLOSED:
+            return self._way.state
+        states = {circuit.state for circuit in self._endpoints.values()}
+        return next((each for each in (State.OPEN, State.HALF_OPEN) if each in states), State.CLOSED)
+
+    def refuses_all(self, now: float) -> bool:
+        """Whether it seems to be the whole workspace: no call gets a permit, or none of several endpoints."""
+        refused = sum(circuit.refuses(now) for circuit in self._endpoints.values())
+        return self._way.refuses(now) or refused > 1
+
+    def is_way(self, circuit: CircuitBreaker) -> bool:
+        """Whether a circuit is that of the way, and not an endpoint's."""
+        return circuit is self._way
+
+    def refusing(self, endpoint: Hashable | None, now: float) -> CircuitBreaker | None:
+        """Return the circuit that would refuse a call that comes now, None if it would get a permit."""
+        asked = (self._way, None if endpoint is None else self._endpoints.get(endpoint))
+        return next((circuit for circuit in asked if circuit is not None and circuit.refuses(now)), None)
+
+    def admit(self, endpoint: Hashable | None, now: float) -> Leave | CircuitBreaker:
+        """Return leave to make a call, or the circuit that refuses it."""
+        circuit = None if endpoint is None else self._endpoints.setdefault(endpoint, CircuitBreaker())
+        if circuit is not None and circuit.refuses(now):
+            return circuit  # before the way is asked, whose probe it must not use up
+        way = self._way.admit(now)
+        if way is None:
+            return self._way
+        return Leave(now, way, None if circuit is None else circuit.admit(now), circuit)
+
+    def answered(self, leave: Leave, said: Said, now: float, jitter: float) -> bool:
+        """Note an answer; returns whether that opened or closed a circuit."""
+        changed = self._way.succeeded(leave.way)
+        if said is Said.SUCCEEDED:
+            return self._clear(leave) or changed
+        if leave.circuit is None or leave.endpoint is None:
+            return changed
+        if said is Said.FAILED:
+            return leave.circuit.failed(leave.endpoint, now, jitter) or changed
+        leave.circuit.gave_up(leave.endpoint, now)
+        return changed
+
+    def unanswered(self, leave: Leave, now: float, jitter: float) -> bool:
+        """Note that there was no answer; returns whether that opened the circuit of the way."""
+        if leave.circuit is not None and leave.endpoint is not None:
+            leave.circuit.gave_up(leave.endpoint, now)
+        return self._way.failed(leave.way, now, jitter)
+
+    def gave_up(self, leave: Leave, now: float) -> None:
+        """Note that nobody wanted to know any more: says nothing, and the next call may be the probe."""
+        self._way.gave_up(leave.way, now)
+        if leave.circuit is not None and leave.endpoint is not None:
+            leave.circuit.gave_up(leave.endpoint, now)
+
+    def retry_after(self, now: float, jitter: float) -> float:
+        """Return the seconds after which a caller whose call got no answer should come back."""
+        return self._way.retry_after(now, jitter)
+
+    def _clear(self, leave: Leave) -> bool:
+        """Forget the failures of all endpoints, but for circuits that opened after the call began."""
+        kept = {name: each for name, each in self._endpoints.items() if each.open_since(leave.began)}
+        closed = any(
+            each.state is not State.CLOSED for name, each in self._endpoints.items() if name not in kept
+        )
+        self._endpoints = kept
+        return closed

@@ -1,7 +1,7 @@
 """A workspace that is down: the circuit breaker, and expired listings in its place."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 
 import aiohttp
 import pytest
@@ -159,8 +159,123 @@ async def test_only_the_way_counts(at_once: None, upstream: Upstream, session: a
     budget = BudgetSettings(registry_limit=MUCH, patience=1)
     async with proxied(upstream.url, budget=budget) as url:
         api = Api(session, url)
-        await asyncio.gather(*(api.call("DELETE", "/api/2.0/some", {"n": n}) for n in range(20)))
+        await asyncio.gather(*(api.call("DELETE", "registered-models/delete", {"n": n}) for n in range(20)))
         assert await api.metric("mlflow_proxy_circuit_open") == opens
+
+
+# -- one feature that fails ------------------------------------------------------------------------
+
+GATEWAY = "/api/2.0/mlflow/gateway-proxy"
+UPLOADS = "/api/2.0/mlflow-artifacts/artifacts/1/model.bin"
+UNAVAILABLE_ANSWER = b"HTTP/1.1 503 X\r\nContent-Length: 2\r\n\r\n{}"
+
+
+def failing(*parts: str) -> Callable[[Inbound], Awaitable[None]]:
+    """Answer 503 to what has one of these in its target, and all else as a workspace does."""
+
+    async def respond(inbound: Inbound) -> None:
+        down = any(part in inbound.target for part in parts)
+        await answering(UNAVAILABLE_ANSWER if down else OK)(inbound)
+
+    return respond
+
+
+async def readiness(api: Api) -> tuple[int, object]:
+    async with api.session.get(api.url + "/-/readyz") as response:
+        return response.status, (await response.json()).get("circuit")
+
+
+@pytest.mark.parametrize(
+    ("method", "endpoint"),
+    [
+        ("POST", GATEWAY),
+        ("GET", GATEWAY),
+        ("PUT", UPLOADS),
+        ("GET", UPLOADS),
+        ("POST", "runs/log-model"),
+        ("POST", "registered-models/create"),
+        ("POST", "runs/log-batch"),
+        ("GET", "model-versions/search"),
+    ],
+)
+async def test_a_feature_that_fails_is_no_outage(
+    monkeypatch: pytest.MonkeyPatch,
+    at_once: None,
+    upstream: Upstream,
+    session: aiohttp.ClientSession,
+    method: str,
+    endpoint: str,
+) -> None:
+    """Whatever others ask for meanwhile is answered as the workspace answers it."""
+    monkeypatch.setattr(circuit_breaker, "FIRST_PROBE", 600)
+    monkeypatch.setattr(circuit_breaker, "LONGEST_PROBE", 600)
+    monkeypatch.setattr("proxy.workspace.FAILURES", 0)  # repeats take their time
+    upstream.respond = failing(endpoint)
+    async with proxied(upstream.url, budget=BudgetSettings(registry_limit=MUCH)) as url:
+        api = Api(session, url)
+        for number in range(8):
+            replies = await asyncio.gather(
+                *(api.call(method, endpoint, {"name": f"{number}-{n}"}) for n in range(20))
+            )
+            assert {reply.status for reply in replies} == {503}
+            assert (await readiness(api))[0] == 200
+            assert (await api.call("POST", "runs/create", {"experiment_id": "0"})).status == 200
+            assert (await api.call("POST", "runs/search", {"max_results": number})).status == 200
+            assert (await api.get(MODEL, name=f"m{number}")).status == 200
+            assert await readiness(api) == (200, "closed"), "something succeeds"
+
+
+async def test_an_endpoint_that_fails_with_nothing_beside_it_is_refused_alone(
+    monkeypatch: pytest.MonkeyPatch, at_once: None, upstream: Upstream, session: aiohttp.ClientSession
+) -> None:
+    monkeypatch.setattr(circuit_breaker, "FIRST_PROBE", 600)
+    monkeypatch.setattr(circuit_breaker, "LONGEST_PROBE", 600)
+    upstream.respond = failing(WRITE)
+    async with proxied(upstream.url, budget=BudgetSettings(registry_limit=MUCH)) as url:
+        api = Api(session, url)
+        for number in range(20):
+            reply = await api.call("POST", WRITE, {"name": f"m{number}"})
+        assert len([each for each in upstream.seen if WRITE in each.target]) == circuit_breaker.FAILURES
+        assert "nothing else succeeded" in reply.json()["message"]
+        assert int(reply.headers["Retry-After"]) >= 1
+        assert await readiness(api) == (200, "open")
+        assert (await api.call("POST", "runs/create", {})).status == 200
+        assert (await api.call("POST", WRITE, {"name": "m"})).json() == {}, "asked again"
+
+
+@pytest.mark.parametrize("parts", [("/api/",), ("/",)])
+async def test_a_workspace_that_refuses_across_endpoints_is_not_ready(
+    monkeypatch: pytest.MonkeyPatch,
+    at_once: None,
+    upstream: Upstream,
+    session: aiohttp.ClientSession,
+    parts: tuple[str, ...],
+) -> None:
+    """Also if a single endpoint is in use, when what readiness asks for is refused too."""
+    monkeypatch.setattr(circuit_breaker, "FIRST_PROBE", 600)
+    monkeypatch.setattr(circuit_breaker, "LONGEST_PROBE", 600)
+    used = (WRITE,) if parts == ("/",) else (WRITE, "runs/log-batch")
+    async with proxied(upstream.url, budget=BudgetSettings(registry_limit=MUCH)) as url:
+        api = Api(session, url)
+        upstream.respond = failing(*parts)
+        for endpoint in used:
+            await asyncio.gather(*(api.call("POST", endpoint, {"name": f"m{n}"}) for n in range(20)))
+        assert await readiness(api) == (503, "open")
+        upstream.respond = answering(OK)
+        assert (await api.call("POST", "runs/create", {})).status == 200
+        assert await readiness(api) == (200, "closed")
+
+
+async def test_a_proxy_that_gets_no_calls_becomes_ready_by_itself(
+    monkeypatch: pytest.MonkeyPatch, upstream: Upstream, open_circuit: Api
+) -> None:
+    """A load balancer sends nothing to a proxy that is not ready."""
+    monkeypatch.setattr("proxy.admin.handlers._PROBE_LIFETIME", 0.0)
+    assert (await readiness(open_circuit))[0] == 503
+    upstream.respond = answering(OK)
+    while await readiness(open_circuit) != (200, "closed"):
+        await settle()
+    assert (await open_circuit.call("POST", WRITE, {"name": "m"})).status == 200
 
 
 # -- stale if error --------------------------------------------------------------------------------

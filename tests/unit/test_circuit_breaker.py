@@ -17,7 +17,10 @@ from proxy.upstream.circuit_breaker import (
     SPAN,
     WINDOW,
     CircuitBreaker,
+    Circuits,
+    Leave,
     Permit,
+    Said,
     State,
 )
 
@@ -186,3 +189,155 @@ def test_whatever_happens(steps: list[tuple[float, str, int, float]]) -> None:
 
 def test_the_numbers_fit_together() -> None:
     assert LONGEST_PROBE < circuit_breaker.PROBE_PATIENCE < WINDOW
+
+
+# -- the way and the endpoints ---------------------------------------------------------------------
+
+MINUTE = [number / 2 for number in range(120)]
+LATER = SPAN + LONGEST_PROBE
+
+
+def leave(circuits: Circuits, endpoint: str | None, now: float) -> Leave:
+    given = circuits.admit(endpoint, now)
+    assert isinstance(given, Leave), f"{endpoint} is refused at {now}"
+    return given
+
+
+def fail(circuits: Circuits, endpoint: str | None, moments: list[float]) -> None:
+    """Let the workspace answer 503 to all calls of an endpoint that are let through."""
+    for moment in moments:
+        given = circuits.admit(endpoint, moment)
+        if isinstance(given, Leave):
+            circuits.answered(given, Said.FAILED, moment, 0.0)
+
+
+def failing(*endpoints: str) -> Circuits:
+    """Return circuits of a workspace that has answered 503 to calls of some endpoints until 0."""
+    circuits = Circuits()
+    for endpoint in endpoints:
+        fail(circuits, endpoint, [-SPAN, -1.0, -0.5, 0.0, 0.0])
+    return circuits
+
+
+def test_failing_answers_of_one_endpoint_refuse_that_one_only() -> None:
+    circuits = Circuits()
+    fail(circuits, "gateway", MINUTE)
+    assert circuits.state is State.OPEN
+    assert not isinstance(circuits.admit("gateway", MINUTE[-1]), Leave)
+    for endpoint in ("runs/create", "runs/search", None):
+        assert circuits.refusing(endpoint, MINUTE[-1]) is None
+        leave(circuits, endpoint, MINUTE[-1])
+    assert not circuits.refuses_all(MINUTE[-1])
+
+
+def test_failing_answers_of_no_endpoint_refuse_nothing() -> None:
+    circuits = Circuits()
+    fail(circuits, None, MINUTE)
+    assert circuits.state is State.CLOSED
+
+
+def test_failing_answers_do_not_count_while_anything_succeeds() -> None:
+    circuits = Circuits()
+    for moment in MINUTE:
+        circuits.answered(leave(circuits, "signing", moment), Said.FAILED, moment, 0.0)
+        circuits.answered(leave(circuits, "signing", moment), Said.FAILED, moment, 0.0)
+        circuits.answered(leave(circuits, None, moment), Said.SUCCEEDED, moment, 0.0)
+    assert circuits.state is State.CLOSED
+
+
+def test_a_workspace_that_refuses_everything_is_called_for_probes_only() -> None:
+    circuits, calls = failing("a", "b"), 0
+    for moment in MINUTE:
+        for endpoint in ("a", "b"):
+            given = circuits.admit(endpoint, moment)
+            if isinstance(given, Leave):
+                calls += 1
+                circuits.answered(given, Said.FAILED, moment, 0.999)
+    assert 2 * len(MINUTE) / 2 / LONGEST_PROBE <= calls <= 2 * (len(MINUTE) / 2 / LONGEST_PROBE + 4)
+    assert failing("a", "b").refuses_all(0.0)
+
+
+def test_a_success_elsewhere_closes_the_circuits_of_endpoints() -> None:
+    circuits = failing("a", "b")
+    assert circuits.answered(leave(circuits, "c", 0.1), Said.SUCCEEDED, 0.2, 0.0)
+    assert leave(circuits, "a", 0.2)
+    assert leave(circuits, "b", 0.2)
+
+
+def test_a_success_of_a_call_from_before_does_not() -> None:
+    circuits = Circuits()
+    before = leave(circuits, "c", -10.0)
+    fail(circuits, "a", [-SPAN, -1.0, -0.5, 0.0, 0.0])
+    assert not circuits.answered(before, Said.SUCCEEDED, 0.1, 0.0)
+    assert circuits.refusing("a", 0.1)
+
+
+def test_calls_without_an_answer_refuse_all() -> None:
+    circuits = Circuits()
+    for number, endpoint in enumerate(("a", "b", None, "c", "d")):
+        moment = number * SPAN / (FAILURES - 1)
+        opened_it = circuits.unanswered(leave(circuits, endpoint, moment), moment, 0.0)
+        assert opened_it == (number == FAILURES - 1)
+    assert circuits.refuses_all(SPAN)
+    for endpoint in ("a", "e", None):
+        assert not isinstance(circuits.admit(endpoint, SPAN), Leave)
+
+
+@pytest.mark.parametrize("said", Said)
+def test_any_answer_says_that_the_way_is_free(said: Said) -> None:
+    circuits = Circuits()
+    for moment in (0.0, 0.5, 1.0, 1.5, SPAN):
+        circuits.unanswered(leave(circuits, "a", moment), moment, 0.0)
+    assert circuits.refusing(None, SPAN)
+    assert circuits.answered(leave(circuits, "a", LATER), said, LATER, 0.0)
+    assert circuits.state is State.CLOSED
+
+
+def test_the_probe_of_the_way_is_not_spent_on_an_endpoint_that_is_refused() -> None:
+    circuits = failing("a")
+    for moment in (0.5, 1.0, 1.5, 2.0):
+        circuits.unanswered(leave(circuits, "b", moment), moment, 0.0)
+    slow = leave(circuits, "a", 2.0)  # the endpoint's probe, which is out while the way's circuit opens
+    assert circuits.unanswered(leave(circuits, "b", 2.5), 2.5, 0.0)
+    due = 2.5 + FIRST_PROBE
+    assert not isinstance(circuits.admit("a", due), Leave)
+    assert circuits.answered(leave(circuits, "b", due), Said.FAILED, due, 0.0)
+    assert slow.endpoint is not None
+    assert slow.endpoint.probe
+
+
+ENDPOINTS = st.sampled_from(["a", "b", "c", None])
+ENDS = st.sampled_from([*Said, "unanswered", "gave up"])
+
+
+@given(st.lists(st.tuples(st.floats(0, 3), ENDPOINTS, ENDS, st.floats(0, 0.999)), max_size=200))
+def test_only_what_failed_since_the_last_success_is_refused(
+    steps: list[tuple[float, str | None, Said | str, float]],
+) -> None:
+    circuits, now = Circuits(), 0.0
+    failed: dict[str, int] = {}
+    unanswered = 0
+    for passed, endpoint, end, jitter in steps:
+        now += passed
+        given = circuits.admit(endpoint, now)
+        if not isinstance(given, Leave):
+            refused = 0 if endpoint is None else failed.get(endpoint, 0)
+            assert refused >= FAILURES or unanswered >= FAILURES
+            continue
+        if end == "unanswered":
+            circuits.unanswered(given, now, jitter)
+            unanswered += 1
+        elif end == "gave up":
+            circuits.gave_up(given, now)
+        else:
+            said = Said(end)
+            circuits.answered(given, said, now, jitter)
+            unanswered = 0
+            if said is Said.SUCCEEDED:
+                failed.clear()
+                assert circuits.state is State.CLOSED
+            elif said is Said.FAILED and endpoint is not None:
+                failed[endpoint] = failed.get(endpoint, 0) + 1
+        assert not circuits.refuses_all(now) or unanswered or len(failed) > 1
+        for each in ("a", "b", "c", None):
+            assert circuits.refusing(each, now + PROBE_PATIENCE) is None
