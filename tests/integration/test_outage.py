@@ -243,6 +243,18 @@ async def test_an_endpoint_that_fails_with_nothing_beside_it_is_refused_alone(
         assert (await api.call("POST", WRITE, {"name": "m"})).json() == {}, "asked again"
 
 
+async def test_what_streams_says_nothing_when_it_fails(
+    monkeypatch: pytest.MonkeyPatch, at_once: None, upstream: Upstream, session: aiohttp.ClientSession
+) -> None:
+    monkeypatch.setattr("proxy.pipeline.LARGEST_HELD_BODY", 10)
+    upstream.respond = answering(UNAVAILABLE_ANSWER)
+    async with proxied(upstream.url, budget=BudgetSettings(registry_limit=MUCH)) as url:
+        api = Api(session, url)
+        for _ in range(2 * circuit_breaker.FAILURES):
+            assert (await api.call("POST", "runs/log-batch", {"run_id": "longer"})).status == 503
+        assert await readiness(api) == (200, "closed")
+
+
 @pytest.mark.parametrize("parts", [("/api/",), ("/",)])
 async def test_a_workspace_that_refuses_across_endpoints_is_not_ready(
     monkeypatch: pytest.MonkeyPatch,
