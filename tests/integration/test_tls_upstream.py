@@ -407,6 +407,24 @@ async def test_a_file_is_complete_only_with_close_notify(authority: Authority, o
         assert reply.complete is orderly
 
 
+@pytest.mark.parametrize("orderly", [True, False])
+async def test_it_is_told_through_a_tunnel_as_well(
+    authority: Authority, monkeypatch: pytest.MonkeyPatch, orderly: bool
+) -> None:
+    context = authority.issue("workspace", "workspace.test").context()
+    async with (
+        ForwardProxy() as forward,
+        Upstream(ending(UNFRAMED + b"{}", orderly=orderly), tls=context) as workspace,
+    ):
+        by_way_of(monkeypatch, forward)
+        async with proxied(
+            f"https://workspace.test:{workspace.port}", connections=trusting(authority)
+        ) as url:
+            reply = await raw(url, "POST", WRITE)
+        assert (reply.status, reply.complete) == (200, orderly)
+        assert forward.requests
+
+
 @pytest.mark.parametrize("body", [b"", MODEL])
 async def test_a_body_of_known_length_needs_no_close_notify(authority: Authority, body: bytes) -> None:
     async with (
