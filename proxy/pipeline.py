@@ -44,6 +44,7 @@ from proxy.metrics import Metrics
 from proxy.mlflow_api import answers
 from proxy.mlflow_api.api_prefixes import API_PREFIXES
 from proxy.mlflow_api.artifact_paths import rewrite_download_uri
+from proxy.mlflow_api.descriptions import is_of
 from proxy.mlflow_api.headers import (
     CLIENT,
     NOT_STORED,
@@ -532,7 +533,7 @@ class Pipeline:
             version_status=status,
             url_expires_in=_url_expires_in(read, response, age),
         )
-        if "*" in vary(response.headers) or (response.status == 200 and not _is_of_the_api(response)):
+        if "*" in vary(response.headers) or (response.status == 200 and not is_of(read.route, response)):
             seconds = NOT_AT_ALL
         survives = survives_metadata_writes(read.route.freshness, response.status, status)
         return Entry(response, read.model, read.version, survives, now - age, now - age + seconds)
@@ -619,11 +620,6 @@ def _scope(read: Read) -> Scope:
 
 def _place(read: Read) -> Place:
     return read.partition, read.route.name
-
-
-def _is_of_the_api(response: StoredResponse) -> bool:
-    """Whether a success is an answer of the API at all: a gateway's login page is none."""
-    return answers.json_object(response.body) is not None
 
 
 def _of_no_use_to_others(entry: Entry) -> Entry:

@@ -7,11 +7,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-READY = "READY"
+from proxy.mlflow_api.shapes import LISTING
 
-_OF_A_LISTING = frozenset({"files", "next_page_token", "root_uri"})
-"""Members of a page of ``list-artifacts``. An object that has only others is something else, such as an
-error; one that has none is an empty directory."""
+READY = "READY"
 
 _DIGITS = re.compile("[0-9]{1,18}")
 
@@ -105,12 +103,10 @@ def listed(answer: Mapping[str, Any], directory: str) -> list[Listed] | None:
     together from the names, so one that could lead elsewhere makes the whole page unreadable: without that
     entry it would look complete.
     """
-    files = answer.get("files")
-    other = "error_code" in answer or (bool(answer) and _OF_A_LISTING.isdisjoint(answer))
-    if other or not isinstance(files, list | None):
+    if not LISTING.fits(answer):
         return None
     found = []
-    for file in files or ():
+    for file in answer.get("files") or ():
         path = file.get("path") if isinstance(file, dict) else None
         if not isinstance(path, str) or not _harmless(path):
             return None

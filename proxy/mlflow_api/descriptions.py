@@ -1,4 +1,4 @@
-"""Whether an answer describes what was asked: the shapes that answers of shareable reads have in the API.
+"""Whether an answer is one of its endpoint at all, and whether it describes what was asked.
 
 A gateway can answer anything with 200: a login page, another question's answer. Such an answer is passed on
 to the client whose call it was, and goes no further.
@@ -11,15 +11,20 @@ from urllib.parse import unquote, urlsplit
 from proxy.mlflow_api.answers import json_object, next_page, signed_url
 from proxy.mlflow_api.messages import StoredResponse
 from proxy.mlflow_api.reads import Read
-from proxy.mlflow_api.routes import Freshness
+from proxy.mlflow_api.routes import Freshness, Route
 
 Answer = Mapping[str, Any]
 
 
+def is_of(route: Route, response: StoredResponse) -> bool:
+    """Whether a response is a success whose body is what ``route`` answers with."""
+    return _answer(route, response) is not None
+
+
 def describes(read: Read, response: StoredResponse) -> bool:
     """Whether a response is a success whose body is about just what ``read`` asks for."""
-    answer = json_object(response.body) if response.status == 200 else None
-    if answer is None or "error_code" in answer:
+    answer = _answer(read.route, response)
+    if answer is None:
         return False
     match read.route.freshness:
         case Freshness.LISTING:
@@ -27,10 +32,17 @@ def describes(read: Read, response: StoredResponse) -> bool:
         case Freshness.SIGNED_URL:
             return _is_signed(read, answer)
         case Freshness.MUTABLE:
-            shape = _SHAPES.get(read.route.path)
-            return shape is not None and shape(read, answer)
+            about = _ABOUT.get(read.route.path)
+            return about is not None and about(read, answer)
         case _:
-            return True  # any JSON object may be a document about the workspace
+            return True  # there is only one of each document about the workspace
+
+
+def _answer(route: Route, response: StoredResponse) -> Answer | None:
+    if response.status != 200 or route.shape is None:
+        return None
+    answer = json_object(response.body)
+    return answer if answer is not None and route.shape.fits(answer) else None
 
 
 def _is_listing(read: Read, answer: Answer) -> bool:
@@ -92,11 +104,11 @@ def _is_of_model(read: Read, version: Any) -> bool:
     )
 
 
-_SHAPES: Mapping[str, Callable[[Read, Answer], bool]] = {
+_ABOUT: Mapping[str, Callable[[Read, Answer], bool]] = {
     "registered-models/get": _is_model,
     "registered-models/alias": _is_version,
     "registered-models/get-latest-versions": _are_versions,
     "model-versions/get": _is_version,
     "model-versions/get-download-uri": _is_download_uri,
 }
-"""By the path of their routes. What has no shape here is about no model in particular (searches)."""
+"""By the path of their routes. What is not here is about no model in particular (searches)."""

@@ -14,6 +14,18 @@ from urllib.parse import unquote
 from proxy.mlflow_api.api_prefixes import API_PREFIXES, below_mlflow
 from proxy.mlflow_api.harmless import is_harmless
 from proxy.mlflow_api.lenient_paths import readings
+from proxy.mlflow_api.shapes import (
+    DOWNLOAD_URI,
+    LISTING,
+    MODEL,
+    MODELS,
+    OAUTH_SERVER,
+    SIGNED_URL,
+    VERSION,
+    VERSIONS,
+    WORKSPACE_CONFIG,
+    Shape,
+)
 
 
 class Group(StrEnum):
@@ -60,7 +72,7 @@ class Route:
 
     ``path`` is relative to the prefix of MLflow's API, whichever that is, or absolute when it begins with a
     slash; one that ends in ``*`` matches whatever follows. ``name`` labels the endpoint in metrics, logs and
-    cache keys.
+    cache keys. ``shape`` is that of its answers, None where they are not looked at.
     """
 
     methods: tuple[str, ...]
@@ -68,6 +80,7 @@ class Route:
     group: Group
     freshness: Freshness = Freshness.NEVER
     invalidates: Invalidates = Invalidates.NOTHING
+    shape: Shape | None = None
 
     @property
     def name(self) -> str:
@@ -85,11 +98,17 @@ _READ, _WRITE = ("GET", "HEAD", "OPTIONS"), ("POST", "PUT", "PATCH", "DELETE")
 
 ROUTES: tuple[Route, ...] = (
     # Registered models
-    Route(_GET, "registered-models/get", Group.REGISTRY, Freshness.MUTABLE),
-    Route(_GET, "registered-models/list", Group.REGISTRY, Freshness.MUTABLE),
-    Route(_GET, "registered-models/search", Group.REGISTRY, Freshness.MUTABLE),
-    Route(_GET, "registered-models/alias", Group.REGISTRY, Freshness.MUTABLE),
-    Route(("GET", "POST"), "registered-models/get-latest-versions", Group.REGISTRY, Freshness.MUTABLE),
+    Route(_GET, "registered-models/get", Group.REGISTRY, Freshness.MUTABLE, shape=MODEL),
+    Route(_GET, "registered-models/list", Group.REGISTRY, Freshness.MUTABLE, shape=MODELS),
+    Route(_GET, "registered-models/search", Group.REGISTRY, Freshness.MUTABLE, shape=MODELS),
+    Route(_GET, "registered-models/alias", Group.REGISTRY, Freshness.MUTABLE, shape=VERSION),
+    Route(
+        ("GET", "POST"),
+        "registered-models/get-latest-versions",
+        Group.REGISTRY,
+        Freshness.MUTABLE,
+        shape=VERSIONS,
+    ),
     Route(_POST, "registered-models/create", Group.REGISTRY, invalidates=Invalidates.METADATA),
     Route(_POST, "registered-models/rename", Group.REGISTRY, invalidates=Invalidates.MODEL),
     Route(_PATCH, "registered-models/update", Group.REGISTRY, invalidates=Invalidates.METADATA),
@@ -98,11 +117,13 @@ ROUTES: tuple[Route, ...] = (
     Route(_DELETE, "registered-models/delete-tag", Group.REGISTRY, invalidates=Invalidates.METADATA),
     Route(("POST", "DELETE"), "registered-models/alias", Group.REGISTRY, invalidates=Invalidates.METADATA),
     # Model versions
-    Route(_GET, "model-versions/get", Group.REGISTRY, Freshness.MUTABLE),
-    Route(_GET, "model-versions/search", Group.REGISTRY, Freshness.MUTABLE),
-    Route(_GET, "model-versions/get-download-uri", Group.REGISTRY, Freshness.MUTABLE),
-    Route(_GET, "model-versions/list-artifacts", Group.REGISTRY, Freshness.LISTING),
-    Route(_GET, "model-versions/get-signed-download-uri", Group.REGISTRY, Freshness.SIGNED_URL),
+    Route(_GET, "model-versions/get", Group.REGISTRY, Freshness.MUTABLE, shape=VERSION),
+    Route(_GET, "model-versions/search", Group.REGISTRY, Freshness.MUTABLE, shape=VERSIONS),
+    Route(_GET, "model-versions/get-download-uri", Group.REGISTRY, Freshness.MUTABLE, shape=DOWNLOAD_URI),
+    Route(_GET, "model-versions/list-artifacts", Group.REGISTRY, Freshness.LISTING, shape=LISTING),
+    Route(
+        _GET, "model-versions/get-signed-download-uri", Group.REGISTRY, Freshness.SIGNED_URL, shape=SIGNED_URL
+    ),
     Route(_POST, "model-versions/create", Group.REGISTRY, invalidates=Invalidates.METADATA),
     Route(_PATCH, "model-versions/update", Group.REGISTRY, invalidates=Invalidates.METADATA),
     Route(_DELETE, "model-versions/delete", Group.REGISTRY, invalidates=Invalidates.MODEL),
@@ -128,8 +149,14 @@ ROUTES: tuple[Route, ...] = (
     Route(_READ + _WRITE, "metrics/*", Group.TRACKING),
     Route(_READ + _WRITE, "artifacts/*", Group.TRACKING),
     # What the Databricks SDK asks for at every construction of a client
-    Route(_GET, "/.well-known/databricks-config", Group.NONE, Freshness.DISCOVERY),
-    Route(_GET, "/oidc/.well-known/oauth-authorization-server", Group.NONE, Freshness.DISCOVERY),
+    Route(_GET, "/.well-known/databricks-config", Group.NONE, Freshness.DISCOVERY, shape=WORKSPACE_CONFIG),
+    Route(
+        _GET,
+        "/oidc/.well-known/oauth-authorization-server",
+        Group.NONE,
+        Freshness.DISCOVERY,
+        shape=OAUTH_SERVER,
+    ),
 )
 
 UNKNOWN = Route((), "unknown", Group.NONE)

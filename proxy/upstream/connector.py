@@ -7,6 +7,7 @@ aiohttp to a minor version; test_hostile_answers and test_storage_destinations f
 
 import asyncio
 import socket
+import ssl
 from contextvars import ContextVar
 from functools import partial
 from typing import cast
@@ -30,15 +31,21 @@ class RefusedAddressError(OSError):
 
 
 class _Protocol(ResponseHandler):
-    """aiohttp's, which tells who reads a body neither of nonsense in the middle of it nor of a reset.
+    """aiohttp's, which tells who reads a body neither of nonsense in the middle of it nor of a bad end.
 
     Without the first they would wait for ever, and without the second a body that the end of its connection
-    ends would look complete (both measured).
+    ends would look complete (both measured): after a reset, and over TLS also without a closure alert.
     """
 
     def set_exception(self, exc: BaseException, *cause: BaseException) -> None:
         super().set_exception(exc, *cause)
         self._break_body(exc)
+
+    def eof_received(self) -> None:
+        # Of a body that is framed all is there by now, or its end is missed anyway.
+        if not _is_orderly_end(self.transport):
+            self._break_body(aiohttp.ClientPayloadError("the connection ended without close_notify"))
+        super().eof_received()
 
     def connection_lost(self, exc: BaseException | None) -> None:
         if exc is not None:
@@ -50,6 +57,24 @@ class _Protocol(ResponseHandler):
         if body is not None and not body.is_eof() and body.exception() is None:
             known = isinstance(error, aiohttp.ClientError | OSError)
             body.set_exception(error if known else aiohttp.ClientPayloadError(type(error).__name__))
+
+
+def _is_orderly_end(transport: asyncio.BaseTransport | None) -> bool:
+    """Whether a connection from which nothing more comes was ended by the other side, not by the way.
+
+    TLS says so with close_notify (RFC 9112 section 9.8). asyncio reports its absence no differently, but has
+    read all there was before: now OpenSSL reads an end after close_notify, and waits for more without it.
+    Without TLS there is only FIN, which anything on the way may send as well.
+    """
+    secured = transport.get_extra_info("ssl_object") if transport is not None else None
+    if secured is None:
+        return True
+    try:
+        return not secured.read(1)
+    except ssl.SSLZeroReturnError:
+        return True
+    except ssl.SSLError:
+        return False
 
 
 class Connector(aiohttp.TCPConnector):

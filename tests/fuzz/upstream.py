@@ -47,6 +47,19 @@ def body_meaning(body: bytes) -> object:
         return hashlib.sha256(body).hexdigest()
 
 
+ALIKE: dict[str, dict[str, object]] = {
+    "registered-models/list": {"registered_models": []},
+    "registered-models/search": {"registered_models": []},
+    "registered-models/get-latest-versions": {"model_versions": []},
+    "model-versions/search": {"model_versions": []},
+    ".well-known/databricks-config": {"oidc_endpoint": "https://workspace.test"},
+    ".well-known/oauth-authorization-server": {
+        "authorization_endpoint": "https://workspace.test",
+        "token_endpoint": "https://workspace.test",
+    },
+}
+"""What is said in answers of an endpoint, whatever was asked: without it none is kept."""
+
 Answer = Callable[[Message], tuple[int, bytes]]
 
 
@@ -165,9 +178,12 @@ def workspace(storage: Callable[[], str], *, echo: bool) -> Answer:
             said["shown"] = shown
         if request.body:
             said["body"] = body
+        said |= ALIKE.get(endpoint, {})
         match endpoint:
             case "registered-models/get":
                 said["registered_model"] = {"name": model, "creation_timestamp": 1}
+            case "registered-models/alias":
+                said["model_version"] = {"name": model, "version": "1", "status": "READY"}
             case "model-versions/get":
                 said["model_version"] = {"name": model, "version": version, "status": "READY"}
             case "model-versions/get-download-uri":

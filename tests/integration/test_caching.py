@@ -535,9 +535,12 @@ async def test_a_writer_that_leaves_may_have_written(workspace: EmulatedWorkspac
 async def test_a_write_is_seen_from_the_beginning_of_its_answer_on(
     upstream: Upstream, proxy_url: str
 ) -> None:
+    body = b'{"registered_model": {"name": "m"}}'
+    model = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)
+
     async def half(inbound: Inbound) -> None:
         await inbound.body()
-        await inbound.send(OK if inbound.line.startswith("GET") else OK[:-1])
+        await inbound.send(model if inbound.line.startswith("GET") else OK[:-1])
 
     upstream.respond = half
     read = f"{API}{MODEL}?name=m"

@@ -143,13 +143,14 @@ async def test_answers_of_all_in_front_are_one_in_the_proxy_behind(
 async def test_an_answer_is_no_younger_for_having_come_through_two(
     upstream: Upstream, session: aiohttp.ClientSession
 ) -> None:
-    upstream.respond = answering(said("200 OK", BY_PROXY, "Age: 900"))
+    model = b'{"registered_model": {"name": "m"}}'
+    upstream.respond = answering(said("200 OK", BY_PROXY, "Age: 900", body=model))
     async with proxied(upstream.url, cache=CacheSettings(mutable_ttl=1000)) as url:
         api = Api(session, url)
         await api.get(MODEL, name="m")
         reply = await api.get(MODEL, name="m")
         assert 900 <= int(reply.headers["Age"]) < 1000
-        upstream.respond = answering(said("200 OK", BY_PROXY, "Age: 1000"))
+        upstream.respond = answering(said("200 OK", BY_PROXY, "Age: 1000", body=model))
         await api.get(MODEL, name="old")
         await api.get(MODEL, name="old")
     assert len(upstream.seen) == 3

@@ -7,10 +7,12 @@ import zlib
 from collections.abc import AsyncIterator
 
 import pytest
+from structlog.testing import capture_logs
 
 from proxy.settings import BudgetSettings, CacheSettings, ConnectionSettings
 from tests.integration.support import (
     API,
+    CONFIG,
     LIST,
     MUCH,
     OK,
@@ -752,6 +754,52 @@ async def test_pages_that_never_end(upstream: Upstream, client: RawClient) -> No
     assert reply.status == 502
     assert "no end" in said(reply)
     await all_is_well(client, upstream, PLAIN)
+
+
+# -- what is no answer of its endpoint ---------------------------------------------------------------------
+
+ANSWERS = {
+    READ: b'{"registered_model": {"name": "m"}}',
+    f"{API}{LIST}?name=m&version=1": files(file("MLmodel")),
+    CONFIG: b'{"oidc_endpoint": "https://w.test/oidc"}',
+    "/oidc/.well-known/oauth-authorization-server": (
+        b'{"authorization_endpoint": "https://w.test/a", "token_endpoint": "https://w.test/t"}'
+    ),
+}
+NO_ANSWERS = {
+    "html": b"<html>Sign in</html>",
+    "error": b'{"error_code": "INTERNAL_ERROR", "message": "no"}',
+    "another-api": b'{"status": "ok"}',
+    "another-endpoint": b'{"experiment": {"name": "m"}}',
+    "array": b"[]",
+    "brackets": b"[" * 100_000,
+    "closed-brackets": b"[" * 100_000 + b"]" * 100_000,
+    "members": b'{"files":' * 100_000,
+}
+
+
+@pytest.mark.parametrize("wrong", NO_ANSWERS.values(), ids=NO_ANSWERS.keys())
+@pytest.mark.parametrize("target", ANSWERS)
+async def test_what_is_no_answer_of_its_endpoint_is_told_once_and_not_kept(
+    upstream: Upstream, proxy_url: str, target: str, wrong: bytes
+) -> None:
+    with capture_logs() as logs:
+        for body, outcomes in ((wrong, ["fwd=miss"]), (ANSWERS[target], ["fwd=miss; stored", "hit"])):
+            upstream.respond = answering(saying(body))
+            for outcome in outcomes:
+                reply = await raw(proxy_url, "GET", target)
+                assert (reply.status, reply.body, reply.outcome) == (200, body, outcome)
+    assert not [line for line in logs if "exc_info" in line or line["log_level"] in {"error", "critical"}]
+
+
+@pytest.mark.parametrize(
+    "target", [f"{API}{LIST}?name=m&version=1", f"{API}registered-models/get-latest-versions?name=m"]
+)
+async def test_nothing_is_an_answer_where_all_may_be_missing(
+    upstream: Upstream, proxy_url: str, target: str
+) -> None:
+    for outcome in ("fwd=miss; stored", "hit"):
+        assert (await raw(proxy_url, "GET", target)).outcome == outcome
 
 
 # -- storage ---------------------------------------------------------------------------------------------

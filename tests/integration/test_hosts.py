@@ -35,7 +35,8 @@ FOREIGN = [
     "0.0.0.0",
 ]
 OWN = ["localhost", "LOCALHOST.:1", "job.localhost", "127.0.0.1", "127.1:8080", "[::1]", "[::ffff:127.0.0.1]"]
-QUESTION = f"{API}{MODEL}?name=m"
+QUESTION = f"{API}registered-models/get-latest-versions?name=m"
+"""A read of which the upstream's ``{}`` is an answer."""
 FILE = "/api/2.0/mlflow-artifacts/artifacts/mlflow-proxy/m/1/MLmodel"
 EVERY_KIND = [
     *(("GET", target) for target in (QUESTION, f"{API}{LIST}?name=m&version=1", CONFIG, FILE)),

@@ -61,7 +61,9 @@ async def reflect(inbound: Inbound) -> None:
     told: dict[str, Any] = {
         "registered_model": {"name": name, "creation_timestamp": 1},
         "model_version": {"name": name, "version": "1"},
+        "model_versions": [],
         "files": [],
+        "oidc_endpoint": "https://workspace.test/oidc",
         "line": inbound.line,
         "fields": [field for field in fields if field[0] != "authorization" and "6.6.6.6" not in field[1]],
         "body": inbound.received.decode("latin-1"),

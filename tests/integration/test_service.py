@@ -201,6 +201,8 @@ async def test_unknown_clients_are_told_so_and_reach_nothing(
 async def test_discovery_needs_no_token_and_is_given_none(
     upstream: Upstream, by_file: AccessSettings
 ) -> None:
+    body = b'{"oidc_endpoint": "https://w.test/oidc"}'
+    upstream.respond = answering(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body))
     async with proxied(upstream.url, access=by_file) as url:
         assert (await raw(url, "GET", CONFIG, [("Cookie", "c")])).status == 200
         assert (await raw(url, "GET", CONFIG, A)).outcome == HIT

@@ -18,9 +18,11 @@ from tests.integration.support import (
     API,
     SIGN,
     Inbound,
+    Respond,
     Upstream,
     proxied,
     raw,
+    settle,
 )
 
 DOWNLOAD = "/api/2.0/mlflow-artifacts/artifacts/mlflow-proxy/m/1/MLmodel"
@@ -320,3 +322,122 @@ async def test_a_proxy_that_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> 
             reply = await raw(url, "POST", WRITE)
         assert (reply.status, reply.json()["error_code"]) == (504, "DEADLINE_EXCEEDED")
         assert forward.requests
+
+
+# -- bodies that the end of their connection ends ----------------------------------------------------------
+
+READ = API + "registered-models/get?name=m"
+LISTING = API + "model-versions/list-artifacts?name=m&version=1"
+MODEL = b'{"registered_model": {"name": "m"}}'
+UNFRAMED = b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n"
+FRAMED = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\nConnection: close\r\n\r\n"
+VERSIONS = [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3]
+
+
+def ending(data: bytes, *, orderly: bool) -> Respond:
+    """Say something and close the connection, with close_notify or with no more than FIN."""
+
+    async def respond(inbound: Inbound) -> None:
+        inbound.received = await inbound.body()
+        await inbound.send(data)
+        if orderly:
+            inbound.writer.close()
+            return
+        while inbound.writer.transport.get_write_buffer_size():
+            await settle()
+        inbound.writer.get_extra_info("socket").shutdown(socket.SHUT_WR)
+
+    return respond
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("head", [UNFRAMED, b"HTTP/1.0 200 OK\r\n\r\n"])
+@pytest.mark.parametrize(
+    ("target", "body"), [(READ, MODEL), (LISTING, b'{"root_uri": "dbfs:/m", "files": []}')]
+)
+async def test_an_answer_that_ends_without_close_notify_is_not_kept(
+    authority: Authority, version: ssl.TLSVersion, head: bytes, target: str, body: bytes
+) -> None:
+    """RFC 9112 section 9.8: it is complete only if a valid closure alert was received."""
+    context = authority.issue("workspace").context()
+    context.minimum_version = context.maximum_version = version
+    async with (
+        Upstream(tls=context) as workspace,
+        proxied(workspace.url, connections=trusting(authority)) as url,
+    ):
+        workspace.respond = ending(head + body, orderly=False)
+        reply = await raw(url, "GET", target)
+        assert reply.status == 503
+        assert "broke off in the middle" in reply.json()["message"]
+        workspace.respond = ending(head + body, orderly=True)
+        reply = await raw(url, "GET", target)
+        assert (reply.status, reply.body, reply.outcome) == (200, body, "fwd=miss; stored")
+        assert (await raw(url, "GET", target)).outcome == "hit"
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("size", [0, 8, 8 * 2**20])
+async def test_a_streamed_body_is_complete_only_with_close_notify(
+    authority: Authority, version: ssl.TLSVersion, size: int
+) -> None:
+    context = authority.issue("workspace").context()
+    context.minimum_version = context.maximum_version = version
+    body = b"x" * size
+    async with (
+        Upstream(tls=context) as workspace,
+        proxied(workspace.url, connections=trusting(authority)) as url,
+    ):
+        workspace.respond = ending(UNFRAMED + body, orderly=True)
+        reply = await raw(url, "POST", WRITE)
+        assert (reply.status, reply.complete) == (200, True)
+        assert reply.body.count(b"x") == size
+        workspace.respond = ending(UNFRAMED + body, orderly=False)
+        assert not (await raw(url, "POST", WRITE)).complete
+
+
+@pytest.mark.parametrize("orderly", [True, False])
+async def test_a_file_is_complete_only_with_close_notify(authority: Authority, orderly: bool) -> None:
+    context = authority.issue("both").context()
+    async with (
+        Upstream(ending(UNFRAMED + b"weights", orderly=orderly), tls=context) as storage,
+        of_workspace(context, storage) as workspace,
+        proxied(workspace.url, connections=trusting(authority)) as url,
+    ):
+        reply = await raw(url, "GET", DOWNLOAD)
+        assert reply.complete is orderly
+
+
+@pytest.mark.parametrize("orderly", [True, False])
+async def test_it_is_told_through_a_tunnel_as_well(
+    authority: Authority, monkeypatch: pytest.MonkeyPatch, orderly: bool
+) -> None:
+    context = authority.issue("workspace", "workspace.test").context()
+    async with (
+        ForwardProxy() as forward,
+        Upstream(ending(UNFRAMED + b"{}", orderly=orderly), tls=context) as workspace,
+    ):
+        by_way_of(monkeypatch, forward)
+        async with proxied(
+            f"https://workspace.test:{workspace.port}", connections=trusting(authority)
+        ) as url:
+            reply = await raw(url, "POST", WRITE)
+        assert (reply.status, reply.complete) == (200, orderly)
+        assert forward.requests
+
+
+@pytest.mark.parametrize("body", [b"", MODEL])
+async def test_a_body_of_known_length_needs_no_close_notify(authority: Authority, body: bytes) -> None:
+    async with (
+        Upstream(tls=authority.issue("workspace").context()) as workspace,
+        proxied(workspace.url, connections=trusting(authority)) as url,
+    ):
+        workspace.respond = ending(FRAMED % len(body) + body, orderly=False)
+        for method, target in (("POST", WRITE), ("GET", READ)):
+            reply = await raw(url, method, target)
+            assert (reply.status, reply.body, reply.complete) == (200, body, True)
+
+
+async def test_without_tls_the_end_of_the_connection_is_all_that_is_said() -> None:
+    async with Upstream(ending(UNFRAMED + MODEL, orderly=True)) as workspace, proxied(workspace.url) as url:
+        assert (await raw(url, "GET", READ)).body == MODEL
+        assert (await raw(url, "GET", READ)).outcome == "hit"

@@ -27,6 +27,7 @@ from tests.integration.support import (
 
 READ = f"{API}registered-models/get?name=m"
 """A read that the proxy stores and shares."""
+ANSWER = b'{"registered_model": {"name": "m"}}'
 PLAIN = "/api/2.0/some/thing"
 """A request that means nothing to the proxy."""
 
@@ -187,13 +188,13 @@ async def test_compressed_bodies_stay_compressed_both_ways(upstream: Upstream, p
 async def test_a_compressed_answer_that_is_shared_is_readable_for_all(
     upstream: Upstream, proxy_url: str
 ) -> None:
-    packed = gzip.compress(b'{"registered_model": {}}')
+    packed = gzip.compress(ANSWER)
     upstream.respond = answering(
         b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: %d\r\n\r\n%b" % (len(packed), packed)
     )
     for coding in ("gzip", "identity"):
         reply = await raw(proxy_url, "GET", READ, [("Accept-Encoding", coding)])
-        assert reply.body == b'{"registered_model": {}}'
+        assert reply.body == ANSWER
         assert reply.complete
         assert not reply.all("Content-Encoding")
     assert len(upstream.seen) == 1
@@ -208,22 +209,25 @@ async def test_a_shared_call_asks_for_the_whole_unconditionally(upstream: Upstre
         ("If-Modified-Since", "Sun, 01 Mar 2026 12:00:00 GMT"),
         ("If-Unmodified-Since", "Sun, 01 Mar 2026 12:00:00 GMT"),
     ]
+    upstream.respond = answering(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(ANSWER), ANSWER))
     for fields in (own, []):
-        assert (await raw(proxy_url, "GET", READ, fields)).body == b"{}"
+        assert (await raw(proxy_url, "GET", READ, fields)).body == ANSWER
     [inbound] = upstream.seen
     assert {name for name, _ in lower_names(inbound.headers)} == {"host", "accept-encoding", "user-agent"}
 
 
-@pytest.mark.parametrize("target", ["/.well-known/databricks-config", READ])
+@pytest.mark.parametrize(
+    ("target", "body"),
+    [("/.well-known/databricks-config", b'{"oidc_endpoint": "https://w.test/oidc"}'), (READ, ANSWER)],
+)
 async def test_a_shared_answer_brings_nobody_anothers_cookie(
-    upstream: Upstream, proxy_url: str, target: str
+    upstream: Upstream, proxy_url: str, target: str, body: bytes
 ) -> None:
-    upstream.respond = answering(
-        b"HTTP/1.1 200 OK\r\nSet-Cookie: session=1\r\nSet-Cookie: b=2\r\nContent-Length: 2\r\n\r\n{}"
-    )
+    head = b"HTTP/1.1 200 OK\r\nSet-Cookie: session=1\r\nSet-Cookie: b=2\r\nContent-Length: %d\r\n\r\n"
+    upstream.respond = answering(head % len(body) + body)
     for _ in range(2):
         reply = await raw(proxy_url, "GET", target)
-        assert (reply.body, reply.all("Set-Cookie")) == (b"{}", [])
+        assert (reply.body, reply.all("Set-Cookie")) == (body, [])
     assert len(upstream.seen) == 1
 
 

@@ -489,3 +489,8 @@ def test_rows_make_sense() -> None:
         reads = route.freshness is not Freshness.NEVER
         assert not (reads and route.invalidates is not Invalidates.NOTHING), route
         assert not (reads and route.path.endswith("*")), route
+
+
+def test_what_may_be_kept_has_a_shape() -> None:
+    for route in ROUTES:
+        assert (route.shape is None) is (route.freshness is Freshness.NEVER)
