@@ -3,6 +3,7 @@
 `python -m tests.differential` goes on for as long as one likes.
 """
 
+import json
 import math
 from collections.abc import Iterable
 from dataclasses import replace
@@ -16,7 +17,7 @@ import proxy.pipeline
 from proxy.access.partition import Partitions, partitions
 from proxy.mlflow_api.caller_fields import Told
 from tests.differential.gateway import Gateway
-from tests.differential.judge import Asked, Asker, Judge, Verdict, marker
+from tests.differential.judge import Asked, Asker, Judge, Verdict, is_torn, marker
 from tests.differential.open_source import open_source
 from tests.differential.questions import Question, proof
 from tests.differential.run import Plan, Run, report, run
@@ -218,3 +219,34 @@ def test_what_was_there_before_a_write_through_the_proxy_is_stale(judge: Judge) 
     judge.judge([answered(200, b'{"v": 1}', at=9)])
     assert judge.verdicts == {Verdict.STALE: 1}
     assert "STALE" in judge.findings[0]
+
+
+def model(**members: object) -> Said:
+    return Said(200, json.dumps({"registered_model": members}, sort_keys=True))
+
+
+@pytest.mark.parametrize(
+    ("answer", "possible", "torn"),
+    [
+        (
+            model(name="m", tags=[1]),
+            [model(name="m", tags=[1], aliases=[2]), model(name="m", aliases=[2])],
+            True,
+        ),
+        (model(name="m"), [model(name="m", aliases=[2]), Said(404)], True),
+        (
+            model(name="m", tags=[1], aliases=[3]),
+            [model(name="m", tags=[1]), model(name="m", aliases=[3])],
+            True,
+        ),
+        (model(name="m", tags=[9]), [model(name="m", tags=[1]), model(name="m")], False),
+        (model(name="m"), [model(name="m", aliases=[2])], False),
+        (model(name="m"), [Said(403), Said(404)], False),
+        (model(), [model(name="m"), Said(404)], False),
+        (Said(200, "[]"), [Said(200, "{}"), Said(404)], False),
+    ],
+)
+def test_what_the_upstream_put_together_while_it_changed(
+    answer: Said, possible: list[Said], torn: bool
+) -> None:
+    assert is_torn(answer, possible) is torn
