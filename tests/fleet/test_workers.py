@@ -96,6 +96,13 @@ class Running:
         return await self.process.wait()
 
 
+QUIET = {
+    "MLFLOW_PROXY_ACCESS__SHARING": "credential",
+    "MLFLOW_PROXY_CONNECTIONS__FORWARDED_FIELDS": "never",
+}
+"""Settings of workers that ask the workspace nothing of their own accord: tests count what arrives there."""
+
+
 def command(upstream: str, *options: str) -> tuple[str, ...]:
     serve = ("serve", "--upstream", upstream, "--port", "0", "--log-format", "json")
     return (sys.executable, "-m", "proxy", *serve, "--workers", str(WORKERS), *options)
@@ -107,7 +114,7 @@ async def serving(upstream: str, redis: str, *options: str) -> AsyncIterator[Run
     process = await asyncio.create_subprocess_exec(
         *command(upstream, "--redis", redis, *options),
         stderr=asyncio.subprocess.PIPE,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        env={**os.environ, "PYTHONPATH": str(ROOT), **QUIET},
         start_new_session=True,  # so that all of it can be reached, like by Ctrl-C
     )
     assert process.stderr is not None
@@ -233,13 +240,14 @@ async def test_metrics_are_those_of_all_workers(
         assert {"group": "registry", "worker": str(number)} in limits
 
 
-async def test_status_is_that_of_each_worker(running: Running, workspace: EmulatedWorkspace) -> None:
-    workers = await running.statuses()
-    assert list(workers) == ["0", "1"]
-    assert len({status["fleet"]["member"] for status in workers.values()}) == WORKERS
-    assert {status["upstream"] for status in workers.values()} == {workspace.url}
-    while {each["upstream_kind"]["kind"] for each in workers.values()} != {"databricks"}:
-        workers = await running.statuses()  # each asks for itself
+async def test_status_is_that_of_each_worker(workspace: EmulatedWorkspace, redis: RedisServer) -> None:
+    async with serving(workspace.url, redis.url, "--access.sharing", "auto") as running:
+        workers = await running.statuses()
+        assert list(workers) == ["0", "1"]
+        assert len({status["fleet"]["member"] for status in workers.values()}) == WORKERS
+        assert {status["upstream"] for status in workers.values()} == {workspace.url}
+        while {each["upstream_kind"]["kind"] for each in workers.values()} != {"databricks"}:
+            workers = await running.statuses()  # each asks for itself
 
 
 async def test_a_worker_that_hangs_is_left_out(running: Running) -> None:
