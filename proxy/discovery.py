@@ -71,7 +71,7 @@ async def watching(
         try:
             return await ask()
         finally:
-            # Set before what was found is learnt; whoever waits for it runs after that.
+            # The start that waits for this goes on only after ``keep_asking`` has learnt what was found.
             asked.set()
 
     task = asyncio.create_task(keep_asking(known, ask_once, lifetime, jitter, changed))

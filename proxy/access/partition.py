@@ -44,7 +44,7 @@ def partitions(told: Told, key: bytes, mode: str = "") -> Partitions:
                 encoded = part.encode("utf-8", "surrogateescape")
                 # Lengths keep ("ab", "c") apart from ("a", "bc").
                 digest.update(len(encoded).to_bytes(8, "big") + encoded)
-        # Which class a field is of is told by its name and value, so none is taken for one of another.
+        # A field of one class is never equal to one of another: name and value decide the class.
         names.append(digest.hexdigest())
     common, paced, own = names
     return Partitions(own, paced, common)

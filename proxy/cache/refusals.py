@@ -5,7 +5,7 @@ Pure; ``now`` in monotonic seconds. Bounded: what has to be forgotten counts as 
 
 from collections import OrderedDict
 
-from proxy.mlflow_api.model_names import folded
+from proxy.mlflow_api.model_names import folded_or_none
 
 _MOST_REFUSALS = 10_000
 """Notes kept, about 2 MB; 12 MB if all names are as long as those of models may be."""
@@ -22,7 +22,7 @@ class Refusals:
 
     def note(self, partition: str, model: str | None, now: float) -> None:
         """Note a refusal of everything about a model, None for whatever the credential may ask."""
-        key = partition, _folded(model)
+        key = partition, folded_or_none(model)
         self._noted[key] = now
         self._noted.move_to_end(key)
         if len(self._noted) > self._most:
@@ -33,9 +33,5 @@ class Refusals:
         return max(
             self._forgotten,
             self._noted.get((partition, None), _NEVER),
-            self._noted.get((partition, _folded(model)), _NEVER),
+            self._noted.get((partition, folded_or_none(model)), _NEVER),
         )
-
-
-def _folded(model: str | None) -> str | None:
-    return folded(model) if model is not None else None

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from cachetools import LRUCache
 
 from proxy.mlflow_api.messages import StoredResponse
-from proxy.mlflow_api.model_names import folded
+from proxy.mlflow_api.model_names import folded_or_none
 from proxy.mlflow_api.reads import Key
 
 _OVERHEAD = 1024
@@ -48,7 +48,9 @@ class Invalidation:
     def concerns(self, model: str | None) -> bool:
         """Whether answers about this model can be wrong now."""
         return (
-            self.models is None or model is None or _folded(model) in {_folded(name) for name in self.models}
+            self.models is None
+            or model is None
+            or folded_or_none(model) in {folded_or_none(name) for name in self.models}
         )
 
 
@@ -118,12 +120,12 @@ class _IndexedCache(LRUCache[Key, Entry]):
     def __setitem__(self, key: Key, entry: Entry) -> None:
         self._size = entry.size(key)
         super().__setitem__(key, entry)
-        self._index.setdefault(_folded(entry.model), {}).setdefault(entry.version, {})[key] = entry
+        self._index.setdefault(folded_or_none(entry.model), {}).setdefault(entry.version, {})[key] = entry
 
     def __delitem__(self, key: Key) -> None:
         entry = self[key]
         super().__delitem__(key)
-        model = _folded(entry.model)
+        model = folded_or_none(entry.model)
         versions = self._index[model]
         del versions[entry.version][key]
         if not versions[entry.version]:
@@ -133,11 +135,7 @@ class _IndexedCache(LRUCache[Key, Entry]):
 
     def about(self, models: frozenset[str] | None) -> Iterator[tuple[Key, Entry]]:
         """Yield the entries about these models (None for all) and those about no model in particular."""
-        chosen = set(self._index) if models is None else {None, *map(_folded, models)}
+        chosen = set(self._index) if models is None else {None, *map(folded_or_none, models)}
         for model in chosen:
             for entries in self._index.get(model, {}).values():
                 yield from entries.items()
-
-
-def _folded(model: str | None) -> str | None:
-    return folded(model) if model is not None else None

@@ -15,3 +15,8 @@ def folded(name: str) -> str:
     apart = unicodedata.normalize("NFKD", name.casefold())
     bare = "".join(each for each in apart if not unicodedata.combining(each) and each.isprintable())
     return bare.casefold().strip()
+
+
+def folded_or_none(name: str | None) -> str | None:
+    """Return the same for what is about a model, None for what is about none in particular."""
+    return None if name is None else folded(name)
