@@ -9,6 +9,7 @@ import pytest
 
 from proxy.app import serving
 from proxy.settings import Settings
+from proxy.upstream import circuit_breaker
 from tests.environments import CLIENTS
 from tests.integration.mlflow_server import environment, mlflow_server
 from tests.integration.support import Api, RawClient, RawReply, proxied
@@ -80,8 +81,11 @@ async def test_with_its_preset_it_is_asked_as_often_as_clients_like(tmp_path: Pa
 
 
 @pytest.mark.timeout(180)
-async def test_one_that_serves_no_artifacts_is_up_for_all_else(tmp_path: Path) -> None:
+async def test_one_that_serves_no_artifacts_is_up_for_all_else(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     """It answers 503 to every question for artifacts, which is no outage."""
+    monkeypatch.setattr(circuit_breaker, "SPAN", 0)  # what opens the circuit opens it at once
     async with (
         mlflow_server(tmp_path, "--no-serve-artifacts") as upstream,
         serving(Settings(upstream=upstream, preset="open-source", port=0, shutdown_grace=0.01)) as url,
