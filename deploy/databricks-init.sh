@@ -12,7 +12,7 @@
 #   SIDECAR_PACKAGE        what to install: the path of a wheel, or a pinned requirement; required without SIDECAR_COMMAND
 #   SIDECAR_REQUIREMENTS   locked dependencies to install first, with hashes (deploy/requirements.txt); none
 #   SIDECAR_COMMAND        an mlflow-proxy that the image already has; nothing is installed then
-#   SIDECAR_NODES          driver, or all for a proxy on every node, each with a budget of its own; driver
+#   SIDECAR_NODES          driver, or all for a proxy on every node (share a budget by MLFLOW_PROXY_REDIS); driver
 #   SIDECAR_PYTHON         Python 3.11 or newer, with pip; the runtime's own
 #   SIDECAR_USER           the proxy runs as this user; nobody
 #   SIDECAR_HOME           where it is installed; /opt/mlflow-proxy
@@ -26,7 +26,8 @@
 # When it fails. The cluster's environment sends every MLflow call to this proxy. Without it they would go to a port
 # where nobody listens, and the job would fail later, after minutes of retries, with a message about something else. So
 # when the proxy cannot be installed or does not answer in time, the script says why and exits with 1, and the launch
-# fails. A proxy that answers but cannot reach the workspace yet is only warned of: it answers 502, which clients retry.
+# fails. A proxy that answers but cannot reach the workspace yet is only warned of: it answers reads with 503, which
+# clients repeat.
 
 set -euo pipefail
 umask 022

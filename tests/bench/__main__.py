@@ -1,4 +1,4 @@
-"""Run the bench and print Markdown for the README. It measures; it asserts nothing."""
+"""Run the bench and print Markdown for docs/benchmarks.md. It measures; it asserts nothing."""
 
 import argparse
 import asyncio

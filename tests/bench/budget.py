@@ -1,4 +1,4 @@
-"""What the budget makes of a workspace that others call too, in simulation: tables for the README.
+"""What the budget makes of a workspace that others call too, in simulation: tables for docs/benchmarks.md.
 
 What belongs here: the grid of scenarios. Figures are of the real pacer and queue in virtual time, so they are
 the same on every machine.

@@ -1,4 +1,4 @@
-"""Markdown tables, for the README."""
+"""Markdown tables, for docs/benchmarks.md."""
 
 from collections.abc import Sequence
 

@@ -57,7 +57,7 @@ def of_one_connection(message: Message) -> list[bytes]:
 
 
 def text(value: bytes) -> str:
-    """Read a field's value as far as it is UTF-8: the rest is lost on the way, as the README says."""
+    """Read a field's value as far as it is UTF-8: the rest is lost on the way, as docs/operations.md says."""
     return value.decode("utf-8", "ignore").strip(" \t")
 
 
@@ -92,7 +92,7 @@ def shown(message: Message) -> Shown:
 
 
 def passed(request: Message) -> Passed:
-    """Return what identifies a request that passes. The README says that a lone ``?`` is dropped."""
+    """Return what identifies a request that passes. docs/operations.md says that a lone ``?`` is dropped."""
     return request.method, request.target.removesuffix(b"?"), request.body, shown(request)
 
 
