@@ -16,7 +16,7 @@ CLIENTS := $(patsubst %,.venv-%/.installed,$(MLFLOWS))
 .DELETE_ON_ERROR:
 .SUFFIXES:
 .DEFAULT_GOAL := help
-.PHONY: help demo test redis-server nginx lint format bench environments lock upgrade clean
+.PHONY: help demo test redis-server nginx curl openssl lint format bench environments lock upgrade clean
 
 help: ## Say what can be made
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
@@ -25,14 +25,16 @@ demo: $(DEV) .venv-mlflow-3/.installed ## Storm an emulated workspace with real 
 	@.venv/bin/mlflow-proxy demo --client-python "$(CURDIR)/.venv-mlflow-3/bin/python" $(ARGS)
 
 # Four at a time: many of them wait for a budget and not for a processor.
-test: $(DEV) $(CLIENTS) redis-server nginx ## Run every test
+test: $(DEV) $(CLIENTS) redis-server nginx curl openssl ## Run every test
 	.venv/bin/python -m pytest --numprocesses 4 --dist worksteal $(ARGS)
 
-# The tests start real ones of their own; Debian's packages are the quickest way to them. Programs for root are not on
-# everyone's PATH.
+# The tests start real servers of their own, and run the commands of the documents; Debian's packages are the quickest way
+# to both. Programs for root are not on everyone's PATH.
 redis-server: PACKAGE := redis-server
 nginx: PACKAGE := nginx-light
-redis-server nginx:
+curl: PACKAGE := curl
+openssl: PACKAGE := openssl
+redis-server nginx curl openssl:
 	@PATH="$$PATH:/usr/sbin:/usr/local/sbin"; command -v $@ >/dev/null || { echo "Installing $@"; \
 	    sudo=$$([ "$$(id -u)" -eq 0 ] || echo sudo); \
 	    $$sudo apt-get update -qq && $$sudo env DEBIAN_FRONTEND=noninteractive apt-get install -qq \
