@@ -29,7 +29,6 @@ from proxy.access import databricks
 from proxy.access.credential import Credentials, Fetched, TokenFile
 from proxy.access.files import WatchedFile
 from proxy.access.mode import Sharing, in_force, mode
-from proxy.access.proofs import Proofs
 from proxy.access.service import ServiceAccess
 from proxy.access.sharing import Access
 from proxy.addresses import in_common, is_loopback
@@ -41,8 +40,6 @@ from proxy.budget.fair_queue import Priority
 from proxy.budget.pacer import Pacer
 from proxy.budget.queue import Budget, Limits, Queue
 from proxy.budget.shared import SharedPacer
-from proxy.cache.freshness import Lifetimes
-from proxy.cache.store import MemoryStore
 from proxy.errors import AnswerableError, InvalidSettingsError
 from proxy.fleet.member import Fleet
 from proxy.forwarding import Forwarding
@@ -54,9 +51,15 @@ from proxy.metrics import Metrics
 from proxy.mlflow_api.caller_fields import CallerFields
 from proxy.mlflow_api.routes import UNKNOWN, Group, Route, match, overrides_method
 from proxy.mlflow_api.upstream_kind import KnownUpstream, UpstreamKind, at_first
+from proxy.outcome import Outcome
+from proxy.passing import Passing
 from proxy.pipeline import LARGEST_HELD_BODY, Pipeline
-from proxy.responses import Outcome, Reply, remove_defaults, send_error
-from proxy.settings import BudgetSettings, Settings, api_ending
+from proxy.reading import stack
+from proxy.reading.freshness import Lifetimes
+from proxy.reading.memory import Memory
+from proxy.reading.writes import Writes
+from proxy.responses import Reply, remove_defaults, send_error
+from proxy.settings import BudgetSettings, CacheSettings, Settings, api_ending
 from proxy.upstream.circuit_breaker import State
 from proxy.upstream.client import HttpClient
 from proxy.upstream.destination import Destinations
@@ -138,44 +141,35 @@ class Proxy:
         if (forward := forward_proxies.towards(URL(settings.upstream))) is not None:
             log.info("the workspace is called through a proxy", proxy=without_credentials(forward))
         self.metrics = Metrics()
-        self._store = MemoryStore(settings.cache.max_bytes)
-        budget = settings.budget
+        cache, budget = settings.cache, settings.budget
+        self._memory = Memory(cache.max_bytes, settings.access.proof_ttl, settings.access.refusal_ttl)
         # Each limit of the workspace is one queue, whoever calls (rule 1).
         self._queues = {group: self._queue(group, limit, budget) for group, limit in budget.limits.items()}
         self._workspace = Workspace(settings.upstream, to_workspace, self._queues, self._access, self.metrics)
-        self.pipeline = Pipeline(
-            workspace=self._workspace,
-            store=self._store,
-            lifetimes=Lifetimes(
-                listing=settings.cache.listing_ttl,
-                unverified=settings.cache.unverified_ttl,
-                pending=settings.cache.pending_ttl,
-                mutable=settings.cache.mutable_ttl,
-                not_found=settings.cache.not_found_ttl,
-                discovery=settings.cache.discovery_ttl,
-                signed_url=settings.cache.signed_url_ttl,
-                signed_url_margin=settings.cache.signed_url_margin,
-            ),
-            stale_if_error=settings.cache.stale_if_error,
-            patience=budget.patience,
-            largest_entry=settings.cache.max_entry_bytes,
-            rewrite_dbfs=settings.artifacts.rewrite_dbfs,
-            access=self._access,
-            proofs=Proofs(settings.access.proof_ttl, settings.access.refusal_ttl),
-            metrics=self.metrics,
-            forwarding=Forwarding(
-                connections.forwarded_fields,
-                self.kind,
-                as_sent=settings.access.sharing != "service",
-            ),
+        self._forwarding = Forwarding(
+            connections.forwarded_fields, self.kind, as_sent=settings.access.sharing != "service"
         )
+        shared = None
         if self._fleet is not None:
-            self.pipeline.join(
-                self._fleet.share_answers(
-                    self.pipeline.forget, lambda how: self.metrics.fleet_answers.labels(how).inc()
-                )
+            shared = self._fleet.share_answers(
+                self._memory.forget, lambda how: self.metrics.fleet_answers.labels(how).inc()
             )
-        self._artifacts = ArtifactFacade(self.pipeline, to_storage, self.metrics)
+        writes = Writes(self._memory, shared)
+        self._readers = stack.build(
+            self._workspace,
+            self._memory,
+            writes,
+            shared,
+            self._access,
+            self._forwarding,
+            self.metrics,
+            stack.Rules(_lifetimes(cache), cache.stale_if_error, budget.patience, cache.max_entry_bytes),
+        )
+        passing = Passing(self._workspace, self._access, self._memory, writes, budget.patience)
+        self.pipeline = Pipeline(
+            self._readers.top, passing, budget.patience, rewrite_dbfs=settings.artifacts.rewrite_dbfs
+        )
+        self._artifacts = ArtifactFacade(self.pipeline, writes, to_storage, self.metrics)
         self._in_flight = InFlight(connections.max_requests)
         self._readiness = admin.Readiness(to_workspace, settings.upstream, self._workspace.circuit)
         questions = admin.handlers(self.metrics.registry, self._readiness, self._status, self._detail)
@@ -184,7 +178,7 @@ class Proxy:
             questions |= crew.together(workers)
         self.admin = entrance.Entrance(
             questions,
-            {"purge": purge.handler(self.pipeline.purge)},
+            {"purge": purge.handler(writes.purge)},
             settings.admin.token.get_secret_value(),
         )
         self._administer = entrance.elsewhere if settings.admin.host else self.admin.handle
@@ -261,13 +255,13 @@ class Proxy:
             async with self._in_flight.admitted():
                 facade = self._artifacts.handles(target)
                 route = _ARTIFACTS if facade else _route(request, target)
-                client = await self._access.admit(route, target, request.headers.items())
-                if client:
-                    bind_contextvars(client=client)
+                caller = await self._access.admit(route, target, self._forwarding.fields(request))
+                if caller.name:
+                    bind_contextvars(client=caller.name)
                 if facade:
-                    reply = await self._artifacts.handle(request)
+                    reply = await self._artifacts.handle(request, caller)
                 else:
-                    reply = await self.pipeline.handle(request, route)
+                    reply = await self.pipeline.handle(request, route, caller)
         except AnswerableError as failure:
             # What breaks a client's body on its way shows at its other end as well.
             error = refusal(request) or failure
@@ -286,10 +280,7 @@ class Proxy:
         return reply
 
     def _count(self, route: Route, reply: Reply, began: float) -> None:
-        outcome = reply.headers.getall("Cache-Status")[-1].removeprefix("mlflow-proxy; ")
-        outcome = outcome.partition("; ttl=")[0]
-        if not reply.ended:
-            outcome = "aborted"
+        outcome = str(reply.outcome) if reply.ended else "aborted"
         self.metrics.requests.labels(route.name, outcome, str(reply.status)).inc()
         self.metrics.request_seconds.labels(outcome).observe(time.monotonic() - began)
 
@@ -327,8 +318,8 @@ class Proxy:
             "sharing": asdict(self.sharing),
             "fleet": self._fleet.status() if self._fleet is not None else None,
             "groups": {group: asdict(queue.status()) for group, queue in self._queues.items()},
-            "cache": {"entries": len(self._store), "bytes": self._store.bytes},
-            "flights": len(self.pipeline.flights),
+            "cache": {"entries": len(self._memory.store), "bytes": self._memory.store.bytes},
+            "flights": len(self._readers.flights),
             "requests": len(self._in_flight),
             "circuit": self._workspace.circuit.state,
         }
@@ -360,10 +351,10 @@ class Proxy:
         self.metrics.watch_count(
             "mlflow_proxy_log_lines_dropped", "Lines of the log that could not be written.", logs.dropped
         )
-        watch("mlflow_proxy_cache_entries", "Stored answers.", lambda: len(self._store))
-        watch("mlflow_proxy_cache_bytes", "Bytes of stored answers.", lambda: self._store.bytes)
+        watch("mlflow_proxy_cache_entries", "Stored answers.", lambda: len(self._memory.store))
+        watch("mlflow_proxy_cache_bytes", "Bytes of stored answers.", lambda: self._memory.store.bytes)
         watch("mlflow_proxy_requests_in_flight", "Requests being answered.", lambda: len(self._in_flight))
-        watch("mlflow_proxy_flights", "Shared calls in the air.", lambda: len(self.pipeline.flights))
+        watch("mlflow_proxy_flights", "Shared calls in the air.", lambda: len(self._readers.flights))
         for group, queue in self._queues.items():
             for priority in Priority:
                 self.metrics.queue_depth.labels(group, priority.label).set_function(
@@ -564,6 +555,19 @@ async def _leads_to_loopback(host: str) -> bool:
     except OSError:
         return False  # it cannot be listened on either, which says so itself
     return all(is_loopback(str(address[0])) for *_, address in found)
+
+
+def _lifetimes(cache: CacheSettings) -> Lifetimes:
+    return Lifetimes(
+        listing=cache.listing_ttl,
+        unverified=cache.unverified_ttl,
+        pending=cache.pending_ttl,
+        mutable=cache.mutable_ttl,
+        not_found=cache.not_found_ttl,
+        discovery=cache.discovery_ttl,
+        signed_url=cache.signed_url_ttl,
+        signed_url_margin=cache.signed_url_margin,
+    )
 
 
 def _access(settings: Settings, upstream: KnownUpstream) -> Callable[[bytes], Access]:

@@ -1,6 +1,6 @@
-"""Who waits for one call: the names of clients, and a word to those who have to know when they change.
+"""Who waits for one answer: the names of clients, and until when the most patient of them waits.
 
-Pure. What belongs here: the names only. How long each of them waits is its flight's to know.
+Pure. Those who have to know are told when a client comes or goes.
 """
 
 from collections import Counter
@@ -9,9 +9,13 @@ from contextlib import contextmanager
 
 
 class Party:
-    """The clients that wait for one call. A client is named once, however often it waits."""
+    """The clients that wait for one answer. A client is named once, however often it waits.
 
-    def __init__(self, *clients: str) -> None:
+    ``deadline`` is the event loop's time at which the last of them loses patience.
+    """
+
+    def __init__(self, *clients: str, deadline: float = float("inf")) -> None:
+        self.deadline = deadline
         self._waits = Counter(clients)
         self._watchers: list[Callable[[str], None]] = []
 
@@ -20,9 +24,13 @@ class Party:
         """Their names, in the order in which they came."""
         return self._waits.keys()
 
+    def until(self) -> float:
+        """Return the deadline as it is now: it moves when more patient clients join."""
+        return self.deadline
+
     @contextmanager
     def joined(self, guests: "Party") -> Iterator[None]:
-        """Let each client of another party wait for this call too, for as long as it is in both."""
+        """Let each client of another party wait for this answer too, for as long as it is in both."""
 
         def changed(client: str) -> None:
             if client in guests.clients:
@@ -30,6 +38,7 @@ class Party:
             else:
                 self._go(client)
 
+        self.deadline = max(self.deadline, guests.deadline)
         with guests.watched(changed):
             for client in tuple(guests.clients):
                 self._come(client)

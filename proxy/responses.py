@@ -1,8 +1,8 @@
 """How answers go out to a client: stored ones, errors of our own, and bodies relayed as they arrive."""
 
 import math
+import time
 from collections.abc import AsyncIterator, Iterable
-from enum import StrEnum
 from http import HTTPStatus
 
 import structlog
@@ -13,35 +13,30 @@ from proxy.errors import AnswerableError, TruncatedError
 from proxy.listener.connection import reset
 from proxy.mlflow_api.headers import CACHE_NAME
 from proxy.mlflow_api.messages import StoredResponse
+from proxy.outcome import Outcome
+from proxy.reading.answer import Answer
 
 log = structlog.get_logger(__name__)
 
 
-class Outcome(StrEnum):
-    """What the cache did for a request: the parameters of Cache-Status (RFC 9211) and a metric's label."""
-
-    HIT = "hit"
-    STALE = "hit; detail=stale-if-error"
-    """An expired answer, since the workspace could not be asked (RFC 5861)."""
-    STORED = "fwd=miss; stored"
-    MISS = "fwd=miss"
-    FILE = "fwd=miss; detail=file"
-    """A model's file, which streams from storage."""
-    COLLAPSED = "fwd=miss; collapsed"
-    REQUEST = "fwd=request"
-    """The request itself refused stored answers."""
-    BYPASS = "fwd=bypass"
-
-
 class Reply(web.StreamResponse):
-    """A response with just the fields given.
+    """A response with just the fields given, and a Cache-Status that says its ``outcome``.
 
-    aiohttp fills in a Content-Type and a Server field where there is none, which a proxy must not;
-    ``remove_defaults`` takes them out again.
+    ``ttl`` is in seconds if it was stored. aiohttp fills in a Content-Type and a Server field where there is
+    none, which a proxy must not; ``remove_defaults`` takes them out again.
     """
 
-    def __init__(self, status: int, reason: str | None, headers: Iterable[tuple[str, str]]) -> None:
-        super().__init__(status=status, reason=reason, headers=CIMultiDict(headers))
+    def __init__(
+        self,
+        status: int,
+        reason: str | None,
+        headers: Iterable[tuple[str, str]],
+        outcome: Outcome,
+        ttl: float | None = None,
+    ) -> None:
+        told = [*headers, _cache_status(outcome, ttl)]
+        super().__init__(status=status, reason=reason, headers=CIMultiDict(told))
+        self.outcome = outcome
         self.given = frozenset(name.lower() for name in self.headers)
         self.ended = False
         """Whether all of it was sent. If not, its connection is closed."""
@@ -55,13 +50,20 @@ async def remove_defaults(request: web.Request, response: web.StreamResponse) ->
                 response.headers.popall(name, None)
 
 
-def cache_status(outcome: Outcome, ttl: float | None = None) -> tuple[str, str]:
+def _cache_status(outcome: Outcome, ttl: float | None = None) -> tuple[str, str]:
     """Return the Cache-Status field (RFC 9211); ``ttl`` in seconds if it was stored, below 0 if expired."""
     left = f"; ttl={math.floor(ttl)}" if ttl is not None else ""
     return "Cache-Status", f"{CACHE_NAME}; {outcome}{left}"
 
 
-async def send_stored(
+async def send_answer(request: web.Request, answer: Answer, response: StoredResponse | None = None) -> Reply:
+    """Send an answer of the stack; ``response`` takes the place of its response, if given."""
+    now = time.monotonic()
+    sent = answer.response if response is None else response
+    return await send_whole(request, sent, answer.outcome, answer.age(now), answer.ttl(now))
+
+
+async def send_whole(
     request: web.Request,
     response: StoredResponse,
     outcome: Outcome,
@@ -72,10 +74,10 @@ async def send_stored(
 
     ``age`` and ``ttl`` in seconds for one that was stored (RFC 9111 section 5.1, RFC 9211 section 2.4).
     """
-    own = [("Content-Length", str(len(response.body))), cache_status(outcome, ttl)]
+    own = [("Content-Length", str(len(response.body)))]
     if age is not None:
         own.append(("Age", str(int(age))))
-    reply = Reply(response.status, response.reason, [*response.headers, *own])
+    reply = Reply(response.status, response.reason, [*response.headers, *own], outcome, ttl)
     return await _send(request, reply, None, last=response.body)
 
 
@@ -83,7 +85,7 @@ async def send_error(request: web.Request, error: AnswerableError, outcome: Outc
     """Send an error of the proxy's own, in the shape of the API's errors."""
     headers = (("Content-Type", "application/json"), *error.headers.items())
     phrase = HTTPStatus(error.status).phrase
-    return await send_stored(request, StoredResponse(error.status, phrase, headers, error.body()), outcome)
+    return await send_whole(request, StoredResponse(error.status, phrase, headers, error.body()), outcome)
 
 
 async def relay(
@@ -92,12 +94,13 @@ async def relay(
     reason: str | None,
     headers: Iterable[tuple[str, str]],
     body: AsyncIterator[bytes],
+    outcome: Outcome,
 ) -> Reply:
     """Send a body as it arrives.
 
     If it breaks off, the client's connection is aborted: a truncated body must never look complete.
     """
-    return await _send(request, Reply(status, reason, headers), body)
+    return await _send(request, Reply(status, reason, headers, outcome), body)
 
 
 async def _send(

@@ -12,7 +12,7 @@ from proxy.access.credential import Credentials
 from proxy.access.files import WatchedFile
 from proxy.access.partition import PUBLIC, partitions
 from proxy.access.reach import is_mlflow
-from proxy.access.sharing import Access, Asker
+from proxy.access.sharing import Access, Caller
 from proxy.errors import (
     AnswerableError,
     CredentialRefusedError,
@@ -62,36 +62,30 @@ class ServiceAccess(Access):
         super().__init__(key)
         self._credentials = credentials
         self._clients = clients
-        self._known: Clients | None = None
         self._everything = everything
         self._identity = ""
         self._problem = ""
 
-    async def admit(self, route: Route, target: str, headers: Fields) -> str:
-        """Let a known client in. Raises AnswerableError."""
+    async def admit(self, route: Route, target: str, fields: Fields) -> Caller:
+        """Return who makes a request, if its token is known. Raises AnswerableError.
+
+        All callers have the one partition, which is another when the credential is another principal's.
+        Nothing of a client's goes out with a call that all share; the credential is added to it. What a
+        client says of others that it asks for would only get it more than its share.
+        """
+        fresh = asks_for_fresh(fields)
         if route.freshness is Freshness.DISCOVERY and "?" not in target:
-            return ""  # clients ask for these before they show a credential
-        if self._clients is not None:
-            self._known = await self._clients.current()
-        name = self._name(headers)
+            # Clients ask for these before they show a credential.
+            return Caller(fields, PUBLIC, f"{PUBLIC}:", NOBODY, fresh, many=True)
+        name = UNNAMED if self._clients is None else _name(await self._clients.current(), fields)
         try:
             credential = await self._credentials.current()
         except AnswerableError as error:
             self._problem = str(error)
             raise
         self._problem, self._identity = "", credential.identity
-        return name
-
-    def asker(self, route: Route, headers: Fields) -> Asker:
-        """Name who asks: the one partition, which is another when the credential is another principal's.
-
-        Nothing of a client's goes out with a call that all share; the credential is added to it. What a
-        client says of others that it asks for would only get it more than its share.
-        """
-        fresh = asks_for_fresh(headers)
-        if route.freshness is Freshness.DISCOVERY:
-            return Asker(PUBLIC, f"{PUBLIC}:", NOBODY, fresh, many=True)
-        return Asker(self._partition(), f"{self._name(headers)}:", NOBODY, fresh, many=True)
+        partition = PUBLIC if route.freshness is Freshness.DISCOVERY else self._partition()
+        return Caller(fields, partition, f"{name}:", NOBODY, fresh, name=name, many=True)
 
     def owns(self, partition: str) -> bool:
         """Whether the credential is still the principal's that a question was asked for."""
@@ -144,16 +138,15 @@ class ServiceAccess(Access):
         # Not to be reached where a proxy of the same fleet takes partitions from what clients send.
         return "service-" + partitions(Told((("service", self._identity),)), self._key).own
 
-    def _name(self, headers: Fields) -> str:
-        if self._clients is None:
-            return UNNAMED
-        name = self._known.identify(headers) if self._known is not None else None
-        if name is None:
-            raise UnauthenticatedError(
-                "This proxy does not know the token that came with this request, or none came: use one that "
-                "its operator gave out, as MLFLOW_TRACKING_TOKEN or DATABRICKS_TOKEN."
-            )
-        return name
+
+def _name(clients: Clients, fields: Fields) -> str:
+    name = clients.identify(fields)
+    if name is None:
+        raise UnauthenticatedError(
+            "This proxy does not know the token that came with this request, or none came: use one that "
+            "its operator gave out, as MLFLOW_TRACKING_TOKEN or DATABRICKS_TOKEN."
+        )
+    return name
 
 
 def refuses_credential(status: int, answer: Fields) -> bool:

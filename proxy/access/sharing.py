@@ -16,24 +16,28 @@ from proxy.mlflow_api.routes import Freshness, Route
 
 
 @dataclass(frozen=True, slots=True)
-class Asker:
-    """Who asks for something that may be shared; of a request nothing else but its question counts.
+class Caller:
+    """Who makes a request, as far as it matters: what is made of its credentials once, when it is admitted.
 
     Attributes:
+        fields: the request's end-to-end fields, as they go out if it is passed through.
         partition: whose stored answers it may be served from.
         client: whose share of the budget its calls take, before a colon; after it, for whom a proxy asks.
-        told: the fields that count. Its calls carry them and no others.
+        told: the fields that count. Its shared calls carry them and no others.
         fresh: whether it refuses stored answers.
+        name: what logs call it; empty if it has no name.
         many: whether the partition is that of many clients, who are all served the same.
         common: the name of all callers with whom it shares answers about what it has proven that it may
             read; empty if it shares none.
 
     """
 
+    fields: Fields
     partition: str
     client: str
     told: Told
     fresh: bool
+    name: str = ""
     many: bool = False
     common: str = ""
 
@@ -59,23 +63,20 @@ class Access:
         self._caller_fields = caller_fields
         self._proven = proven
 
-    async def admit(self, route: Route, target: str, headers: Fields) -> str:
-        """Let a client in, whose name for the logs is returned: empty if it has none.
+    async def admit(self, route: Route, target: str, fields: Fields) -> Caller:
+        """Return who makes a request, if it may be answered at all. Raises AnswerableError.
 
-        ``target`` is the raw request target, ``headers`` are the request's fields. Raises AnswerableError.
+        ``target`` is the raw request target, ``fields`` are the request's end-to-end fields.
         """
-        return ""
-
-    def asker(self, route: Route, headers: Fields) -> Asker:
-        """Name who asks, from a request's end-to-end fields. The request has been admitted."""
-        behalf, fresh = field(headers, CLIENT), asks_for_fresh(headers)
+        behalf, fresh = field(fields, CLIENT), asks_for_fresh(fields)
         if route.freshness is Freshness.DISCOVERY:
-            # Everyone shares the public documents, so they are asked for in nobody's name.
-            return Asker(PUBLIC, f"{PUBLIC}:{behalf}", NOBODY, fresh, many=True)
+            # Everyone shares the public documents, so they are asked for without any credential.
+            return Caller(fields, PUBLIC, f"{PUBLIC}:{behalf}", NOBODY, fresh, many=True)
         proven = self._proven()
-        told = self._caller_fields.told(headers)
+        told = self._caller_fields.told(fields)
         names = partitions(told, self._key, "proven" if proven else "credential")
-        return Asker(
+        return Caller(
+            fields,
             names.own,
             f"{names.paced}:{behalf}",
             told,

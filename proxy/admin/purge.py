@@ -12,10 +12,10 @@ import structlog
 from aiohttp import web
 
 from proxy.admin.handlers import Handler
-from proxy.cache.store import Invalidation
 from proxy.errors import BadRequestError
 from proxy.mlflow_api.reads import parameters
-from proxy.pipeline import Purged
+from proxy.reading.store import Invalidation
+from proxy.reading.writes import Purged
 
 log = structlog.get_logger(__name__)
 

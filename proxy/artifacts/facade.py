@@ -14,6 +14,7 @@ import aiohttp
 import structlog
 from aiohttp import web
 
+from proxy.access.sharing import Caller
 from proxy.artifacts.storage import Storage
 from proxy.errors import (
     BadRequestError,
@@ -32,8 +33,11 @@ from proxy.mlflow_api.artifact_paths import ModelFile, is_ours, parse
 from proxy.mlflow_api.messages import StoredResponse
 from proxy.mlflow_api.reads import parameters
 from proxy.mlflow_api.signed_urls import has_ended
-from proxy.pipeline import Answer, Pipeline
-from proxy.responses import Outcome, Reply, cache_status, relay, send_stored
+from proxy.outcome import Outcome
+from proxy.pipeline import Pipeline
+from proxy.reading.answer import STORED, Answer
+from proxy.reading.writes import Writes
+from proxy.responses import Reply, relay, send_answer
 from proxy.upstream.client import HttpClient, chunks, fields, read_whole
 from proxy.upstream.malformed import reason_phrase
 
@@ -63,8 +67,9 @@ _TOLD_BY_STORAGE = frozenset(
 class ArtifactFacade:
     """Serves ``mlflow-artifacts`` paths under the reserved prefix."""
 
-    def __init__(self, pipeline: Pipeline, storage: HttpClient, metrics: Metrics) -> None:
+    def __init__(self, pipeline: Pipeline, writes: Writes, storage: HttpClient, metrics: Metrics) -> None:
         self._pipeline = pipeline
+        self._writes = writes
         self._storage = Storage(storage, metrics)
 
     def handles(self, target: str) -> bool:
@@ -75,7 +80,7 @@ class ArtifactFacade:
             return any(is_ours(value) for value in _listed(raw_query))
         return kind is not None and is_ours(path)
 
-    async def handle(self, request: web.Request) -> Reply:
+    async def handle(self, request: web.Request, caller: Caller) -> Reply:
         """Answer a request that ``handles`` said yes to. Raises AnswerableError."""
         raw_path, _, raw_query = request.raw_path.partition("?")
         kind, path = _split(raw_path)
@@ -86,24 +91,26 @@ class ArtifactFacade:
         if kind != "artifacts":
             raise NotOfferedError("Files of registered models can only be listed and downloaded.")
         if path:
-            return await self._send_file(request, parse(path))
+            return await self._send_file(request, caller, parse(path))
         asked = parameters(raw_query)
         if asked is None or "path" not in asked:
             raise BadRequestError("A listing takes one parameter, path.")
-        return await self._send_listing(request, parse(asked["path"]))
+        return await self._send_listing(request, caller, parse(asked["path"]))
 
-    async def _send_listing(self, request: web.Request, directory: ModelFile) -> Reply:
-        headers, deadline = self._pipeline.fields(request), self._pipeline.deadline()
+    async def _send_listing(self, request: web.Request, caller: Caller, directory: ModelFile) -> Reply:
+        deadline = self._pipeline.deadline()
         files: list[dict[str, Any]] = []
         page: dict[str, str] = {}
         shortest: Answer | None = None
         seen: set[str] = set()
         size = 0
         while True:
-            answer = await self._ask(headers, "list-artifacts", directory, page, deadline)
+            answer = await self._ask(caller, "list-artifacts", directory, page, deadline)
             if answer.response.status != 200:
-                return await send_stored(request, answer.response, answer.outcome, answer.age, answer.ttl)
-            if answer.ttl is not None and (shortest is None or answer.ttl < (shortest.ttl or 0.0)):
+                return await send_answer(request, answer)
+            if answer.outcome in STORED and (
+                shortest is None or answer.entry.expires_at < shortest.entry.expires_at
+            ):
                 shortest = answer
             try:
                 found, token = _page(answer.response.body, directory.path)
@@ -117,7 +124,7 @@ class ArtifactFacade:
                         f"{_LARGEST_LISTING >> 20} MiB."
                     )
             except UpstreamUnavailableError:
-                await self._pipeline.disown(answer)
+                await self._writes.disown(answer)
                 raise
             seen.add(token)
             page = {"page_token": token}
@@ -125,18 +132,18 @@ class ArtifactFacade:
         complete = StoredResponse(200, "OK", content, json.dumps({"files": files}).encode())
         if shortest is not None and (shortest.outcome is Outcome.STALE or answer.outcome is Outcome.HIT):
             answer = shortest  # of stored pages the one speaks for all that expires, or has expired, first
-        return await send_stored(request, complete, answer.outcome, answer.age, answer.ttl)
+        return await send_answer(request, answer, complete)
 
-    async def _send_file(self, request: web.Request, file: ModelFile) -> Reply:
+    async def _send_file(self, request: web.Request, caller: Caller, file: ModelFile) -> Reply:
         if not file.path:
             raise BadRequestError("This names a whole model version; list it with ?path= to see its files.")
-        headers, deadline = self._pipeline.fields(request), self._pipeline.deadline()
+        deadline = self._pipeline.deadline()
         asked = [item for item in request.headers.items() if item[0].lower() in _ASKED_OF_STORAGE]
         signed_anew = False
         while True:
-            answer = await self._ask(headers, "get-signed-download-uri", file, {}, deadline)
+            answer = await self._ask(caller, "get-signed-download-uri", file, {}, deadline)
             if answer.response.status != 200:
-                return await send_stored(request, answer.response, answer.outcome, answer.age, answer.ttl)
+                return await send_answer(request, answer)
             signed = signed_url(json_object(answer.response.body) or {})
             if signed is None:
                 raise UpstreamUnavailableError(
@@ -151,13 +158,13 @@ class ArtifactFacade:
                     ended = await _has_ended(response, deadline)
             except RefusedDestinationError as error:
                 log.warning("signed URL refused", model=file.model, version=file.version, reason=str(error))
-                await self._pipeline.disown(answer)
+                await self._writes.disown(answer)
                 raise
             except RefusedRedirectError as error:
                 log.warning("redirect refused", model=file.model, version=file.version, reason=str(error))
                 raise
             if ended:
-                await self._pipeline.disown(answer)
+                await self._writes.disown(answer)
             # A stored URL may have ended before its time; a new one decides. Nothing else needs a new one.
             if not ended or signed_anew or answer.outcome is not Outcome.HIT:
                 raise UpstreamUnavailableError(
@@ -167,7 +174,7 @@ class ArtifactFacade:
 
     async def _ask(
         self,
-        headers: list[tuple[str, str]],
+        caller: Caller,
         endpoint: str,
         file: ModelFile,
         page: Mapping[str, str],
@@ -175,7 +182,7 @@ class ArtifactFacade:
     ) -> Answer:
         asked = {"name": file.model, "version": file.version, "path": file.path, **page}
         try:
-            return await self._pipeline.ask(headers, f"model-versions/{endpoint}", asked, deadline)
+            return await self._pipeline.ask(caller, f"model-versions/{endpoint}", asked, deadline)
         except TooLargeToShareError as error:
             raise UpstreamUnavailableError(
                 f"The workspace's {endpoint} answer is larger than cache.max_entry_bytes allows ({error})."
@@ -240,5 +247,5 @@ async def _has_ended(response: aiohttp.ClientResponse, deadline: float) -> bool:
 
 async def _relay_file(request: web.Request, response: aiohttp.ClientResponse) -> Reply:
     told = [item for item in fields(response) if item[0].lower() in _TOLD_BY_STORAGE]
-    headers = [*told, cache_status(Outcome.FILE)]
-    return await relay(request, response.status, reason_phrase(response.reason), headers, chunks(response))
+    reason = reason_phrase(response.reason)
+    return await relay(request, response.status, reason, told, chunks(response), Outcome.FILE)

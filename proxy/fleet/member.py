@@ -12,12 +12,12 @@ from functools import partial
 import structlog
 
 from proxy.budget.shared import KEYS, SCRIPT, SharedPacer
-from proxy.cache.store import Invalidation
 from proxy.errors import FleetUnavailableError
 from proxy.fleet.connection import Connection
 from proxy.fleet.sealing import Sealing
 from proxy.fleet.shared_cache import SharedCache
 from proxy.mlflow_api.routes import Group
+from proxy.reading.store import Invalidation
 
 log = structlog.get_logger(__name__)
 

@@ -5,7 +5,6 @@ import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from proxy.cache.store import Entry
 from proxy.errors import (
     MlflowProxyError,
     TooLargeToShareError,
@@ -14,6 +13,7 @@ from proxy.errors import (
     UpstreamUnavailableError,
 )
 from proxy.mlflow_api.messages import StoredResponse
+from proxy.reading.store import Entry
 
 _ERRORS: Mapping[str, type[MlflowProxyError]] = {
     "unavailable": UpstreamUnavailableError,

@@ -19,13 +19,14 @@ from typing import Any, TypeVar
 import structlog
 
 from proxy.budget.queue import Deadline
-from proxy.cache.store import Entry, Invalidation
 from proxy.errors import FleetUnavailableError, MlflowProxyError, OverBudgetError, UnreadableError
 from proxy.fleet.connection import Connection
 from proxy.fleet.record import Record, pack, pack_error, unpack
 from proxy.fleet.sealing import Sealing
 from proxy.mlflow_api.model_names import folded
 from proxy.mlflow_api.reads import Key, Read
+from proxy.reading.shared import Turn
+from proxy.reading.store import Entry, Invalidation
 
 log = structlog.get_logger(__name__)
 T = TypeVar("T")
@@ -48,17 +49,6 @@ _MOST_AT_ONCE = 50
 """Questions put to Redis at the same time, each over a connection of its own; others wait for their turn."""
 _MOST_UNTOLD = 1_000
 """Writes kept to be told when Redis is back; more of them are told as one that concerns everything."""
-
-
-@dataclass(slots=True)
-class Turn:
-    """What came of asking the fleet: an answer, or that it has to be fetched."""
-
-    found: Entry | None = None
-    joined: bool = False
-    """Whether the answer is of a flight that was under way, rather than stored before."""
-    brought: Entry | None = None
-    """To be set by whoever fetched; an entry that has expired is for those who wait, and not kept."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,9 +16,10 @@ from typing import Self
 from urllib.parse import parse_qsl, quote, urlencode
 
 from proxy import __version__
+from proxy.errors import BadRequestError
 from proxy.mlflow_api.headers import CODINGS, Fields, only_header
 from proxy.mlflow_api.messages import UpstreamRequest
-from proxy.mlflow_api.routes import Freshness, Route
+from proxy.mlflow_api.routes import Freshness, Route, match
 
 Key = tuple[str, str, tuple[tuple[str, str], ...]]
 """Partition, method and path, sorted parameters: equal keys are the same question by the same credential.
@@ -158,6 +159,19 @@ def shareable(
         # About any model, whatever a stray parameter says.
         model = version = None
     return Read((partition, f"{method} {path}", tuple(sorted(asked.items()))), route, model, version)
+
+
+def question_about(prefix: str, endpoint: str, asked: Mapping[str, str], partition: str) -> Read:
+    """Return a question of the proxy's own: a shareable GET of the route table under an API prefix.
+
+    Raises BadRequestError if it cannot be asked with these parameters.
+    """
+    route = match("GET", prefix + endpoint)
+    target = f"{prefix}{route.path}?{urlencode(asked, quote_via=quote)}"
+    read = shareable(route, "GET", target, (), b"", partition)
+    if read is None:
+        raise BadRequestError(f"{route.path} cannot be asked with these parameters.")
+    return read
 
 
 def written_models(raw_query: str, body: bytes) -> frozenset[str] | None:

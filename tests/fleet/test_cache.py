@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 
-from proxy.cache.store import Entry, Invalidation
 from proxy.errors import (
     FleetUnavailableError,
     OverBudgetError,
@@ -24,6 +23,7 @@ from proxy.fleet.shared_cache import SharedCache
 from proxy.mlflow_api.messages import StoredResponse
 from proxy.mlflow_api.reads import Read
 from proxy.mlflow_api.routes import match
+from proxy.reading.store import Entry, Invalidation
 from tests.fleet.redis_server import RedisServer
 
 ROUTE = match("GET", "/api/2.0/mlflow/model-versions/list-artifacts")

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from proxy.cache.store import Invalidation
 from proxy.errors import FleetUnavailableError, UpstreamUnavailableError
 from proxy.fleet import shared_cache
 from proxy.fleet.record import pack_error
 from proxy.fleet.shared_cache import _Lead
+from proxy.reading.store import Invalidation
 from tests.fleet.redis_server import RedisServer
 from tests.fleet.test_cache import (
     EVERYTHING,

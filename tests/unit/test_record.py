@@ -4,7 +4,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.cache.store import Entry
 from proxy.errors import (
     OverBudgetError,
     TooLargeToShareError,
@@ -15,6 +14,7 @@ from proxy.errors import (
 )
 from proxy.fleet.record import Record, pack, pack_error, unpack
 from proxy.mlflow_api.messages import StoredResponse
+from proxy.reading.store import Entry
 
 # Header values as aiohttp gives them: bytes that are no UTF-8 are lone surrogates.
 TEXTS = st.text(st.characters() | st.characters(min_codepoint=0xDC80, max_codepoint=0xDCFF))

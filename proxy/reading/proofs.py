@@ -12,6 +12,8 @@ from proxy.mlflow_api.messages import StoredResponse
 from proxy.mlflow_api.model_names import folded
 from proxy.mlflow_api.reads import Read
 from proxy.mlflow_api.routes import Freshness
+from proxy.reading.generations import Generations, Moment
+from proxy.reading.store import Invalidation
 
 PROOF = "registered-models/get"
 """The call that proves Can Read on a registered model, which its versions and their files inherit. Clients
@@ -33,10 +35,6 @@ _LARGEST_REFUSAL = 64 * 1024
 """Bytes of a body that is remembered; it may hold what was asked for."""
 
 
-Epoch = tuple[int, int]
-"""How often refusals were forgotten, and how often what was granted was too."""
-
-
 @dataclass(frozen=True, slots=True)
 class Proof:
     """What the workspace said to one credential about one model; ``refusal`` is its answer if it said no.
@@ -55,24 +53,20 @@ class Proofs:
     """Proofs by credential and model.
 
     ``granted`` and ``refused`` are the seconds for which a yes and a no count, ``most_bytes`` is what all of
-    them may take.
+    them may take. ``generations`` knows of the writes since a question was asked.
     """
 
-    def __init__(self, granted: float, refused: float, most_bytes: int = _MOST_BYTES) -> None:
+    def __init__(
+        self, granted: float, refused: float, generations: Generations, most_bytes: int = _MOST_BYTES
+    ) -> None:
         self._granted = granted
         self._refused = refused
-        self._forgotten = 0
-        self._withdrawn = 0
+        self._generations = generations
         self._known: LRUCache[tuple[str, str], Proof] = LRUCache(most_bytes, getsizeof=_size)
         self._refused_at: LRUCache[tuple[str, str], float] = LRUCache(_MOST_WITHDRAWALS)
 
     def __len__(self) -> int:
         return len(self._known)
-
-    @property
-    def epoch(self) -> Epoch:
-        """Changes whenever proofs are forgotten: what was asked before may not count any more."""
-        return self._forgotten, self._withdrawn
 
     def get(self, credential: str, model: str, now: float) -> Proof | None:
         """Return what the workspace said, None if it has to be asked (again)."""
@@ -82,14 +76,17 @@ class Proofs:
             return None
         return known
 
-    def note(self, credential: str, model: str, response: StoredResponse, as_of: float, epoch: Epoch) -> None:
+    def note(
+        self, credential: str, model: str, response: StoredResponse, as_of: float, asked: Moment
+    ) -> None:
         """Learn from an answer to ``PROOF``.
 
-        ``as_of`` is a moment before the workspace decided it, ``epoch`` the one in which it was asked.
+        ``as_of`` is a moment (monotonic seconds) before the workspace decided it, ``asked`` the one among the
+        writes when it was asked.
         """
         granted = response.status == 200
         # Most writes change no permission, and must not wear out what is granted.
-        if epoch[1] != self._withdrawn or (epoch != self.epoch and not granted):
+        if not (self._generations.files_hold(asked) if granted else self._generations.holds(asked, None)):
             return
         if granted:
             if as_of < self._refused_at.get((credential, model), as_of):
@@ -118,14 +115,12 @@ class Proofs:
             del self._known[credential, model]
         self._refused_at[credential, model] = now
 
-    def forget(self, models: frozenset[str] | None, *, granted: bool) -> None:
-        """Forget the refusals about these models, None for all, and what was ``granted`` too if told so."""
-        self._forgotten += 1
-        self._withdrawn += granted
-        chosen = None if models is None else set(map(folded, models))
+    def forget(self, what: Invalidation) -> None:
+        """Forget refusals about what was written, and what was granted if permissions may have changed."""
+        chosen = None if what.models is None else set(map(folded, what.models))
         for (credential, model), proof in list(self._known.items()):
             concerned = chosen is None or folded(model) in chosen
-            if concerned and (granted or proof.refusal is not None):
+            if concerned and (what.files or proof.refusal is not None):
                 del self._known[credential, model]
 
 

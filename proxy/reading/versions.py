@@ -33,12 +33,6 @@ class VersionBook:
 
     def __init__(self) -> None:
         self._known: LRUCache[tuple[Scope, str, str], _Known] = LRUCache(_MOST_VERSIONS)
-        self._forgotten = 0
-
-    @property
-    def epoch(self) -> int:
-        """Changes whenever versions are forgotten: what was asked before may be about others."""
-        return self._forgotten
 
     def observe(self, scope: Scope, seen: VersionStatus, now: float) -> bool:
         """Take note of a version in an answer.
@@ -83,7 +77,6 @@ class VersionBook:
 
     def forget(self, models: frozenset[str] | None) -> None:
         """Forget all versions of these models, None for all."""
-        self._forgotten += 1
         # By all that may be the same name, as the store does: forgetting too much is safe.
         concerned = None if models is None else set(map(folded, models))
         for key in [key for key in self._known if concerned is None or folded(key[1]) in concerned]:

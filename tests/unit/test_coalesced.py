@@ -10,11 +10,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.cache.single_flight import Flight, SingleFlight
+from proxy.access.sharing import Caller
 from proxy.errors import OverBudgetError, UpstreamTimeoutError, UpstreamUnavailableError
+from proxy.mlflow_api.caller_fields import NOBODY
 from proxy.mlflow_api.messages import StoredResponse
 from proxy.mlflow_api.reads import Read
 from proxy.mlflow_api.routes import match
+from proxy.outcome import Outcome
+from proxy.party import Party
+from proxy.reading.answer import Answer
+from proxy.reading.coalesced import Coalesced
+from proxy.reading.generations import Generations
+from proxy.reading.store import Entry, Invalidation
 from tests.virtual_time import run, ticks
 
 ROUTE = match("GET", "/api/2.0/mlflow/model-versions/list-artifacts")
@@ -27,6 +34,55 @@ def read(model: str = "m") -> Read:
 
 def response(body: bytes = b"{}") -> StoredResponse:
     return StoredResponse(200, "OK", (), body)
+
+
+@dataclass(frozen=True, eq=False)
+class Flight:
+    """What a call of the reader below gets to know."""
+
+    party: Party
+    question: Read
+    generations: Generations
+    began: int
+
+    @property
+    def deadline(self) -> float:
+        return self.party.deadline
+
+    @property
+    def holds(self) -> bool:
+        """Whether nothing was written that concerns it."""
+        return self.generations.holds(self.began, self.question.model)
+
+
+Call = Callable[[Flight], Awaitable[StoredResponse]]
+
+
+class Flights:
+    """The reader, over one below that makes whatever call a question brings with it."""
+
+    def __init__(self) -> None:
+        self.generations = Generations()
+        self._coalesced = Coalesced(self, self.generations)
+        self._calls: dict[Caller, Call] = {}
+
+    def __len__(self) -> int:
+        return len(self._coalesced)
+
+    async def read(self, question: Read, caller: Caller, party: Party) -> Answer:
+        flight = Flight(party, question, self.generations, self.generations.moment)
+        found = await self._calls[caller](flight)
+        return Answer(question.key, Entry(found, question.model, "1", False, 0.0, 0.0), Outcome.MISS, 0.0)
+
+    async def fetch(
+        self, question: Read, deadline: float, waiting: str | Party, call: Call
+    ) -> tuple[StoredResponse, bool]:
+        """Return what came, and whether it is of a flight that others had started."""
+        caller = Caller((), f"number {len(self._calls)}", "", NOBODY, fresh=False)
+        self._calls[caller] = call
+        party = Party(waiting, deadline=deadline) if isinstance(waiting, str) else waiting
+        answer = await self._coalesced.read(question, caller, party)
+        return answer.response, answer.outcome is Outcome.COLLAPSED
 
 
 @dataclass
@@ -57,11 +113,11 @@ def now() -> float:
     return asyncio.get_running_loop().time()
 
 
-Joining = asyncio.Task[tuple[StoredResponse, Flight, bool]]
+Joining = asyncio.Task[tuple[StoredResponse, bool]]
 
 
 async def join(
-    flights: SingleFlight[StoredResponse],
+    flights: Flights,
     call: Callable[[Flight], Awaitable[StoredResponse]],
     *,
     deadline: float = LATER,
@@ -77,14 +133,14 @@ async def join(
 
 def test_those_who_ask_together_share_one_call() -> None:
     async def main() -> None:
-        flights: SingleFlight[StoredResponse] = SingleFlight()
+        flights = Flights()
         call = Calls()
         tasks = [await join(flights, call) for _ in range(5)]
         assert len(flights) == 1
         results = await asyncio.gather(*tasks)
         assert call.started == 1
-        assert [joined for _, _, joined in results] == [False, True, True, True, True]
-        assert {answer for answer, _, _ in results} == {response(b"1")}
+        assert [joined for _, joined in results] == [False, True, True, True, True]
+        assert {answer for answer, _ in results} == {response(b"1")}
         assert len(flights) == 0
 
     run(main())
@@ -92,7 +148,7 @@ def test_those_who_ask_together_share_one_call() -> None:
 
 def test_different_questions_do_not() -> None:
     async def main() -> None:
-        flights: SingleFlight[StoredResponse] = SingleFlight()
+        flights = Flights()
         call = Calls()
         await asyncio.gather(await join(flights, call, model="a"), await join(flights, call, model="b"))
         assert call.started == 2
@@ -102,7 +158,7 @@ def test_different_questions_do_not() -> None:
 
 def test_a_flight_outlives_the_client_that_started_it() -> None:
     async def main() -> None:
-        flights: SingleFlight[StoredResponse] = SingleFlight()
+        flights = Flights()
         call = Calls()
         starter, other = await join(flights, call), await join(flights, call)
         starter.cancel()
@@ -115,7 +171,7 @@ def test_a_flight_outlives_the_client_that_started_it() -> None:
 
 def test_the_last_to_leave_cancels_it() -> None:
     async def main() -> None:
-        flights: SingleFlight[StoredResponse] = SingleFlight()
+        flights = Flights()
         call = Calls()
         tasks = [await join(flights, call) for _ in range(3)]
         for task in tasks:
@@ -130,7 +186,7 @@ def test_the_last_to_leave_cancels_it() -> None:
 
 def test_one_cancelled_at_once_leaves_nothing_behind() -> None:
     async def main() -> None:
-        flights: SingleFlight[StoredResponse] = SingleFlight()
+        flights = Flights()
         call = Calls()
         task = asyncio.ensure_future(flights.fetch(read(), LATER, "client", call))
         await asyncio.sleep(0)
@@ -143,7 +199,7 @@ def test_one_cancelled_at_once_leaves_nothing_behind() -> None:
 
 def test_everyone_gets_the_error_and_nobody_can_join_it_any_more() -> None:
     async def main() -> None:
-        flights: SingleFlight[StoredResponse] = SingleFlight()
+        flights = Flights()
         call = Calls(error=UpstreamUnavailableError("gone"))
         seen: list[tuple[int, int]] = []
 
@@ -162,7 +218,7 @@ def test_everyone_gets_the_error_and_nobody_can_join_it_any_more() -> None:
 @pytest.mark.parametrize("error", [None, UpstreamUnavailableError("gone")])
 def test_it_is_out_of_the_table_before_anyone_wakes(error: Exception | None) -> None:
     async def main() -> None:
-        flights: SingleFlight[StoredResponse] = SingleFlight()
+        flights = Flights()
         call = Calls(error=error)
         again: list[bool] = []
 
@@ -170,7 +226,7 @@ def test_it_is_out_of_the_table_before_anyone_wakes(error: Exception | None) -> 
             with contextlib.suppress(UpstreamUnavailableError):
                 await flights.fetch(read(), LATER, "client", call)
             call.error = None
-            again.append((await flights.fetch(read(), LATER, "client", call))[2])
+            again.append((await flights.fetch(read(), LATER, "client", call))[1])
 
         await asyncio.gather(*(ask_twice() for _ in range(3)))
         assert call.started == 2
@@ -181,7 +237,7 @@ def test_it_is_out_of_the_table_before_anyone_wakes(error: Exception | None) -> 
 
 def test_whoever_asks_in_the_step_in_which_a_call_ends_starts_anew() -> None:
     async def main() -> None:
-        flights: SingleFlight[StoredResponse] = SingleFlight()
+        flights = Flights()
         joinable: list[int] = []
 
         async def call(flight: Flight) -> StoredResponse:
@@ -198,15 +254,14 @@ def test_whoever_asks_in_the_step_in_which_a_call_ends_starts_anew() -> None:
 
 def test_a_write_closes_the_flights_it_concerns() -> None:
     async def main() -> None:
-        flights: SingleFlight[StoredResponse] = SingleFlight()
+        flights = Flights()
         call = Calls()
         before, other = await join(flights, call, model="a"), await join(flights, call, model="b")
-        flights.invalidate(lambda model: model == "a")
+        flights.generations.note(Invalidation(frozenset({"a"}), files=False))
         after = await join(flights, call, model="a")
         assert (await before)[0] == response(b"1")
         assert (await after)[0] == response(b"3")
-        assert [flight.storable for flight in call.flights] == [False, True, True]
-        assert (await other)[2] is False
+        assert (await other)[1] is False
         assert len(flights) == 0
 
     run(main())
@@ -214,10 +269,10 @@ def test_a_write_closes_the_flights_it_concerns() -> None:
 
 def test_a_closed_flight_that_ends_does_not_take_its_successor_along() -> None:
     async def main() -> None:
-        flights: SingleFlight[StoredResponse] = SingleFlight()
+        flights = Flights()
         call = Calls()
         first = await join(flights, call)
-        flights.invalidate(lambda model: True)
+        flights.generations.note(Invalidation(None, files=True))
         await asyncio.sleep(5.0)
         second = await join(flights, call)
         await first
@@ -230,7 +285,7 @@ def test_a_closed_flight_that_ends_does_not_take_its_successor_along() -> None:
 
 def test_an_early_deadline_is_kept_while_others_wait_on() -> None:
     async def main() -> None:
-        flights: SingleFlight[StoredResponse] = SingleFlight()
+        flights = Flights()
         call = Calls(seconds=30.0)
         hasty = await join(flights, call, deadline=5.0)
         patient = await join(flights, call, deadline=45.0)
@@ -250,14 +305,14 @@ def test_nobody_joins_a_flight_that_is_out_of_time() -> None:
             await asyncio.sleep(flight.deadline - now() + 1.0)
             raise UpstreamTimeoutError("too late")
 
-        flights: SingleFlight[StoredResponse] = SingleFlight()
+        flights = Flights()
         first = await join(flights, ends_late, deadline=5.0)
         await asyncio.sleep(5.5)
         second = await join(flights, Calls(seconds=1.0), deadline=50.0)
         with pytest.raises(UpstreamTimeoutError):
             await first
         assert now() == 6.0
-        assert (await second)[2] is False
+        assert (await second)[1] is False
 
     run(main())
 
@@ -265,7 +320,7 @@ def test_nobody_joins_a_flight_that_is_out_of_time() -> None:
 @pytest.mark.parametrize("steps", range(6))
 def test_an_error_that_nobody_waits_for_any_more_is_not_reported_as_lost(steps: int) -> None:
     async def main() -> None:
-        flights: SingleFlight[StoredResponse] = SingleFlight()
+        flights = Flights()
         call = Calls(seconds=1.0, error=UpstreamUnavailableError("gone"))
         task = await join(flights, call)
         await asyncio.sleep(1.0)
@@ -288,7 +343,7 @@ def test_an_error_while_being_cancelled_is_not_reported_as_lost() -> None:
             finally:
                 raise UpstreamUnavailableError("broke while closing")
 
-        task = await join(SingleFlight(), call)
+        task = await join(Flights(), call)
         task.cancel()
         await asyncio.wait([task])
         await asyncio.sleep(0)
@@ -303,7 +358,7 @@ def test_an_error_while_being_cancelled_is_not_reported_as_lost() -> None:
 
 def test_a_flight_knows_the_clients_that_wait_for_it() -> None:
     async def main() -> None:
-        flights: SingleFlight[StoredResponse] = SingleFlight()
+        flights = Flights()
         call = Calls()
         starter = await join(flights, call, client="a")
         others = [await join(flights, call, client=client) for client in "bcb"]
@@ -322,7 +377,7 @@ def test_a_flight_knows_the_clients_that_wait_for_it() -> None:
 
 def test_one_that_loses_patience_waits_no_longer() -> None:
     async def main() -> None:
-        flights: SingleFlight[StoredResponse] = SingleFlight()
+        flights = Flights()
         call = Calls()
         hasty = await join(flights, call, client="hasty", deadline=5.0)
         patient = await join(flights, call, client="patient")
@@ -336,11 +391,11 @@ def test_one_that_loses_patience_waits_no_longer() -> None:
 
 def test_what_a_flight_asks_on_its_way_all_wait_for_who_wait_for_the_flight() -> None:
     async def main() -> None:
-        flights: SingleFlight[StoredResponse] = SingleFlight()
+        flights = Flights()
         inner = Calls()
 
         async def outer(flight: Flight) -> StoredResponse:
-            return (await flights.fetch(read("inner"), flight.deadline, "starter", inner))[0]
+            return (await flights.fetch(read("inner"), flight.deadline, flight.party, inner))[0]
 
         starter = await join(flights, outer, client="starter")
         guest = await join(flights, outer, client="guest")
@@ -362,11 +417,11 @@ def test_what_a_flight_asks_on_its_way_all_wait_for_who_wait_for_the_flight() ->
 
 def test_when_all_have_gone_what_a_flight_asked_on_its_way_is_cancelled_too() -> None:
     async def main() -> None:
-        flights: SingleFlight[StoredResponse] = SingleFlight()
+        flights = Flights()
         inner = Calls()
 
         async def outer(flight: Flight) -> StoredResponse:
-            return (await flights.fetch(read("inner"), flight.deadline, "starter", inner))[0]
+            return (await flights.fetch(read("inner"), flight.deadline, flight.party, inner))[0]
 
         task = await join(flights, outer)
         await asyncio.sleep(1.0)
@@ -408,14 +463,16 @@ def test_at_most_one_joinable_flight_per_question(
     scenario: list[Client], written: list[tuple[float, str]]
 ) -> None:
     async def main() -> None:
-        flights: SingleFlight[StoredResponse] = SingleFlight()
+        flights = Flights()
         joinable: dict[str, set[Flight]] = {"a": set(), "b": set()}
         waiting: dict[int, Client] = {}
+        flown: list[Flight] = []
 
         async def live(number: int, client: Client) -> None:
             async def call(flight: Flight) -> StoredResponse:
+                flown.append(flight)
                 try:
-                    if flight.storable:
+                    if flight.holds:
                         joinable[client.model].add(flight)
                     # One that is past its deadline, or whose last waiter left, is replaced, not joined.
                     late = {other for other in joinable[client.model] if other.deadline <= now()}
@@ -423,17 +480,16 @@ def test_at_most_one_joinable_flight_per_question(
                     await asyncio.sleep(min(client.takes, max(0.0, flight.deadline - now())))
                     if client.fails:
                         raise UpstreamUnavailableError("gone")
-                    return response()
+                    return response(str(flown.index(flight)).encode())
                 finally:
                     joinable[client.model].discard(flight)
 
             await asyncio.sleep(client.arrives)
-            deadline = now() + client.patience
+            begun_at, deadline = now(), now() + client.patience
             waiting[number] = client
-            begun_at = now()
             try:
-                _, flight, _ = await flights.fetch(read(client.model), deadline, str(number), call)
-                assert flight.storable or any(
+                found, _ = await flights.fetch(read(client.model), deadline, str(number), call)
+                assert flown[int(found.body)].holds or any(
                     begun_at <= moment <= now() and model == client.model for moment, model in written
                 ), "whoever asked after a write got an answer from before it"
             except (OverBudgetError, UpstreamUnavailableError):
@@ -451,7 +507,7 @@ def test_at_most_one_joinable_flight_per_question(
 
         async def write(moment: float, model: str) -> None:
             await asyncio.sleep(moment)
-            flights.invalidate(lambda about: about == model)
+            flights.generations.note(Invalidation(frozenset({model}), files=False))
             joinable[model].clear()
             # Nobody waits, nothing flies: those who hung up took their calls with them.
             assert waiting or len(flights) == 0

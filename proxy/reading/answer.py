@@ -1,0 +1,67 @@
+"""What a read brings, and what each reader of the stack looks like."""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from proxy.access.sharing import Caller
+from proxy.mlflow_api.messages import StoredResponse
+from proxy.mlflow_api.reads import Key, Read
+from proxy.outcome import Outcome
+from proxy.party import Party
+from proxy.reading.personal import Personal
+from proxy.reading.store import Entry
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A complete response and how it came about.
+
+    Attributes:
+        key: under which it is stored, if it is.
+        entry: the response with the times for which it may be used; one that has expired must not be kept.
+        outcome: what became of the question.
+        as_of: a moment (monotonic seconds) that is not after the workspace's decision.
+        personal: why it is the caller's own although it was asked for in a common name; None if others may
+            have it.
+
+    """
+
+    key: Key
+    entry: Entry
+    outcome: Outcome
+    as_of: float
+    personal: Personal | None = None
+
+    @property
+    def response(self) -> StoredResponse:
+        """The workspace's words."""
+        return self.entry.response
+
+    def age(self, now: float) -> float | None:
+        """Return the seconds since a stored answer was made, None if it was not stored."""
+        return now - self.entry.stored_at if self.outcome in STORED else None
+
+    def ttl(self, now: float) -> float | None:
+        """Return the seconds for which a stored answer will be used, below 0 if it has expired."""
+        return self.entry.expires_at - now if self.outcome in STORED else None
+
+
+STORED = frozenset({Outcome.HIT, Outcome.STALE})
+"""Outcomes of answers that were stored, so that their age tells something."""
+
+
+class Reader(Protocol):
+    """One reader of the stack."""
+
+    async def read(self, question: Read, caller: Caller, party: Party) -> Answer:
+        """Return the answer to a caller's question while somebody of ``party`` waits for it.
+
+        Errors of the workspace are answers. Raises AnswerableError when there is none, and NotShareableError
+        when what came must not be read whole and shared.
+        """
+        ...
+
+
+Ask = Callable[[Read, Caller, Party], Awaitable[Answer]]
+"""``Reader.read`` of the top of the stack."""

@@ -1,0 +1,88 @@
+"""Stored answers: fresh ones, and expired ones while nobody can give a newer one."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+
+from proxy.access.sharing import Caller
+from proxy.errors import UnreachableError, UpstreamTimeoutError, UpstreamUnavailableError
+from proxy.mlflow_api.reads import Read
+from proxy.outcome import Outcome
+from proxy.party import Party
+from proxy.reading.answer import Answer, Reader
+from proxy.reading.freshness import may_be_stale
+from proxy.reading.memory import Memory
+from proxy.upstream.circuit import Circuit
+from proxy.upstream.retry import UNAVAILABLE
+
+
+class Cached:
+    """Answers from the store, else from ``below``.
+
+    Callers that refuse stored answers (``Cache-Control: no-cache``) are answered by ``direct``, whose answers
+    are theirs alone. ``stale_if_error`` are the seconds for which an expired answer may still be used, and
+    ``patience`` those that any answer may have taken to arrive.
+    """
+
+    def __init__(
+        self,
+        below: Reader,
+        direct: Reader,
+        memory: Memory,
+        circuit: Circuit,
+        *,
+        stale_if_error: float,
+        patience: float,
+    ) -> None:
+        self._below = below
+        self._direct = direct
+        self._memory = memory
+        self._circuit = circuit
+        self._stale_if_error = stale_if_error
+        self._patience = patience
+
+    async def read(self, question: Read, caller: Caller, party: Party) -> Answer:
+        """See Reader.read."""
+        if caller.fresh:
+            with self._retryable():
+                answer = await self._direct.read(question, caller, party)
+            return replace(answer, outcome=Outcome.REQUEST)
+        entry = self._memory.store.get(question.key, time.monotonic())
+        if entry is not None:
+            return Answer(question.key, entry, Outcome.HIT, entry.stored_at - self._patience)
+        try:
+            with self._retryable():
+                answer = await self._below.read(question, caller, party)
+        except (UnreachableError, UpstreamTimeoutError):
+            stale = self._stale(question, caller)
+            if stale is None:
+                raise
+            return stale
+        if answer.response.status in UNAVAILABLE and (stale := self._stale(question, caller)) is not None:
+            return stale
+        return answer
+
+    def _stale(self, question: Read, caller: Caller) -> Answer | None:
+        """Return an expired answer that may be used while the workspace gives no other (RFC 5861)."""
+        now = time.monotonic()
+        entry = self._memory.store.get_stale(question.key, now, self._stale_if_error)
+        if entry is None or not may_be_stale(
+            question.route.freshness, survives=entry.survives_metadata_writes
+        ):
+            return None
+        if entry.stored_at <= self._memory.refusals.last(caller.partition, question.model):
+            return None
+        return Answer(question.key, entry, Outcome.STALE, entry.stored_at - self._patience)
+
+    @contextmanager
+    def _retryable(self) -> Iterator[None]:
+        """Turn a read's 502 into 503: the Databricks SDK retries only 503.
+
+        Each caller gets a Retry-After of its own. Below, the failure stays what it is, so that the fleet
+        shares it.
+        """
+        try:
+            yield
+        except UpstreamUnavailableError as error:
+            raise self._circuit.unreachable(str(error)) from error

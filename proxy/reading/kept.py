@@ -1,0 +1,37 @@
+"""Storing what a flight brought, so that it lies there before those who wait for the flight go on."""
+
+import time
+from dataclasses import replace
+
+from proxy.access.sharing import Access, Caller
+from proxy.mlflow_api.reads import Read
+from proxy.outcome import Outcome
+from proxy.party import Party
+from proxy.reading.answer import Answer, Reader
+from proxy.reading.memory import Memory
+
+
+class Kept:
+    """Stores the fresh answers of ``below``, unless a write has outdated them since they were asked for."""
+
+    def __init__(self, below: Reader, memory: Memory, access: Access) -> None:
+        self._below = below
+        self._memory = memory
+        self._access = access
+
+    async def read(self, question: Read, caller: Caller, party: Party) -> Answer:
+        """See Reader.read."""
+        asked = self._memory.generations.moment
+        answer = await self._below.read(question, caller, party)
+        if answer.personal is not None and answer.outcome is not Outcome.MISS:
+            return answer  # another member's caller's own
+        # For all who share the question, or for its caller alone.
+        owned = question if answer.personal is None else question.owned_by(caller.partition)
+        kept = (
+            answer.entry.expires_at > time.monotonic()
+            and self._access.owns(owned.partition)
+            and self._memory.generations.holds(asked, question.model)
+            and self._memory.store.put(owned.key, answer.entry)
+        )
+        outcome = Outcome.STORED if kept and answer.outcome is Outcome.MISS else answer.outcome
+        return replace(answer, key=owned.key, outcome=outcome)

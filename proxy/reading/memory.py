@@ -1,0 +1,26 @@
+"""What the readers know: stored answers, proofs, refusals and statuses, and what a write makes of them."""
+
+from proxy.reading.generations import Generations
+from proxy.reading.proofs import Proofs
+from proxy.reading.refusals import Refusals
+from proxy.reading.store import Invalidation, MemoryStore
+from proxy.reading.versions import VersionBook
+
+
+class Memory:
+    """All that one process knows of the workspace. ``most_bytes`` is for the stored answers."""
+
+    def __init__(self, most_bytes: int, proof_ttl: float, refusal_ttl: float) -> None:
+        self.generations = Generations()
+        self.store = MemoryStore(most_bytes)
+        self.proofs = Proofs(proof_ttl, refusal_ttl, self.generations)
+        self.versions = VersionBook()
+        self.refusals = Refusals()
+
+    def forget(self, what: Invalidation) -> int:
+        """Let no read that begins now see what a write has changed; returns how many answers were dropped."""
+        self.generations.note(what)
+        self.proofs.forget(what)
+        if what.files:
+            self.versions.forget(what.models)
+        return self.store.invalidate(what)
