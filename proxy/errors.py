@@ -6,6 +6,7 @@ Those that reach a client do so in the shape of the API's own errors.
 
 import json
 import math
+from collections.abc import Hashable
 
 
 class MlflowProxyError(Exception):
@@ -167,7 +168,7 @@ class RefusedAloneError(MlflowProxyError):
     own. ``client`` is its name in the queue.
     """
 
-    def __init__(self, client: str) -> None:
+    def __init__(self, client: Hashable) -> None:
         super().__init__("the workspace refuses the client that asked for all")
         self.client = client
 

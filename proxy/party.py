@@ -4,7 +4,7 @@ Pure. Those who have to know are told when a client comes or goes.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterator, KeysView
+from collections.abc import Callable, Hashable, Iterator, KeysView
 from contextlib import contextmanager
 
 
@@ -14,13 +14,13 @@ class Party:
     ``deadline`` is the event loop's time at which the last of them loses patience.
     """
 
-    def __init__(self, *clients: str, deadline: float = float("inf")) -> None:
+    def __init__(self, *clients: Hashable, deadline: float = float("inf")) -> None:
         self.deadline = deadline
         self._waits = Counter(clients)
-        self._watchers: list[Callable[[str], None]] = []
+        self._watchers: list[Callable[[Hashable], None]] = []
 
     @property
-    def clients(self) -> KeysView[str]:
+    def clients(self) -> KeysView[Hashable]:
         """Their names, in the order in which they came."""
         return self._waits.keys()
 
@@ -32,7 +32,7 @@ class Party:
     def joined(self, guests: "Party") -> Iterator[None]:
         """Let each client of another party wait for this answer too, for as long as it is in both."""
 
-        def changed(client: str) -> None:
+        def changed(client: Hashable) -> None:
             if client in guests.clients:
                 self._come(client)
             else:
@@ -49,7 +49,7 @@ class Party:
                     self._go(client)
 
     @contextmanager
-    def watched(self, changed: Callable[[str], None]) -> Iterator[None]:
+    def watched(self, changed: Callable[[Hashable], None]) -> Iterator[None]:
         """Tell ``changed`` the name of each client that has come, or that has gone."""
         self._watchers.append(changed)
         try:
@@ -57,17 +57,17 @@ class Party:
         finally:
             self._watchers.remove(changed)
 
-    def _come(self, client: str) -> None:
+    def _come(self, client: Hashable) -> None:
         self._waits[client] += 1
         if self._waits[client] == 1:
             self._tell(client)
 
-    def _go(self, client: str) -> None:
+    def _go(self, client: Hashable) -> None:
         self._waits[client] -= 1
         if not self._waits[client]:
             del self._waits[client]
             self._tell(client)
 
-    def _tell(self, client: str) -> None:
+    def _tell(self, client: Hashable) -> None:
         for changed in tuple(self._watchers):
             changed(client)

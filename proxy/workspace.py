@@ -263,8 +263,7 @@ class Workspace:
         """Return a request's fields, and for another proxy on whose behalf it is made."""
         if not self._behind_proxy:
             return headers
-        client = request.client.partition(":")[2] or self._name
-        return (*headers, (CLIENT, client))
+        return (*headers, (CLIENT, request.client.behalf or self._name))
 
 
 def _known(call: Call) -> bool:

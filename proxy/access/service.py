@@ -29,7 +29,7 @@ from proxy.mlflow_api.headers import (
     field,
     without,
 )
-from proxy.mlflow_api.messages import UpstreamRequest
+from proxy.mlflow_api.messages import Client, UpstreamRequest
 from proxy.mlflow_api.routes import Freshness, Route
 
 _NOT_PASSED = HOP_BY_HOP | {"host", "referer", "expect", CLIENT.lower()}
@@ -76,7 +76,7 @@ class ServiceAccess(Access):
         fresh = asks_for_fresh(fields)
         if route.freshness is Freshness.DISCOVERY and "?" not in target:
             # Clients ask for these before they show a credential.
-            return Caller(fields, PUBLIC, f"{PUBLIC}:", NOBODY, fresh, many=True)
+            return Caller(fields, PUBLIC, Client(PUBLIC), NOBODY, fresh, many=True)
         name = UNNAMED if self._clients is None else _name(await self._clients.current(), fields)
         try:
             credential = await self._credentials.current()
@@ -85,7 +85,7 @@ class ServiceAccess(Access):
             raise
         self._problem, self._identity = "", credential.identity
         partition = PUBLIC if route.freshness is Freshness.DISCOVERY else self._partition()
-        return Caller(fields, partition, f"{name}:", NOBODY, fresh, name=name, many=True)
+        return Caller(fields, partition, Client(name), NOBODY, fresh, name=name, many=True)
 
     def owns(self, partition: str) -> bool:
         """Whether the credential is still the principal's that a question was asked for."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from proxy.access.partition import PUBLIC, partitions
 from proxy.mlflow_api.caller_fields import NOBODY, WELL_KNOWN, CallerFields, Told
 from proxy.mlflow_api.headers import CLIENT, Fields, asks_for_fresh, field
-from proxy.mlflow_api.messages import UpstreamRequest
+from proxy.mlflow_api.messages import Client, UpstreamRequest
 from proxy.mlflow_api.routes import Freshness, Route
 
 
@@ -22,7 +22,7 @@ class Caller:
     Attributes:
         fields: the request's end-to-end fields, as they go out if it is passed through.
         partition: whose stored answers it may be served from.
-        client: whose share of the budget its calls take, before a colon; after it, for whom a proxy asks.
+        client: whose share of the budget its calls take.
         told: the fields that count. Its shared calls carry them and no others.
         fresh: whether it refuses stored answers.
         name: what logs call it; empty if it has no name.
@@ -34,7 +34,7 @@ class Caller:
 
     fields: Fields
     partition: str
-    client: str
+    client: Client
     told: Told
     fresh: bool
     name: str = ""
@@ -71,14 +71,14 @@ class Access:
         behalf, fresh = field(fields, CLIENT), asks_for_fresh(fields)
         if route.freshness is Freshness.DISCOVERY:
             # Everyone shares the public documents, so they are asked for without any credential.
-            return Caller(fields, PUBLIC, f"{PUBLIC}:{behalf}", NOBODY, fresh, many=True)
+            return Caller(fields, PUBLIC, Client(PUBLIC, behalf), NOBODY, fresh, many=True)
         proven = self._proven()
         told = self._caller_fields.told(fields)
         names = partitions(told, self._key, "proven" if proven else "credential")
         return Caller(
             fields,
             names.own,
-            f"{names.paced}:{behalf}",
+            Client(names.paced, behalf),
             told,
             fresh,
             common=names.common if proven else "",

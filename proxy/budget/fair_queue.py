@@ -1,7 +1,7 @@
 """Who is next in line. Pure: an ordered collection that knows nothing of budgets, clocks or asyncio."""
 
 from collections import OrderedDict, deque
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Hashable, Iterator
 from enum import IntEnum
 from typing import Generic, TypeVar
 
@@ -38,8 +38,8 @@ class FairQueue(Generic[T]):
 
     def __init__(self) -> None:
         self._returned: OrderedDict[T, None] = OrderedDict()
-        self._clients: OrderedDict[str, OrderedDict[T, None]] = OrderedDict()
-        self._places: dict[T, set[str]] = {}
+        self._clients: OrderedDict[Hashable, OrderedDict[T, None]] = OrderedDict()
+        self._places: dict[T, set[Hashable]] = {}
         """In whose lines each call has its places; in none if it was returned."""
         self._shared = 0
         """Places beyond the first of each call."""
@@ -48,11 +48,11 @@ class FairQueue(Generic[T]):
         """Return how many calls wait, each once."""
         return len(self._places)
 
-    def places(self, item: T) -> Collection[str]:
+    def places(self, item: T) -> Collection[Hashable]:
         """Return the clients in whose lines a call has a place: none if it was returned or does not wait."""
         return self._places.get(item, frozenset())
 
-    def of_client(self, client: str) -> Collection[T]:
+    def of_client(self, client: Hashable) -> Collection[T]:
         """Return the calls that have a place in a client's line, in order, returned ones apart."""
         return self._clients.get(client, {})
 
@@ -70,7 +70,7 @@ class FairQueue(Generic[T]):
         """Yield every call once, in no order that means anything."""
         return iter(self._places)
 
-    def push(self, item: T, client: str) -> None:
+    def push(self, item: T, client: Hashable) -> None:
         """Give a call the last place in a client's line, beside those it has in others'.
 
         It must have none in this one, and not have been returned.
@@ -80,7 +80,7 @@ class FairQueue(Generic[T]):
         places.add(client)
         self._shared += len(places) > 1
 
-    def push_first(self, item: T, client: str) -> None:
+    def push_first(self, item: T, client: Hashable) -> None:
         """Put back a call that had its turn into the first place of its client's line.
 
         So had the client, which is the last of the round then.
@@ -116,7 +116,7 @@ class FairQueue(Generic[T]):
             self._take(item, client)
         self._returned.pop(item, None)
 
-    def withdraw(self, item: T, client: str) -> None:
+    def withdraw(self, item: T, client: Hashable) -> None:
         """Take a call's place out of a client's line, and the call with its last. Raises KeyError."""
         places = self._places[item]
         places.remove(client)
@@ -126,7 +126,7 @@ class FairQueue(Generic[T]):
         else:
             del self._places[item]
 
-    def ahead(self, client: str) -> int:
+    def ahead(self, client: Hashable) -> int:
         """Return how many calls would leave before one more of this client at most, if no others came.
 
         Exactly so many if each call has one place.
@@ -141,7 +141,7 @@ class FairQueue(Generic[T]):
                 before += min(len(calls), turns)
         return min(before, len(self))
 
-    def exactly_ahead(self, client: str) -> int:
+    def exactly_ahead(self, client: Hashable) -> int:
         """Return how many calls would leave before one more of this client, if no others came.
 
         Goes through the rounds until then: takes time in proportion to the places of all if any call has
@@ -164,7 +164,7 @@ class FairQueue(Generic[T]):
                 if name == client:
                     return len(left)
 
-    def _take(self, item: T, client: str) -> None:
+    def _take(self, item: T, client: Hashable) -> None:
         calls = self._clients[client]
         del calls[item]
         if not calls:

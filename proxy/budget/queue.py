@@ -7,7 +7,7 @@ they meet the event loop.
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from types import TracebackType
@@ -114,7 +114,7 @@ class Slot:
     Without a ``grant`` it is a call that another's budget is for.
     """
 
-    def __init__(self, queue: "Queue", grant: Grant | None, client: str) -> None:
+    def __init__(self, queue: "Queue", grant: Grant | None, client: Hashable) -> None:
         self._queue = queue
         self._grant = grant
         self._client = client
@@ -152,12 +152,12 @@ class Waiting:
 
     grant: asyncio.Future[Grant | None]
     deadline: Deadline
-    client: str
+    client: Hashable
     party: Party
     priority: Priority
 
     @property
-    def names(self) -> Collection[str]:
+    def names(self) -> Collection[Hashable]:
         """The clients in whose lines it may have a place."""
         return self.party.clients or (self.client,)
 
@@ -183,7 +183,7 @@ class Queue:
         self._lines: dict[Priority, FairQueue[Waiting]] = {priority: FairQueue() for priority in Priority}
         self._background = SlidingWindow(max(1, int(limits.background * pacer.limit)), pacer.window)
         self._singled_out = SingledOut()
-        self._held: dict[str, OrderedDict[Waiting, None]] = {}
+        self._held: dict[Hashable, OrderedDict[Waiting, None]] = {}
         """Calls of clients that are refused alone, in order, until each may be tried again."""
         self._timer: asyncio.TimerHandle | None = None
         self._aside = False
@@ -221,7 +221,7 @@ class Queue:
         self,
         deadline: Deadline,
         *,
-        client: str = "",
+        client: Hashable = "",
         party: Party | None = None,
         priority: Priority = Priority.INTERACTIVE,
         returned: bool = False,
@@ -266,14 +266,14 @@ class Queue:
         self._pacer.sent(grant, asyncio.get_running_loop().time())
         self.serve()
 
-    def answered(self, grant: Grant, client: str) -> None:
+    def answered(self, grant: Grant, client: Hashable) -> None:
         """Note that the workspace answered a call of a client, who is not refused each time then."""
         now = asyncio.get_running_loop().time()
         self._singled_out.answered(client, now if grant.sent_at is None else grant.sent_at)
         if client in self._held:
             self.serve()
 
-    def refused(self, grant: Grant, client: str, retry_after: float | None) -> bool:
+    def refused(self, grant: Grant, client: Hashable, retry_after: float | None) -> bool:
         """See Pacer.refused, unless it is the client's own refusal (see SingledOut): then others go on.
 
         Those who wait and cannot outlast a pause are told so at once. Returns whether it is the client's own.
@@ -350,7 +350,7 @@ class Queue:
         for held in self._held.values():
             yield from held
 
-    def _enter(self, call: Waiting, lines: Collection[str], *, returned: bool) -> None:
+    def _enter(self, call: Waiting, lines: Collection[Hashable], *, returned: bool) -> None:
         line = self._lines[call.priority]
         if not returned:
             for client in lines:
@@ -378,7 +378,7 @@ class Queue:
                     for guest in call.party.clients - {client}:
                         line.push(call, guest)
 
-    def _follow(self, call: Waiting, client: str) -> None:
+    def _follow(self, call: Waiting, client: Hashable) -> None:
         """Let a client that has come to wait for a call add a place, and one that has gone take its own."""
         line, party = self._lines[call.priority], call.party.clients
         places = line.places(call)
@@ -435,11 +435,11 @@ class Queue:
         share = self._background.wait(ahead, now)
         return max(share, self._pacer.wait(ahead + len(self._lines[Priority.INTERACTIVE]), now))
 
-    def _has_room(self, priority: Priority, client: str) -> bool:
+    def _has_room(self, priority: Priority, client: Hashable) -> bool:
         waiting = len(self._lines[priority].of_client(client)) + len(self._held.get(client, ()))
         return waiting < self._limits.per_client
 
-    def _with_room(self, call: Waiting, now: float) -> Sequence[str]:
+    def _with_room(self, call: Waiting, now: float) -> Sequence[Hashable]:
         """Return the clients in whose lines there is room for a call. Raises OverBudgetError for none."""
         limits = self._limits
         lines = [client for client in call.names if self._has_room(call.priority, client)]

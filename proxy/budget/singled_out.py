@@ -7,6 +7,7 @@ two are told apart by what becomes of the others' calls meanwhile.
 
 import math
 from collections import OrderedDict
+from collections.abc import Hashable
 from dataclasses import dataclass, field
 
 FIRST_PAUSE = 0.5
@@ -43,7 +44,7 @@ class SingledOut:
     """
 
     def __init__(self) -> None:
-        self._rows: OrderedDict[str, _Row] = OrderedDict()
+        self._rows: OrderedDict[Hashable, _Row] = OrderedDict()
         self._group_refused = -math.inf
         self._answered = -math.inf
 
@@ -52,23 +53,23 @@ class SingledOut:
         self._forget(now)
         return sum(row.alone > 0 for row in self._rows.values())
 
-    def gives_way(self, client: str) -> bool:
+    def gives_way(self, client: Hashable) -> bool:
         """Whether a client was refused twice in a row, so that others go before it."""
         row = self._rows.get(client)
         return row is not None and row.again > 0
 
-    def until(self, client: str) -> float:
+    def until(self, client: Hashable) -> float:
         """Return the moment until which a client's calls are held back, which may be over."""
         row = self._rows.get(client)
         return -math.inf if row is None else row.until
 
-    def answered(self, client: str, sent_at: float) -> None:
+    def answered(self, client: Hashable, sent_at: float) -> None:
         """Note that the workspace answered a call of a client as it does within its limits."""
         self._rows.pop(client, None)
         self._answered = max(self._answered, sent_at)
 
     def refused(
-        self, client: str, sent_at: float, now: float, retry_after: float | None, *, others_wait: bool
+        self, client: Hashable, sent_at: float, now: float, retry_after: float | None, *, others_wait: bool
     ) -> bool:
         """Return whether a refusal is the client's own; its calls are held back then for a while.
 
@@ -94,7 +95,7 @@ class SingledOut:
             row.until = max(row.until, now + pause)
         return own
 
-    def try_one(self, client: str, now: float) -> None:
+    def try_one(self, client: Hashable, now: float) -> None:
         """Note that a call of a client leaves.
 
         If the client is refused alone, its other calls are held back meanwhile, a while at most.

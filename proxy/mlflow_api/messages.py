@@ -1,7 +1,18 @@
 """The two messages that travel the line: a request on its way up, a complete response on its way back."""
 
 from dataclasses import dataclass, replace
-from typing import Self
+from typing import NamedTuple, Self
+
+
+class Client(NamedTuple):
+    """Whose share of the budget a call takes: a credential's, and of a proxy behind this one its client's."""
+
+    credential: str
+    behalf: str = ""
+
+
+NO_CLIENT = Client("")
+"""The proxy itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,7 +28,7 @@ class UpstreamRequest:
     target: str
     headers: tuple[tuple[str, str], ...]
     body: bytes = b""
-    client: str = ""
+    client: Client = NO_CLIENT
     public: bool = False
 
 

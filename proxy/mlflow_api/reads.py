@@ -12,20 +12,27 @@ import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Self
+from typing import NamedTuple, Self
 from urllib.parse import parse_qsl, quote, urlencode
 
 from proxy import __version__
 from proxy.errors import BadRequestError
 from proxy.mlflow_api.headers import CODINGS, Fields, only_header
-from proxy.mlflow_api.messages import UpstreamRequest
+from proxy.mlflow_api.messages import Client, UpstreamRequest
 from proxy.mlflow_api.routes import Freshness, Route, match
 
-Key = tuple[str, str, tuple[tuple[str, str], ...]]
-"""Partition, method and path, sorted parameters: equal keys are the same question by the same credential.
 
-The path counts with its API prefix: the web interface's is open to other credentials than the others.
-"""
+class Key(NamedTuple):
+    """Equal keys are the same question by the same credential; ``asked`` are the parameters, sorted.
+
+    The path counts with its API prefix: the web interface's is open to other credentials than the others.
+    """
+
+    partition: str
+    method: str
+    path: str
+    asked: tuple[tuple[str, str], ...]
+
 
 OWN_FIELDS = (("Accept-Encoding", ", ".join(CODINGS)), ("User-Agent", f"mlflow-proxy/{__version__}"))
 """Fields of every call that is shared; others only if they count in its partition."""
@@ -51,12 +58,12 @@ class Read:
     @property
     def partition(self) -> str:
         """Whose stored answers it may be served from (``access.partition``)."""
-        return self.key[0]
+        return self.key.partition
 
     @property
     def path(self) -> str:
         """The path as it was asked for, which is spelt like a row of the route table."""
-        return self.key[1].partition(" ")[2]
+        return self.key.path
 
     @property
     def prefix(self) -> str:
@@ -65,25 +72,24 @@ class Read:
 
     def asked(self, name: str) -> str | None:
         """Return the value of one of its parameters, None if it has none of that name."""
-        return next((value for each, value in self.key[2] if each == name), None)
+        return next((value for each, value in self.key.asked if each == name), None)
 
     def within(self, partition: str) -> Self:
         """Return the same question in the partition that some credentials have in common."""
-        return replace(self, key=(partition, *self.key[1:]), common=True)
+        return replace(self, key=self.key._replace(partition=partition), common=True)
 
     def owned_by(self, partition: str) -> Self:
         """Return the same question in the partition of one credential."""
-        return replace(self, key=(partition, *self.key[1:]), common=False)
+        return replace(self, key=self.key._replace(partition=partition), common=False)
 
-    def request(self, fields: tuple[tuple[str, str], ...], client: str, *, fresh: bool) -> UpstreamRequest:
+    def request(self, fields: tuple[tuple[str, str], ...], client: Client, *, fresh: bool) -> UpstreamRequest:
         """Return the request that asks it, made of its key and nothing else.
 
         ``fields`` are those that its partition is made of; ``client`` is whose share of the budget it takes.
         ``fresh`` is for one that refuses stored answers, those of a proxy behind this one as well; it is not
         shared.
         """
-        _, endpoint, asked = self.key
-        method, _, path = endpoint.partition(" ")
+        _, method, path, asked = self.key
         headers, body = (*fields, *OWN_FIELDS), b""
         if method == "POST":
             members = (f"{json.dumps(name, ensure_ascii=False)}:{value}" for name, value in asked)
@@ -158,7 +164,7 @@ def shareable(
     if route.path.endswith(("/search", "/list")):
         # About any model, whatever a stray parameter says.
         model = version = None
-    return Read((partition, f"{method} {path}", tuple(sorted(asked.items()))), route, model, version)
+    return Read(Key(partition, method, path, tuple(sorted(asked.items()))), route, model, version)
 
 
 def question_about(prefix: str, endpoint: str, asked: Mapping[str, str], partition: str) -> Read:

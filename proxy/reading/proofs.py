@@ -4,6 +4,7 @@ Pure; ``now`` in monotonic seconds comes in. Credentials are known by their part
 """
 
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from cachetools import LRUCache
 
@@ -35,6 +36,13 @@ _LARGEST_REFUSAL = 64 * 1024
 """Bytes of a body that is remembered; it may hold what was asked for."""
 
 
+class Credential(NamedTuple):
+    """A credential as proofs know it: by its partition, under one API prefix."""
+
+    partition: str
+    prefix: str
+
+
 @dataclass(frozen=True, slots=True)
 class Proof:
     """What the workspace said to one credential about one model; ``refusal`` is its answer if it said no.
@@ -62,13 +70,13 @@ class Proofs:
         self._granted = granted
         self._refused = refused
         self._generations = generations
-        self._known: LRUCache[tuple[str, str], Proof] = LRUCache(most_bytes, getsizeof=_size)
-        self._refused_at: LRUCache[tuple[str, str], float] = LRUCache(_MOST_WITHDRAWALS)
+        self._known: LRUCache[tuple[Credential, str], Proof] = LRUCache(most_bytes, getsizeof=_size)
+        self._refused_at: LRUCache[tuple[Credential, str], float] = LRUCache(_MOST_WITHDRAWALS)
 
     def __len__(self) -> int:
         return len(self._known)
 
-    def get(self, credential: str, model: str, now: float) -> Proof | None:
+    def get(self, credential: Credential, model: str, now: float) -> Proof | None:
         """Return what the workspace said, None if it has to be asked (again)."""
         known = self._known.get((credential, model))
         if known is not None and now >= known.until:
@@ -77,7 +85,7 @@ class Proofs:
         return known
 
     def note(
-        self, credential: str, model: str, response: StoredResponse, as_of: float, asked: Moment
+        self, credential: Credential, model: str, response: StoredResponse, as_of: float, asked: Moment
     ) -> None:
         """Learn from an answer to ``PROOF``.
 
@@ -105,7 +113,7 @@ class Proofs:
         else:
             self._known.pop((credential, model), None)
 
-    def withdraw(self, credential: str, model: str, now: float) -> None:
+    def withdraw(self, credential: Credential, model: str, now: float) -> None:
         """Forget what one credential was granted: it was refused something about the model.
 
         What was granted before ``now`` proves nothing any more.
@@ -141,9 +149,9 @@ def described(response: StoredResponse, model: str) -> int | None:
     return model_created(json_object(response.body) or {}, model)
 
 
-def asked_by(read: Read) -> str:
+def asked_by(read: Read) -> Credential:
     """Name the credential that asks, under the API prefix where it does: another knows other credentials."""
-    return f"{read.partition} {read.prefix}"
+    return Credential(read.partition, read.prefix)
 
 
 def needs_proof(read: Read) -> bool:
@@ -156,10 +164,10 @@ def needs_proof(read: Read) -> bool:
         read.model is not None
         and read.route.path != PROOF
         and read.route.freshness is not Freshness.DISCOVERY
-        and _UNDERSTOOD.issuperset(name for name, _ in read.key[2])
+        and _UNDERSTOOD.issuperset(name for name, _ in read.key.asked)
     )
 
 
 def is_proof(read: Read) -> bool:
     """Whether a read proves something: it asks about one model by its name, and says nothing else."""
-    return read.route.path == PROOF and read.model is not None and read.key[2] == (("name", read.model),)
+    return read.route.path == PROOF and read.model is not None and read.key.asked == (("name", read.model),)

@@ -29,8 +29,7 @@ class Entry:
 
     def size(self, key: Key) -> int:
         """Return the bytes that the entry takes under this key, approximately."""
-        _, _, parameters = key
-        texts = sum(len(name) + len(value) for name, value in (*self.response.headers, *parameters))
+        texts = sum(len(name) + len(value) for name, value in (*self.response.headers, *key.asked))
         return len(self.response.body) + texts + _OVERHEAD
 
 

@@ -21,7 +21,7 @@ from proxy.fleet.connection import Connection
 from proxy.fleet.sealing import Sealing
 from proxy.fleet.shared_cache import SharedCache
 from proxy.mlflow_api.messages import StoredResponse
-from proxy.mlflow_api.reads import Read
+from proxy.mlflow_api.reads import Key, Read
 from proxy.mlflow_api.routes import match
 from proxy.reading.store import Entry, Invalidation
 from tests.fleet.redis_server import RedisServer
@@ -32,7 +32,7 @@ URL = b"https://storage.test/file?X-Amz-Signature=0123456789"
 
 
 def read(model: str | None = "model", partition: str = "credential", path: str = "") -> Read:
-    return Read((partition, ROUTE.name, (("name", model or ""), ("path", path))), ROUTE, model, "1")
+    return Read(Key(partition, "GET", ROUTE.path, (("name", model or ""), ("path", path))), ROUTE, model, "1")
 
 
 def entry(

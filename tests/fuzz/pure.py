@@ -26,6 +26,7 @@ from proxy.errors import BadRequestError, UnreadableError
 from proxy.mlflow_api import artifact_paths, caller_fields, headers
 from proxy.mlflow_api.answers import json_object, signed_url, versions
 from proxy.mlflow_api.api_prefixes import API_PREFIXES
+from proxy.mlflow_api.messages import NO_CLIENT
 from proxy.mlflow_api.reads import json_parameters, parameters, shareable, written_models
 from proxy.mlflow_api.routes import ROUTES, UNKNOWN, Freshness, Invalidates, match
 from proxy.mlflow_api.signed_urls import expires_at
@@ -158,7 +159,7 @@ def _same_question(one: str, other: str, number: int) -> str:
             if plain and route.freshness is not Freshness.DISCOVERY:
                 return f"{route.name}: {means} is not shared"
             continue
-        asked = read.request((), "", fresh=False).target.partition("?")
+        asked = read.request((), NO_CLIENT, fresh=False).target.partition("?")
         if means is None or asked[0] != path or query_meaning(asked[2]) != means:
             return f"{route.name}: {asked} for {means}"
     if reads[0] is None or reads[1] is None:
@@ -248,7 +249,7 @@ def _bodies(body: bytes) -> str:
     read = shareable(
         match("POST", latest), "POST", latest, (("Content-Type", "application/json"),), body, "p"
     )
-    if read is not None and json.loads(read.request((), "", fresh=False).body) != json.loads(body):
+    if read is not None and json.loads(read.request((), NO_CLIENT, fresh=False).body) != json.loads(body):
         return f"{read.key} is another question"
     try:
         meant = json.loads(body)

@@ -5,7 +5,7 @@ The figures are promises about deterministic runs; how fast this machine is has 
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from statistics import mean
 
 import pytest
@@ -95,7 +95,7 @@ class Never(SingledOut):
     """Holds every refusal for the group's."""
 
     def refused(
-        self, client: str, sent_at: float, now: float, retry_after: float | None, *, others_wait: bool
+        self, client: Hashable, sent_at: float, now: float, retry_after: float | None, *, others_wait: bool
     ) -> bool:
         return False
 

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from proxy.access.sharing import Caller
 from proxy.errors import OverBudgetError, UpstreamTimeoutError, UpstreamUnavailableError
 from proxy.mlflow_api.caller_fields import NOBODY
-from proxy.mlflow_api.messages import StoredResponse
-from proxy.mlflow_api.reads import Read
+from proxy.mlflow_api.messages import Client, StoredResponse
+from proxy.mlflow_api.reads import Key, Read
 from proxy.mlflow_api.routes import match
 from proxy.outcome import Outcome
 from proxy.party import Party
@@ -29,7 +29,7 @@ LATER = 1000.0
 
 
 def read(model: str = "m") -> Read:
-    return Read(("partition", ROUTE.name, (("name", model),)), ROUTE, model, "1")
+    return Read(Key("partition", "GET", ROUTE.path, (("name", model),)), ROUTE, model, "1")
 
 
 def response(body: bytes = b"{}") -> StoredResponse:
@@ -78,7 +78,7 @@ class Flights:
         self, question: Read, deadline: float, waiting: str | Party, call: Call
     ) -> tuple[StoredResponse, bool]:
         """Return what came, and whether it is of a flight that others had started."""
-        caller = Caller((), f"number {len(self._calls)}", "", NOBODY, fresh=False)
+        caller = Caller((), f"number {len(self._calls)}", Client(""), NOBODY, fresh=False)
         self._calls[caller] = call
         party = Party(waiting, deadline=deadline) if isinstance(waiting, str) else waiting
         answer = await self._coalesced.read(question, caller, party)
@@ -433,7 +433,7 @@ def test_when_all_have_gone_what_a_flight_asked_on_its_way_is_cancelled_too() ->
 
 
 @dataclass(frozen=True)
-class Client:
+class Visitor:
     """One client of a random scenario, in seconds."""
 
     arrives: float
@@ -446,7 +446,7 @@ class Client:
 
 
 clients = st.builds(
-    Client,
+    Visitor,
     arrives=ticks(0, 40),
     model=st.sampled_from("ab"),
     patience=ticks(0, 60),
@@ -460,15 +460,15 @@ writes = st.tuples(ticks(0, 60), st.sampled_from("ab"))
 
 @given(st.lists(clients, max_size=15), st.lists(writes, max_size=4))
 def test_at_most_one_joinable_flight_per_question(
-    scenario: list[Client], written: list[tuple[float, str]]
+    scenario: list[Visitor], written: list[tuple[float, str]]
 ) -> None:
     async def main() -> None:
         flights = Flights()
         joinable: dict[str, set[Flight]] = {"a": set(), "b": set()}
-        waiting: dict[int, Client] = {}
+        waiting: dict[int, Visitor] = {}
         flown: list[Flight] = []
 
-        async def live(number: int, client: Client) -> None:
+        async def live(number: int, client: Visitor) -> None:
             async def call(flight: Flight) -> StoredResponse:
                 flown.append(flight)
                 try:
@@ -498,7 +498,7 @@ def test_at_most_one_joinable_flight_per_question(
                 del waiting[number]
                 assert now() <= deadline
 
-        async def interrupt(client: Client, task: "asyncio.Task[None]") -> None:
+        async def interrupt(client: Visitor, task: "asyncio.Task[None]") -> None:
             if client.leaves is not None:
                 await asyncio.sleep(client.leaves)
                 for _ in range(client.steps):

@@ -15,7 +15,7 @@ MODELS = ["m", "M", "other", "Straße", "STRASSE"]
 
 
 def key(name: str, partition: str = "p") -> Key:
-    return partition, "route", (("name", name),)
+    return Key(partition, "GET", "/path", (("name", name),))
 
 
 def entry(
@@ -115,7 +115,7 @@ class StoreMachine(RuleBasedStateMachine):
         self, at: Key, size: int, model: str | None, version: str | None, survives: bool, lasts: int
     ) -> None:
         new = entry(size, model=model, version=version, survives=survives, expires_at=self.now + lasts)
-        cost = size + 2 + sum(len(name) + len(value) for name, value in at[2]) + OVERHEAD
+        cost = size + 2 + sum(len(name) + len(value) for name, value in at.asked) + OVERHEAD
         assert self.store.put(at, new) == (cost <= self.capacity)
         if cost <= self.capacity:
             self.model.pop(at, None)
