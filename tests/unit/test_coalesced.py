@@ -64,14 +64,15 @@ class Flights:
     def __init__(self) -> None:
         self.generations = Generations()
         self._coalesced = Coalesced(self, self.generations)
-        self._calls: dict[Caller, Call] = {}
+        self._calls: dict[Caller, tuple[Call, int]] = {}
+        """With the moment among the writes at which it was asked for."""
 
     def __len__(self) -> int:
         return len(self._coalesced)
 
     async def read(self, question: Read, caller: Caller, party: Party) -> Answer:
-        flight = Flight(party, question, self.generations, self.generations.moment)
-        found = await self._calls[caller](flight)
+        call, began = self._calls[caller]
+        found = await call(Flight(party, question, self.generations, began))
         return Answer(question.key, Entry(found, question.model, "1", False, 0.0, 0.0), Outcome.MISS, 0.0)
 
     async def fetch(
@@ -79,7 +80,7 @@ class Flights:
     ) -> tuple[StoredResponse, bool]:
         """Return what came, and whether it is of a flight that others had started."""
         caller = Caller((), f"number {len(self._calls)}", Client(""), NOBODY, fresh=False)
-        self._calls[caller] = call
+        self._calls[caller] = call, self.generations.moment
         party = Party(waiting, deadline=deadline) if isinstance(waiting, str) else waiting
         answer = await self._coalesced.read(question, caller, party)
         return answer.response, answer.outcome is Outcome.COLLAPSED
