@@ -399,7 +399,7 @@ def _unbounded(settings: Settings) -> Room:
 def _limit(setting: str, wanted: int, given: int) -> str:
     """Return what a number of connections comes from, for those who meet it."""
     return (
-        setting if given == wanted else f"as many of {setting} as the limit of open files carries, ulimit -n"
+        setting if given == wanted else f"as many of {setting} as the limit of open files, ulimit -n, carries"
     )
 
 
