@@ -111,25 +111,19 @@ def _listed(what: str, check: Callable[[str], None]) -> BeforeValidator:
     return BeforeValidator(validate)
 
 
-def _addresses(value: object) -> tuple[str, ...]:
-    """Read addresses to listen on, listed or with commas between them; an empty string for none."""
-    found = value.split(",") if isinstance(value, str) and value else value or ()
-    if not isinstance(found, list | tuple) or not all(isinstance(each, str) for each in found):
-        raise ValueError(f"must be a list of addresses, got {_short(value)}")
-    return tuple(_address(each.strip()) for each in found)
-
-
-def _address(host: str) -> str:
+def _check_address(host: str) -> None:
+    every = "0.0.0.0 is every interface, :: is by IPv6"
     if not host:
-        raise ValueError("an empty string is no address; 0.0.0.0 is all of IPv4, :: of IPv6")
-    shown, bare = _short(host), host.removeprefix("[").removesuffix("]")
+        raise ValueError(f"an empty string is no address; {every}")
     if literal(host) is not None:
-        return bare
+        return
+    shown = _short(host)
     if "/" in host or "*" in host:
-        raise ValueError(f"{shown} is no address to listen on; 0.0.0.0 is all of IPv4, :: of IPv6")
+        raise ValueError(f"{shown} is no address to listen on; {every}")
     if ":" in host:
-        raise ValueError(f"{shown} has a port, or is no address; give the host alone, and the port as `port`")
-    return host
+        raise ValueError(
+            f"{shown} has a port, or is no address; give the address alone, and the port as port"
+        )
 
 
 def _check_host(host: str) -> None:
@@ -392,7 +386,12 @@ _ADMIN_PORT = 8081
 class AdminSettings(_Section):
     """The proxy's own endpoints, under /-/."""
 
-    host: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_addresses)] = Field(
+    host: Annotated[
+        tuple[str, ...],
+        NoDecode,
+        _listed("addresses", _check_address),
+        BeforeValidator(lambda value: () if value == "" else value),
+    ] = Field(
         (),
         description="address of a listener for them alone, or several with commas between them; empty: with "
         "everything else",
@@ -464,7 +463,7 @@ class Settings(BaseSettings):
         description="what kind of upstream the defaults are for; an MLflow server is given no limits, "
         "answers are shared by credential only, and it is told clients' addresses",
     )
-    host: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_addresses)] = Field(
+    host: Annotated[tuple[str, ...], NoDecode, _listed("addresses", _check_address)] = Field(
         ("127.0.0.1",),
         min_length=1,
         description="address to listen on, or several with commas between them",

@@ -73,7 +73,12 @@ async def _wanted(hosts: Sequence[str], section: str) -> list[_Wanted]:
     found: dict[tuple[object, ...], _Wanted] = {}
     for host in hosts:
         try:
-            infos = await loop.getaddrinfo(host, None, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+            infos = await loop.getaddrinfo(
+                host.removeprefix("[").removesuffix("]"),
+                None,
+                type=socket.SOCK_STREAM,
+                flags=socket.AI_PASSIVE,
+            )
         except OSError as error:
             raise _cannot_listen(host, 0, error, section) from None
         for family, *_, address in infos:

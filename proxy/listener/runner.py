@@ -41,7 +41,7 @@ class BoundedRunner(web.AppRunner):
         )
         self._most = most
         self._limit = limit
-        self._opening: set[asyncio.Task[None]] = set()
+        self._opening: dict[asyncio.Task[None], asyncio.BaseProtocol | None] = {}
         self._timeouts = timeouts
         self._stopping = False
 
@@ -68,8 +68,7 @@ class BoundedRunner(web.AppRunner):
         One too many is told so and closed before the next is accepted, so that no number of them takes more
         descriptors than the bound allows.
         """
-        server = super().server
-        taken = len(self._opening) + (len(server.connections) if server is not None else 0)
+        taken = self._taken()
         if taken >= self._most and (context is None or taken >= self._most + _MOST_REFUSED):
             with connection:
                 connection.setblocking(False)
@@ -78,8 +77,8 @@ class BoundedRunner(web.AppRunner):
                         connection.send(_refusal(self._most, self._limit))
             return
         task = asyncio.get_running_loop().create_task(self._open(connection, context))
-        self._opening.add(task)
-        task.add_done_callback(self._opening.discard)
+        self._opening[task] = None
+        task.add_done_callback(self._opening.pop)
 
     async def shutdown(self) -> None:
         """Let in nobody else: called when idle connections are closed."""
@@ -95,9 +94,22 @@ class BoundedRunner(web.AppRunner):
             await asyncio.wait(self._opening)
 
     async def _open(self, connection: socket.socket, context: ssl.SSLContext | None) -> None:
-        assert self.server is not None  # noqa: S101 - nothing is accepted before it is set up
+        factory, task = self.server, asyncio.current_task()
+        assert factory is not None  # noqa: S101 - nothing is accepted before it is set up
+        assert task is not None  # noqa: S101 - it is one
+
+        def protocol() -> asyncio.BaseProtocol:
+            made = self._opening[task] = factory()
+            return made
+
         with suppress(OSError):  # it has gone, or speaks no TLS, or none that is spoken here
-            await asyncio.get_running_loop().connect_accepted_socket(self.server, connection, ssl=context)
+            await asyncio.get_running_loop().connect_accepted_socket(protocol, connection, ssl=context)
+
+    def _taken(self) -> int:
+        """Return how many connections are open. aiohttp counts those that have been made."""
+        server = super().server
+        being_made = sum(getattr(each, "transport", None) is None for each in self._opening.values())
+        return being_made + (len(server.connections) if server is not None else 0)
 
 
 class _Refusal(asyncio.Protocol):
