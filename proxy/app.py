@@ -31,7 +31,7 @@ from proxy.access.mode import Sharing, in_force, mode
 from proxy.access.proofs import Proofs
 from proxy.access.service import ServiceAccess
 from proxy.access.sharing import Access
-from proxy.addresses import in_common, is_loopback
+from proxy.addresses import canonical, in_common, is_loopback
 from proxy.admin import crew, entrance, purge
 from proxy.admin import handlers as admin
 from proxy.artifacts.facade import ArtifactFacade
@@ -69,8 +69,8 @@ log = structlog.get_logger(__name__)
 
 _SLACK = 1.0
 """Seconds for requests to end that were told to."""
-_OF_THIS_MACHINE = ("127.0.0.1", "::1", "localhost")
-_LOCAL = frozenset({"0.0.0.0", "127.0.0.1", "::", "::1", "localhost"})  # noqa: S104 - compared with, not bound
+_OF_THIS_MACHINE = frozenset({"127.0.0.1", "::1", "localhost"})
+_LOCAL = _OF_THIS_MACHINE | {"0.0.0.0", "::"}  # noqa: S104 - compared with, not bound
 _ARTIFACTS = Route((), "mlflow-artifacts/*", Group.NONE)
 """Labels requests that the façade answers."""
 
@@ -563,8 +563,10 @@ async def _let_the_body_come(request: web.Request) -> None:
 def _refuse_itself(settings: Settings) -> None:
     upstream = urlsplit(settings.upstream)
     port = upstream.port or {"http": 80, "https": 443}[upstream.scheme]
-    hosts = {*settings.host, *(_OF_THIS_MACHINE if _LOCAL.intersection(settings.host) else ())}
-    if port == settings.port and upstream.hostname in hosts:
+    hosts = set(map(canonical, settings.host))
+    if hosts & _LOCAL:
+        hosts |= _OF_THIS_MACHINE
+    if port == settings.port and canonical(upstream.hostname or "") in hosts:
         raise InvalidSettingsError(
             f"upstream: {settings.upstream} is this proxy itself; give --upstream the URL of the workspace"
         )

@@ -75,14 +75,20 @@ class Site(web.BaseSite):
         """Begin to take connections."""
         await super().start()
         self._listening.setblocking(False)
-        self._resume()
+        try:
+            self._resume()
+        except NotImplementedError:  # Windows' loop does not tell which socket is ready
+            loop, server = asyncio.get_running_loop(), self._bounded.server
+            assert server is not None  # noqa: S101 - super has looked
+            self._server = await loop.create_server(server, sock=self._listening, ssl=self._context)
 
     async def stop(self) -> None:
         """Take no more, and listen no more."""
         await super().stop()
         if self._resuming is not None:
             self._resuming.cancel()
-        asyncio.get_running_loop().remove_reader(self._listening)
+        if self._server is None:
+            asyncio.get_running_loop().remove_reader(self._listening)
         self._listening.close()
 
     def _resume(self) -> None:

@@ -469,7 +469,7 @@ async def test_an_upstream_that_ends_like_the_api_is_told_at_start(monkeypatch: 
         assert all(path in line["event"] + str(line) for line in told)
 
 
-@pytest.mark.parametrize("host", ["127.0.0.1,127.0.0.2", "127.0.0.2,0.0.0.0"])
+@pytest.mark.parametrize("host", ["127.0.0.1,127.0.0.2", "127.0.0.1,127.2", "127.0.0.2,0.0.0.0"])
 def test_an_upstream_that_is_the_proxy_itself(host: str) -> None:
     done = run_command("serve", "--upstream", "http://127.0.0.2:8089", "--host", host, "--port", "8089")
     assert (done.returncode, done.stdout) == (2, "")
