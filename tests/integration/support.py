@@ -79,7 +79,7 @@ async def proxied(
     tls: TlsSettings | None = None,
     admin: AdminSettings | None = None,
     allowed_hosts: Sequence[str] = (),
-    host: str = "127.0.0.1",
+    host: str | Sequence[str] = "127.0.0.1",
     administered: Callable[[str], None] = lambda url: None,
 ) -> AsyncIterator[str]:
     """Serve a proxy in this process, a quiet one unless told otherwise; yields its URL."""
