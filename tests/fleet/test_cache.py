@@ -51,7 +51,15 @@ def never() -> float:
 class Member:
     """A proxy's part in the cache; `calls` is what the workspace was asked by all of them."""
 
-    def __init__(self, url: str, name: str, calls: list[str], secret: str, prefix: str) -> None:
+    def __init__(
+        self,
+        url: str,
+        name: str,
+        calls: list[str],
+        secret: str,
+        prefix: str,
+        clock: Callable[[], float] | None = None,
+    ) -> None:
         self.url = url
         self.name = name
         self.calls = calls
@@ -59,7 +67,8 @@ class Member:
         self.outcomes: Counter[str] = Counter()
         self.connection = Connection(url)
         self.cache = SharedCache(
-            self.connection, prefix, Sealing(secret, "workspace"), name, self.forgotten.append, self._observe
+            *(self.connection, prefix, Sealing(secret, "workspace"), name),
+            *(self.forgotten.append, self._observe, clock or asyncio.get_running_loop().time),
         )
         self.running = asyncio.create_task(self.cache.run())
 
