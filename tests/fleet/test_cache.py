@@ -114,11 +114,17 @@ async def until(what: Callable[[], object]) -> None:
 
 @asynccontextmanager
 async def fleet(
-    url: str, count: int = 2, *, secrets: Sequence[str] = (), prefix: str = "test:{ws}", wait: bool = True
+    url: str,
+    count: int = 2,
+    *,
+    secrets: Sequence[str] = (),
+    prefix: str = "test:{ws}",
+    wait: bool = True,
+    clock: Callable[[], float] | None = None,
 ) -> AsyncIterator[list[Member]]:
     calls: list[str] = []
     members = [
-        Member(url, f"member-{number}", calls, secrets[number] if secrets else SECRET, prefix)
+        Member(url, f"member-{number}", calls, secrets[number] if secrets else SECRET, prefix, clock)
         for number in range(count)
     ]
     try:
