@@ -353,7 +353,7 @@ class Pipeline:
         return replace(answer, outcome=Outcome.COLLAPSED, age=None, ttl=None) if joined else answer
 
     def _part_from_before_a_leap(self) -> None:
-        """Let nobody join what was asked before this machine slept: it may be older than that."""
+        """Let nobody join what was asked before this machine slept: its answer may be from then, too."""
         leapt = self._clock.leapt()
         if leapt != self._leapt:
             self._leapt = leapt
