@@ -42,6 +42,7 @@ from proxy.budget.queue import Budget, Limits, Queue
 from proxy.budget.shared import SharedPacer
 from proxy.cache.freshness import Lifetimes
 from proxy.cache.store import MemoryStore
+from proxy.clock import Clock
 from proxy.descriptors import Room
 from proxy.errors import AnswerableError, InvalidSettingsError
 from proxy.fleet.member import Fleet
@@ -98,15 +99,18 @@ class Place:
 class Proxy:
     """One proxy, ready to be served. Must be made, used and closed in one event loop.
 
-    ``hosts`` are those that clients may call it by; ``room`` is what connections it may have. ``workers`` are
-    the URLs of the workers' private sockets, if it is one of several.
+    ``hosts`` are those that clients may call it by; ``room`` is what connections it may have; ``clock`` tells
+    when things end. ``workers`` are the URLs of the workers' private sockets, if it is one of several.
     """
 
-    def __init__(self, settings: Settings, hosts: Hosts, room: Room, workers: Sequence[str] = ()) -> None:
+    def __init__(
+        self, settings: Settings, hosts: Hosts, room: Room, clock: Clock, workers: Sequence[str] = ()
+    ) -> None:
         connections = settings.connections
         self._hosts = hosts
         self._upstream = settings.upstream
         self._settings = settings
+        self._clock = clock
         self.kind = KnownUpstream(_at_first(settings))
         # First what can be refused: what is open has to be closed.
         forward_proxies = ForwardProxies.named_in(os.environ)
@@ -116,7 +120,7 @@ class Proxy:
         )
         of_storage = tls.for_upstream(connections.ca_file)
         self.reloaded = [each for each in (of_workspace, of_storage) if each is not None]
-        access = _access(settings, self.kind)
+        access = _access(settings, self.kind, clock)
         self._fleet = self._join(settings)
         self._access = access((self._fleet and self._fleet.partition_key) or secrets.token_bytes(32))
         self._clients = to_workspace, to_storage = [
@@ -172,16 +176,17 @@ class Proxy:
                 self.kind,
                 as_sent=settings.access.sharing != "service",
             ),
+            clock=clock,
         )
         if self._fleet is not None:
             self.pipeline.join(
                 self._fleet.share_answers(
-                    self.pipeline.forget, lambda how: self.metrics.fleet_answers.labels(how).inc()
+                    self.pipeline.forget, lambda how: self.metrics.fleet_answers.labels(how).inc(), clock.now
                 )
             )
         self._artifacts = ArtifactFacade(self.pipeline, to_storage, self.metrics)
         self._in_flight = InFlight(connections.max_requests)
-        self._readiness = admin.Readiness(to_workspace, settings.upstream, self._workspace.circuit)
+        self._readiness = admin.Readiness(to_workspace, settings.upstream, self._workspace.circuit, clock.now)
         questions = admin.handlers(self.metrics.registry, self._readiness, self._status, self._detail)
         self.apart = crew.apart(self.metrics.registry, self._status)
         if workers:
@@ -208,6 +213,7 @@ class Proxy:
             settings.cache.discovery_ttl,
             random.random,
             self._kind_changed,
+            self._clock.now,
         )
 
     def _kind_changed(self) -> None:
@@ -411,12 +417,15 @@ async def serving(
     room: Room | None = None,
     listening: Callable[[str], None] = lambda url: None,
     administered: Callable[[str], None] = lambda url: None,
+    clock: Clock | None = None,
 ) -> AsyncIterator[str]:
     """Serve until the context is left; yields the first URL it listens on. Raises InvalidSettingsError.
 
     ``room`` is what connections there may be, None for what the settings say. ``listening`` is told each URL
     that it listens on, ``administered`` each of the own endpoints' listener, if they have one.
+    ``clock`` is the machine's unless given.
     """
+    clock = clock or Clock(time.monotonic, time.time)
     room = room or _unbounded(settings)
     _refuse_itself(settings)
     refuse_one_port(settings)
@@ -426,7 +435,7 @@ async def serving(
         context, pair = tls.for_clients(settings.tls.certificate, settings.tls.key)
         certificate = [pair]
     hosts = await _hosts(settings.host, settings)
-    proxy = Proxy(settings, hosts, room, place.crew if place is not None else ())
+    proxy = Proxy(settings, hosts, room, clock, place.crew if place is not None else ())
 
     @web.middleware
     async def enter(request: web.Request, handler: object) -> web.StreamResponse:
@@ -621,7 +630,7 @@ async def _leads_to_loopback(host: str) -> bool:
     return all(is_loopback(str(address[0])) for *_, address in found)
 
 
-def _access(settings: Settings, upstream: KnownUpstream) -> Callable[[bytes], Access]:
+def _access(settings: Settings, upstream: KnownUpstream, clock: Clock) -> Callable[[bytes], Access]:
     access = settings.access
     if access.sharing != "service":
         caller_fields = CallerFields(access.neutral_fields, access.neutral_cookies)
@@ -637,15 +646,19 @@ def _access(settings: Settings, upstream: KnownUpstream) -> Callable[[bytes], Ac
             access_clients.parse,
             "access.clients_file",
             warning=access_clients.warning,
+            clock=clock.now,
+            wall_clock=clock.wall,
         )
     credentials: Credentials
     if access.token_file:
-        credentials = TokenFile(Path(access.token_file))
+        credentials = TokenFile(Path(access.token_file), clock=clock.now, wall_clock=clock.wall)
     else:
         source = f"profile {access.profile}" if access.profile else "the proxy's environment"
         credentials = Fetched(
             databricks.fetcher(settings.upstream, access.profile),
             f"look at the Databricks credentials in {source}, and at the proxy's log",
+            clock=clock.now,
+            wall_clock=clock.wall,
         )
     everything = access.reach == "everything"
     return partial(ServiceAccess, credentials=credentials, clients=clients, everything=everything)
