@@ -1,7 +1,6 @@
 """Passing a request through as it is, and its answer back as it comes."""
 
 import asyncio
-import time
 
 from aiohttp import web
 
@@ -67,7 +66,7 @@ class Passing:
         try:
             async with self._workspace.call(call) as response:
                 if response.status == 401:
-                    self._memory.refusals.note(caller.partition, None, time.monotonic())
+                    self._memory.refusals.note(caller.partition, None, self._memory.clock.now())
                 if attempts.may_have_worked and written is not None:
                     # Whoever asks from here on must see it.
                     self._writes.note(written)

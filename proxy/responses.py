@@ -1,7 +1,6 @@
 """How answers go out to a client: stored ones, errors of our own, and bodies relayed as they arrive."""
 
 import math
-import time
 from collections.abc import AsyncIterator, Iterable
 from http import HTTPStatus
 
@@ -58,9 +57,8 @@ def _cache_status(outcome: Outcome, ttl: float | None = None) -> tuple[str, str]
 
 async def send_answer(request: web.Request, answer: Answer, response: StoredResponse | None = None) -> Reply:
     """Send an answer of the stack; ``response`` takes the place of its response, if given."""
-    now = time.monotonic()
     sent = answer.response if response is None else response
-    return await send_whole(request, sent, answer.outcome, answer.age(now), answer.ttl(now))
+    return await send_whole(request, sent, answer.outcome, answer.age, answer.ttl)
 
 
 async def send_whole(

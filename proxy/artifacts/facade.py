@@ -35,7 +35,7 @@ from proxy.mlflow_api.reads import parameters
 from proxy.mlflow_api.signed_urls import has_ended
 from proxy.outcome import Outcome
 from proxy.pipeline import Pipeline
-from proxy.reading.answer import STORED, Answer
+from proxy.reading.answer import Answer
 from proxy.reading.writes import Writes
 from proxy.responses import Reply, relay, send_answer
 from proxy.upstream.client import HttpClient, chunks, fields, read_whole
@@ -108,9 +108,7 @@ class ArtifactFacade:
             answer = await self._ask(caller, "list-artifacts", directory, page, deadline)
             if answer.response.status != 200:
                 return await send_answer(request, answer)
-            if answer.outcome in STORED and (
-                shortest is None or answer.entry.expires_at < shortest.entry.expires_at
-            ):
+            if answer.ttl is not None and (shortest is None or answer.ttl < (shortest.ttl or 0.0)):
                 shortest = answer
             try:
                 found, token = _page(answer.response.body, directory.path)

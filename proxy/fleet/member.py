@@ -54,13 +54,16 @@ class Fleet:
         return self._sealing.partition_key if self._sealing is not None else None
 
     def share_answers(
-        self, forget: Callable[[Invalidation], object], observe: Callable[[str], None]
+        self,
+        forget: Callable[[Invalidation], object],
+        observe: Callable[[str], None],
+        clock: Callable[[], float],
     ) -> SharedCache | None:
         """Take part in the shared cache, if there is a secret: see SharedCache."""
         if self._sealing is not None:
             prefix = f"{FORM}:{{{self._workspace}:cache}}"
             self.cache = SharedCache(
-                self._connection, prefix, self._sealing, self._name, forget, observe, self._hear
+                self._connection, prefix, self._sealing, self._name, forget, observe, clock, self._hear
             )
             self._sharing = asyncio.create_task(self.cache.run())
         return self.cache

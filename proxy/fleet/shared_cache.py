@@ -8,7 +8,6 @@ each member fetches for itself.
 import asyncio
 import itertools
 import json
-import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager, nullcontext, suppress
@@ -71,7 +70,8 @@ class SharedCache:
 
     ``forget`` is told what members wrote, to drop it here; ``observe`` what became of each question (``hit``,
     ``joined``, ``led``, ``alone``) and what was ``unreadable``; ``told`` why Redis is lost, and nothing when
-    it is back. Nothing is shared before ``run`` runs and while Redis cannot be reached.
+    it is back. ``clock`` is that of entries. Nothing is shared before ``run`` runs and while Redis cannot be
+    reached.
     """
 
     def __init__(
@@ -82,6 +82,7 @@ class SharedCache:
         member: str,
         forget: Callable[[Invalidation], object],
         observe: Callable[[str], None],
+        clock: Callable[[], float],
         told: Callable[[str], None] = lambda reason: None,
     ) -> None:
         self._connection = connection
@@ -90,6 +91,7 @@ class SharedCache:
         self._member = member
         self._forget = forget
         self._observe = observe
+        self._clock = clock
         self._told = told
         self._met_unreadable = False
         self._prefix = f"{prefix}:{sealing.fingerprint}"
@@ -154,7 +156,7 @@ class SharedCache:
                 waiting[landed] = ""
                 try:
                     await self._tell()
-                    asked = time.monotonic()
+                    asked = self._clock()
                     # The answer has to be heard even if the one who asks leaves: it may be the lead.
                     asking = self._in_background(
                         self._ask(
@@ -169,7 +171,7 @@ class SharedCache:
                     break
                 if kind == b"lead":
                     self._observe("led")
-                    lead = _Lead(name, flight, model, _text(content), server_time / 1e6, time.monotonic())
+                    lead = _Lead(name, flight, model, _text(content), server_time / 1e6, self._clock())
                     self._leads[flight] = lead
                     return lead
                 if kind == b"busy":
@@ -198,7 +200,7 @@ class SharedCache:
     def _open(self, kind: bytes, sealed: bytes, name: str, server_now: float, asked: float) -> Entry | None:
         """Return the answer that lay in Redis, None if it is none that may be used.
 
-        ``asked`` is the monotonic time of the question: a slow way makes an answer older, not younger.
+        ``asked`` is the clock's time of the question: a slow way makes an answer older, not younger.
         Raises the error that a flight met which was waited for.
         """
         try:
@@ -212,7 +214,7 @@ class SharedCache:
             self._note_unreadable(f"an error in the place of an answer: {error}")
             return None
         # Redis drops an answer some time after it came, which may have taken a while.
-        usable = kind == b"result" or entry.expires_at > time.monotonic()
+        usable = kind == b"result" or entry.expires_at > self._clock()
         return entry if usable else None
 
     async def _until(self, landed: asyncio.Event, deadline: Deadline) -> None:
@@ -243,7 +245,7 @@ class SharedCache:
             return
         kind, lifetime = "metadata", 0.0
         if entry is not None:
-            now = time.monotonic()
+            now = self._clock()
             lifetime = entry.expires_at - now
             kind = "files" if entry.survives_metadata_writes else "metadata"
             record = Record.of(entry, lead.server_now(entry.stored_at))

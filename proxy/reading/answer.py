@@ -21,7 +21,9 @@ class Answer:
         key: under which it is stored, if it is.
         entry: the response with the times for which it may be used; one that has expired must not be kept.
         outcome: what became of the question.
-        as_of: a moment (monotonic seconds) that is not after the workspace's decision.
+        as_of: a moment (the clock's ``now``) that is not after the workspace's decision.
+        age: seconds since it was made, if it was stored.
+        ttl: seconds for which it will be used, if it was stored; below 0 if it has expired.
         personal: why it is the caller's own although it was asked for in a common name; None if others may
             have it.
 
@@ -31,6 +33,8 @@ class Answer:
     entry: Entry
     outcome: Outcome
     as_of: float
+    age: float | None = None
+    ttl: float | None = None
     personal: Personal | None = None
 
     @property
@@ -38,17 +42,10 @@ class Answer:
         """The workspace's words."""
         return self.entry.response
 
-    def age(self, now: float) -> float | None:
-        """Return the seconds since a stored answer was made, None if it was not stored."""
-        return now - self.entry.stored_at if self.outcome in STORED else None
 
-    def ttl(self, now: float) -> float | None:
-        """Return the seconds for which a stored answer will be used, below 0 if it has expired."""
-        return self.entry.expires_at - now if self.outcome in STORED else None
-
-
-STORED = frozenset({Outcome.HIT, Outcome.STALE})
-"""Outcomes of answers that were stored, so that their age tells something."""
+def from_store(key: Key, entry: Entry, outcome: Outcome, as_of: float, now: float) -> Answer:
+    """Return an answer that was stored, with the age and ttl that it has now."""
+    return Answer(key, entry, outcome, as_of, now - entry.stored_at, entry.expires_at - now)
 
 
 class Reader(Protocol):

@@ -1,6 +1,5 @@
 """Stored answers: fresh ones, and expired ones while nobody can give a newer one."""
 
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -10,9 +9,10 @@ from proxy.errors import UnreachableError, UpstreamTimeoutError, UpstreamUnavail
 from proxy.mlflow_api.reads import Read
 from proxy.outcome import Outcome
 from proxy.party import Party
-from proxy.reading.answer import Answer, Reader
+from proxy.reading.answer import Answer, Reader, from_store
 from proxy.reading.freshness import may_be_stale
 from proxy.reading.memory import Memory
+from proxy.reading.store import Entry
 from proxy.upstream.circuit import Circuit
 from proxy.upstream.retry import UNAVAILABLE
 
@@ -48,9 +48,10 @@ class Cached:
             with self._retryable():
                 answer = await self._direct.read(question, caller, party)
             return replace(answer, outcome=Outcome.REQUEST)
-        entry = self._memory.store.get(question.key, time.monotonic())
+        now = self._memory.clock.now()
+        entry = self._memory.store.get(question.key, now)
         if entry is not None:
-            return Answer(question.key, entry, Outcome.HIT, entry.stored_at - self._patience)
+            return self._stored(question, entry, Outcome.HIT, now)
         try:
             with self._retryable():
                 answer = await self._below.read(question, caller, party)
@@ -65,7 +66,7 @@ class Cached:
 
     def _stale(self, question: Read, caller: Caller) -> Answer | None:
         """Return an expired answer that may be used while the workspace gives no other (RFC 5861)."""
-        now = time.monotonic()
+        now = self._memory.clock.now()
         entry = self._memory.store.get_stale(question.key, now, self._stale_if_error)
         if entry is None or not may_be_stale(
             question.route.freshness, survives=entry.survives_metadata_writes
@@ -73,7 +74,11 @@ class Cached:
             return None
         if entry.stored_at <= self._memory.refusals.last(caller.partition, question.model):
             return None
-        return Answer(question.key, entry, Outcome.STALE, entry.stored_at - self._patience)
+        return self._stored(question, entry, Outcome.STALE, now)
+
+    def _stored(self, question: Read, entry: Entry, outcome: Outcome, now: float) -> Answer:
+        # The answer took time to arrive.
+        return from_store(question.key, entry, outcome, entry.stored_at - self._patience, now)
 
     @contextmanager
     def _retryable(self) -> Iterator[None]:

@@ -8,6 +8,7 @@ import asyncio
 from dataclasses import dataclass, replace
 
 from proxy.access.sharing import Caller
+from proxy.clock import Clock
 from proxy.errors import OverBudgetError
 from proxy.mlflow_api.reads import Key, Read
 from proxy.outcome import Outcome
@@ -18,22 +19,28 @@ from proxy.reading.generations import Generations, Moment
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Flight:
-    """One question in the air, for those of ``party``, since the moment ``began`` among the writes."""
+    """One question in the air, for those of ``party``.
+
+    ``began`` is the moment among the writes since when, ``leapt`` what the clock said of sleeps by then.
+    """
 
     party: Party
     began: Moment
+    leapt: float
     task: asyncio.Task[Answer]
 
 
 class Coalesced:
     """At most one joinable flight per key; each brings the answer of ``below``.
 
-    A flight that began before a write which concerns its model cannot be joined after it.
+    A flight that began before a write which concerns its model cannot be joined after it; nor can one from
+    before this machine slept, whose answer may be from then, too.
     """
 
-    def __init__(self, below: Reader, generations: Generations) -> None:
+    def __init__(self, below: Reader, generations: Generations, clock: Clock) -> None:
         self._below = below
         self._generations = generations
+        self._clock = clock
         self._flights: dict[Key, _Flight] = {}
 
     def __len__(self) -> int:
@@ -55,19 +62,20 @@ class Coalesced:
             if not flight.party.clients and not flight.task.done():
                 self._remove(question.key, flight.party)
                 flight.task.cancel()
-        return replace(answer, outcome=Outcome.COLLAPSED) if joined else answer
+        return replace(answer, outcome=Outcome.COLLAPSED, age=None, ttl=None) if joined else answer
 
     def _joinable(self, question: Read) -> _Flight | None:
         flight = self._flights.get(question.key)
-        if flight is not None and self._generations.holds(flight.began, question.model):
-            return flight
-        return None
+        if flight is None or flight.leapt != self._clock.leapt():
+            return None
+        return flight if self._generations.holds(flight.began, question.model) else None
 
     def _start(self, question: Read, caller: Caller, deadline: float) -> _Flight:
         party = Party(deadline=deadline)
         task = asyncio.create_task(self._fly(question, caller, party))
         task.add_done_callback(_retrieve)
-        flight = self._flights[question.key] = _Flight(party, self._generations.moment, task)
+        flight = _Flight(party, self._generations.moment, self._clock.leapt(), task)
+        self._flights[question.key] = flight
         return flight
 
     async def _fly(self, question: Read, caller: Caller, party: Party) -> Answer:

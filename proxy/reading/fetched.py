@@ -1,7 +1,5 @@
 """Asking the workspace, and deciding for how long its answer may be used."""
 
-import time
-
 import aiohttp
 import structlog
 
@@ -56,7 +54,8 @@ class Fetched:
 
     async def read(self, question: Read, caller: Caller, party: Party) -> Answer:
         """See Reader.read. The entry has expired already if the answer must not be kept."""
-        began, asked = time.monotonic(), self._learning.moment
+        clock = self._memory.clock
+        began, leapt, asked = clock.now(), clock.leapt(), self._memory.generations.moment
         if question.route.freshness is Freshness.LISTING:
             await self._look_up_status(question, caller, party)
         # Made of the key alone: nothing else that its first caller said can reach those who share the answer.
@@ -77,8 +76,9 @@ class Fetched:
             response = shared_form(response)
         owned = question if personal is None else question.owned_by(caller.partition)
         self._learning.note(owned, response, caller, asked)
-        entry = self._entry(question, response, seconds_old)
-        return Answer(question.key, entry, Outcome.MISS, min(began, entry.stored_at), personal)
+        # It may have come before this machine slept, and was seen afterwards only.
+        entry = self._entry(question, response, seconds_old + clock.leapt() - leapt)
+        return Answer(question.key, entry, Outcome.MISS, min(began, entry.stored_at), personal=personal)
 
     async def _whole(self, got: aiohttp.ClientResponse) -> StoredResponse:
         try:
@@ -94,7 +94,7 @@ class Fetched:
         model, version = question.model, question.version
         if model is None or version is None:
             return
-        now, versions = time.monotonic(), self._memory.versions
+        now, versions = self._memory.clock.now(), self._memory.versions
         if not versions.worth_asking(scope(question), model, version, now, self._lifetimes.unverified):
             return
         try:
@@ -108,7 +108,7 @@ class Fetched:
 
     def _entry(self, question: Read, response: StoredResponse, seconds_old: float) -> Entry:
         """Decide for how long an answer may be kept that was ``seconds_old`` when it came."""
-        now = time.monotonic()
+        now, latest = self._memory.clock.now(), self._memory.clock.latest_unix()
         status = None
         if question.model is not None and question.version is not None:
             status = self._memory.versions.status(scope(question), question.model, question.version)
@@ -117,7 +117,7 @@ class Fetched:
             response.status,
             self._lifetimes,
             version_status=status,
-            url_expires_in=_url_expires_in(question, response, seconds_old),
+            url_expires_in=_url_expires_in(question, response, latest - seconds_old),
         )
         if "*" in vary(response.headers) or (response.status == 200 and not is_of(question.route, response)):
             seconds = NOT_AT_ALL
@@ -126,8 +126,11 @@ class Fetched:
         return Entry(response, question.model, question.version, survives, made, made + seconds)
 
 
-def _url_expires_in(question: Read, response: StoredResponse, seconds_old: float) -> float | None:
-    """Return the seconds from when the answer was made until its signed URL ends, None if unknown."""
+def _url_expires_in(question: Read, response: StoredResponse, latest: float) -> float | None:
+    """Return the seconds from when the answer was made until its signed URL ends, None if unknown.
+
+    ``latest`` is when it was made at the latest, in Unix time.
+    """
     if question.route.freshness is not Freshness.SIGNED_URL or response.status != 200:
         return None
     signed = answers.signed_url(answers.json_object(response.body) or {})
@@ -136,4 +139,4 @@ def _url_expires_in(question: Read, response: StoredResponse, seconds_old: float
         return None
     # By the workspace's clock, which signed it: this machine's may be minutes off.
     made = unix_time(response.header("date") or "")
-    return expiry - (time.time() - seconds_old if made is None else made)
+    return expiry - (latest if made is None else made)

@@ -1,6 +1,5 @@
 """Storing what a flight brought, so that it lies there before those who wait for the flight go on."""
 
-import time
 from dataclasses import replace
 
 from proxy.access.sharing import Access, Caller
@@ -28,7 +27,7 @@ class Kept:
         # For all who share the question, or for its caller alone.
         owned = question if answer.personal is None else question.owned_by(caller.partition)
         kept = (
-            answer.entry.expires_at > time.monotonic()
+            answer.entry.expires_at > self._memory.clock.now()
             and self._access.owns(owned.partition)
             and self._memory.generations.holds(asked, question.model)
             and self._memory.store.put(owned.key, answer.entry)

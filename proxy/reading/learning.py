@@ -1,6 +1,5 @@
 """What the answers that pass by say beside what they were asked for: refusals, and statuses of versions."""
 
-import time
 from collections.abc import Callable
 
 import structlog
@@ -26,11 +25,6 @@ class Learning:
         self._memory = memory
         self._outdate = outdate
 
-    @property
-    def moment(self) -> Moment:
-        """The moment among the writes of what is asked now."""
-        return self._memory.generations.moment
-
     def note(self, question: Read, response: StoredResponse, caller: Caller, asked: Moment) -> None:
         """Note the statuses of versions that an answer describes, and whether its caller was refused it."""
         if response.status in REFUSED:
@@ -47,7 +41,7 @@ class Learning:
         ):
             # What proves to one caller that it may read the model describes it to all who have proven that.
             scopes.append((question.prefix, caller.common_partition(created)))
-        now = time.monotonic()
+        now = self._memory.clock.now()
         versions = self._memory.versions
         for seen in answers.versions(answers.json_object(response.body) or {}):
             replaced = [versions.observe(each, seen, now) for each in scopes]
@@ -58,7 +52,7 @@ class Learning:
                     versions.observe(each, seen, now)
 
     def _note_refusal(self, question: Read, status: int, caller: Caller) -> None:
-        now = time.monotonic()
+        now = self._memory.clock.now()
         # A 401 refuses the credential as such.
         self._memory.refusals.note(caller.partition, None if status == 401 else question.model, now)
         if status in {401, 403} and question.model is not None:

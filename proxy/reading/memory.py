@@ -1,5 +1,6 @@
 """What the readers know: stored answers, proofs, refusals and statuses, and what a write makes of them."""
 
+from proxy.clock import Clock
 from proxy.reading.generations import Generations
 from proxy.reading.proofs import Proofs
 from proxy.reading.refusals import Refusals
@@ -8,9 +9,13 @@ from proxy.reading.versions import VersionBook
 
 
 class Memory:
-    """All that one process knows of the workspace. ``most_bytes`` is for the stored answers."""
+    """All that one process knows of the workspace.
 
-    def __init__(self, most_bytes: int, proof_ttl: float, refusal_ttl: float) -> None:
+    ``most_bytes`` is for the stored answers; ``clock`` tells when what is known ends.
+    """
+
+    def __init__(self, most_bytes: int, proof_ttl: float, refusal_ttl: float, clock: Clock) -> None:
+        self.clock = clock
         self.generations = Generations()
         self.store = MemoryStore(most_bytes)
         self.proofs = Proofs(proof_ttl, refusal_ttl, self.generations)

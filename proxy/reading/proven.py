@@ -1,6 +1,5 @@
 """What callers share who have each proven that they may read a model (``access.sharing = "proven"``)."""
 
-import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
@@ -12,7 +11,7 @@ from proxy.metrics import Metrics
 from proxy.mlflow_api.reads import Read, question_about
 from proxy.outcome import Outcome
 from proxy.party import Party
-from proxy.reading.answer import Answer, Ask, Reader
+from proxy.reading.answer import Answer, Ask, Reader, from_store
 from proxy.reading.memory import Memory
 from proxy.reading.personal import Personal, PersonalPlaces, Place
 from proxy.reading.proofs import PROOF, asked_by, described, is_proof, needs_proof
@@ -62,7 +61,7 @@ class Proven:
         model = question.model
         if not caller.common or model is None:
             return await self._below.read(question, caller, party)
-        asked = self._memory.generations.moment
+        asked, leapt = self._memory.generations.moment, self._memory.clock.leapt()
         if not needs_proof(question):
             answer = await self._below.read(question, caller, party)
             if is_proof(question):
@@ -74,21 +73,22 @@ class Proven:
         if verdict.created is None:
             return await self._below.read(question, caller, party)
         answer = await self._read_shared(question, caller, verdict.created, party)
-        if answer.outcome not in _ASKED and not self._memory.generations.files_hold(asked):
+        lasted = self._memory.generations.files_hold(asked) and self._memory.clock.leapt() == leapt
+        if answer.outcome not in _ASKED and not lasted:
             # Its permission may have been withdrawn while it waited for what others were told.
-            known = self._memory.proofs.get(asked_by(question), model, time.monotonic())
+            known = self._memory.proofs.get(asked_by(question), model, self._memory.clock.now())
             if known is None or known.refusal is not None:
                 return await self.read(question, caller, party)
         return answer
 
     async def _verdict(self, question: Read, model: str, caller: Caller, party: Party) -> _Verdict:
-        now, proofs, credential = time.monotonic(), self._memory.proofs, asked_by(question)
+        now, proofs, credential = self._memory.clock.now(), self._memory.proofs, asked_by(question)
         known = proofs.get(credential, model, now)
         if known is not None and known.refusal is None:
             return _Verdict(created=known.created)
         if known is not None and known.refusal is not None and not caller.fresh:
             entry = Entry(known.refusal, model, None, False, now, known.until)
-            return _Verdict(Answer(question.key, entry, Outcome.HIT, now))
+            return _Verdict(from_store(question.key, entry, Outcome.HIT, now, now))
         # Under the same API prefix: another knows other credentials.
         proof = question_about(question.prefix, PROOF, {"name": model}, question.partition)
         self._metrics.proofs.inc()
@@ -103,7 +103,7 @@ class Proven:
 
     async def _read_shared(self, question: Read, caller: Caller, created: int, party: Party) -> Answer:
         """Return the answer that all share who may read the model, or the caller's own."""
-        now = time.monotonic()
+        now = self._memory.clock.now()
         if self._memory.store.get(question.key, now) is not None:
             return await self._below.read(question, caller, party)
         common = question.within(caller.common_partition(created))
@@ -136,7 +136,7 @@ class Proven:
         if personal is not None:
             self._metrics.personal_answers.labels(common.route.name, personal).inc()
             log.debug("answer is its caller's own", route=common.route.name, reason=personal)
-        if self._places.note(_place(common), personal, time.monotonic()):
+        if self._places.note(_place(common), personal, self._memory.clock.now()):
             log.warning(
                 "answers of the workspace cannot be shared",
                 route=common.route.name,

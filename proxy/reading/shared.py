@@ -10,8 +10,9 @@ from proxy.mlflow_api.messages import StoredResponse
 from proxy.mlflow_api.reads import Key, Read
 from proxy.outcome import Outcome
 from proxy.party import Party
-from proxy.reading.answer import Answer, Reader
+from proxy.reading.answer import Answer, Reader, from_store
 from proxy.reading.learning import Learning
+from proxy.reading.memory import Memory
 from proxy.reading.personal import why_personal
 from proxy.reading.store import Entry, Invalidation
 
@@ -51,20 +52,30 @@ class FleetCache(Protocol):
 
 
 class Shared:
-    """Answers from the fleet, else from ``below``, whose answer the fleet gets."""
+    """Answers from the fleet, else from ``below``, whose answer the fleet gets.
+
+    ``patience`` are the seconds that any answer may have taken to arrive.
+    """
 
     def __init__(
-        self, below: Reader, fleet: FleetCache, learning: Learning, access: Access, *, patience: float
+        self,
+        below: Reader,
+        fleet: FleetCache,
+        memory: Memory,
+        learning: Learning,
+        access: Access,
+        patience: float,
     ) -> None:
         self._below = below
         self._fleet = fleet
+        self._memory = memory
         self._learning = learning
         self._access = access
         self._patience = patience
 
     async def read(self, question: Read, caller: Caller, party: Party) -> Answer:
         """See Reader.read."""
-        asked = self._learning.moment
+        asked = self._memory.generations.moment
         async with self._fleet.turn(question, party.until) as turn:
             if turn.found is None:
                 answer = await self._below.read(question, caller, party)
@@ -77,8 +88,10 @@ class Shared:
         personal = why_personal(question, entry.response) if question.common else None
         if personal is None:
             self._learning.note(question, entry.response, caller, asked)
-        outcome = Outcome.COLLAPSED if turn.joined or personal is not None else Outcome.HIT
-        return Answer(question.key, entry, outcome, entry.stored_at - self._patience, personal)
+        as_of = entry.stored_at - self._patience  # it took time to arrive
+        if turn.joined or personal is not None:
+            return Answer(question.key, entry, Outcome.COLLAPSED, as_of, personal=personal)
+        return from_store(question.key, entry, Outcome.HIT, as_of, self._memory.clock.now())
 
 
 def _of_no_use_to_others(entry: Entry) -> Entry:

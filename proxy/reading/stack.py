@@ -61,10 +61,10 @@ def build(
 
     learning = Learning(memory, writes.note)
     fetched = Fetched(workspace, ask, memory, learning, access, rules.lifetimes, rules.largest)
-    shared = fetched if fleet is None else Shared(fetched, fleet, learning, access, patience=rules.patience)
+    shared = fetched if fleet is None else Shared(fetched, fleet, memory, learning, access, rules.patience)
     kept = Kept(shared, memory, access)
     noticed = Noticed(kept, forwarding, metrics)
-    coalesced = Coalesced(noticed, memory.generations)
+    coalesced = Coalesced(noticed, memory.generations, memory.clock)
     cached = Cached(
         *(coalesced, fetched, memory, workspace.circuit),
         stale_if_error=rules.stale_if_error,

@@ -10,6 +10,7 @@ import aiohttp
 from multidict import CIMultiDict
 from yarl import URL
 
+from proxy.descriptors import is_exhaustion, nearly_exhausted
 from proxy.errors import (
     OverloadedError,
     TooLargeToShareError,
@@ -41,6 +42,7 @@ class HttpClient:
     ``peer`` names it in error messages, "the workspace"; they never show a URL, since storage URLs carry
     signatures.
     Redirects are not followed, cookies not kept, bodies not decoded: a proxy does none of that.
+    ``limit`` says where the number of connections comes from, in the same messages.
     ``tls`` gives the context for the next connection, True for the system's own. ``destinations`` are the
     places that may be asked, None for whatever the caller names.
     """
@@ -52,6 +54,7 @@ class HttpClient:
         connect_timeout: float,
         read_timeout: float,
         connections: int,
+        limit: str = "connections.max_connections",
         tls: Tls = lambda: True,
         forward_proxies: ForwardProxies | None = None,
         destinations: Destinations | None = None,
@@ -66,6 +69,7 @@ class HttpClient:
         trace.on_connection_queued_start.append(_note_queued)
         trace.on_connection_queued_end.append(_note_not_queued)
         self._connections = connections
+        self._limit = limit
         self._destinations = destinations
         self._timeout = aiohttp.ClientTimeout(
             total=None,
@@ -108,7 +112,8 @@ class HttpClient:
         one read timeout after the last of the request left, whatever else is said meanwhile. Leaving the
         context before the body was read closes the connection.
 
-        Raises UpstreamUnavailableError, RefusedDestinationError among it, and UpstreamTimeoutError.
+        Raises UpstreamUnavailableError, RefusedDestinationError among it, UpstreamTimeoutError, and
+        OverloadedError if this proxy has no connection left or can open none.
         """
         timeout = self._timeout
         if within is not None:
@@ -156,12 +161,13 @@ class HttpClient:
             refused = getattr(error, "os_error", None)
             if isinstance(refused, RefusedAddressError) and refused.__cause__ is not None:
                 raise refused.__cause__ from None
+            if _ran_out(error):
+                raise OverloadedError(_no_descriptor(self._peer)) from error
             raise UpstreamUnavailableError(_no_connection(self._peer, proxy, error)) from error
         except TimeoutError as error:
             if attempt.queued:
                 raise OverloadedError(
-                    f"All {self._connections} connections to {self._peer} are in use "
-                    "(connections.max_connections)."
+                    f"All {self._connections} connections to {self._peer} are in use ({self._limit})."
                 ) from error
             raise UpstreamTimeoutError(f"{_subject(self._peer)} did not answer in time.") from error
         except aiohttp.ServerDisconnectedError as error:
@@ -171,9 +177,31 @@ class HttpClient:
                 f"{_subject(self._peer)} answered with something that is not HTTP."
             ) from error
         except (aiohttp.ClientError, OSError, ValueError) as error:
+            if is_exhaustion(error):
+                raise OverloadedError(_no_descriptor(self._peer)) from error
             raise UpstreamUnavailableError(
                 f"The connection to {self._peer} broke: {type(error).__name__}."
             ) from error
+
+
+def _ran_out(error: aiohttp.ClientError) -> bool:
+    """Whether there is no connection because this machine has nothing left to make one of.
+
+    Whoever resolves names or looks for a CA reads files and does not say that it could not.
+    """
+    cause = getattr(error, "os_error", error)
+    if is_exhaustion(cause):
+        return True
+    unclear = isinstance(error, aiohttp.ClientConnectorDNSError | aiohttp.ClientConnectorCertificateError)
+    # Of several addresses that failed differently, aiohttp makes one error without a number.
+    return (unclear or getattr(cause, "errno", None) is None) and nearly_exhausted()
+
+
+def _no_descriptor(peer: str) -> str:
+    return (
+        f"This proxy can open no connection to {peer} at the moment: it has reached its limit of open files "
+        "(ulimit -n), or this machine has no room for more."
+    )
 
 
 def _subject(peer: str) -> str:

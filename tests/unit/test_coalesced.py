@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import gc
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
@@ -11,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.access.sharing import Caller
+from proxy.clock import Clock
 from proxy.errors import OverBudgetError, UpstreamTimeoutError, UpstreamUnavailableError
 from proxy.mlflow_api.caller_fields import NOBODY
 from proxy.mlflow_api.messages import Client, StoredResponse
@@ -63,7 +65,7 @@ class Flights:
 
     def __init__(self) -> None:
         self.generations = Generations()
-        self._coalesced = Coalesced(self, self.generations)
+        self._coalesced = Coalesced(self, self.generations, Clock(time.monotonic, time.time))
         self._calls: dict[Caller, tuple[Call, int]] = {}
         """With the moment among the writes at which it was asked for."""
 

@@ -1,9 +1,12 @@
 """Who has proven what, and for how long it counts."""
 
+import time
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from proxy.clock import Clock
 from proxy.mlflow_api.messages import StoredResponse
 from proxy.mlflow_api.reads import shareable
 from proxy.mlflow_api.routes import match
@@ -110,7 +113,7 @@ def test_what_was_asked_before_something_was_forgotten_does_not_count(
     granted: bool, said: StoredResponse, counts: bool
 ) -> None:
     """But a yes does if only refusals were forgotten: writes that change no permission are many."""
-    memory = Memory(10_000, proof_ttl=300, refusal_ttl=5)
+    memory = Memory(10_000, proof_ttl=300, refusal_ttl=5, clock=Clock(time.monotonic, time.time))
     asked = memory.generations.moment
     memory.forget(Invalidation(None, files=granted))
     memory.proofs.note(A, "m", said, 0.0, asked)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 import pytest
 
 from proxy.access.sharing import Access, Caller
+from proxy.clock import Clock
 from proxy.errors import RefusedAloneError, UnreachableError, UpstreamTimeoutError, UpstreamUnavailableError
 from proxy.metrics import Metrics
 from proxy.mlflow_api.caller_fields import NOBODY
@@ -47,7 +48,7 @@ def entry(body: bytes = LISTING, status: int = 200, lasts: float = 100.0, stored
 
 
 def answer(question: Read, of: Entry | None = None, *, personal: Personal | None = None) -> Answer:
-    return Answer(question.key, of or entry(), Outcome.MISS, time.monotonic(), personal)
+    return Answer(question.key, of or entry(), Outcome.MISS, time.monotonic(), personal=personal)
 
 
 @dataclass
@@ -75,7 +76,7 @@ def raising(error: Exception) -> Callable[[Read, Caller], Awaitable[Answer]]:
 
 @pytest.fixture
 def memory() -> Memory:
-    return Memory(10**6, proof_ttl=300, refusal_ttl=5)
+    return Memory(10**6, proof_ttl=300, refusal_ttl=5, clock=Clock(time.monotonic, time.time))
 
 
 # -- cached ----------------------------------------------------------------------------------------
@@ -193,7 +194,7 @@ class Fleet:
 
 
 def shared(memory: Memory, below: Below, fleet: Fleet) -> Shared:
-    return Shared(below, fleet, Learning(memory, lambda what: None), Access(b"k"), patience=20.0)
+    return Shared(below, fleet, memory, Learning(memory, lambda what: None), Access(b"k"), 20.0)
 
 
 @pytest.mark.parametrize(("joined", "outcome"), [(False, Outcome.HIT), (True, Outcome.COLLAPSED)])
