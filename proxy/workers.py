@@ -22,7 +22,7 @@ from multiprocessing.process import BaseProcess
 import structlog
 from pydantic import SecretStr
 
-from proxy import app, logs
+from proxy import logs, preflight, serving
 from proxy.errors import InvalidSettingsError
 from proxy.listener import binding
 from proxy.settings import FleetSettings, Settings
@@ -56,7 +56,7 @@ def run(settings: Settings) -> int:
     """
     if "fork" not in multiprocessing.get_all_start_methods():
         raise InvalidSettingsError("workers: this system cannot fork; set --workers 1")
-    app.refuse_one_port(settings)  # before the parent binds both
+    preflight.refuse_one_port(settings)  # before the parent binds both
     settings = _with_secret(settings)
     with contextlib.ExitStack() as stack:
         shared = asyncio.run(binding.listen(settings.host, settings.port))
@@ -155,17 +155,17 @@ class _Supervisor:
 
     def _start(self, slot: _Slot, saying: Connection | None = None) -> None:
         crew = [f"http://127.0.0.1:{each.getsockname()[1]}" for each in self._private]
-        place = app.Place(slot.number, self._shared, self._admin, self._private[slot.number], crew)
+        place = serving.Place(slot.number, self._shared, self._admin, self._private[slot.number], crew)
         slot.process = multiprocessing.get_context("fork").Process(
             target=self._work, args=(place, saying), name=f"worker-{slot.number}"
         )
         slot.started_at = time.monotonic()
         # What a worker is told before it has let go of the parent's handlers would look told to the parent.
-        signal.pthread_sigmask(signal.SIG_BLOCK, app.stop_signals())
+        signal.pthread_sigmask(signal.SIG_BLOCK, serving.stop_signals())
         try:
             slot.process.start()
         finally:
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, app.stop_signals())
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, serving.stop_signals())
 
     def _bury(self, slot: _Slot, process: BaseProcess) -> None:
         pause = slot.backoff.after(time.monotonic() - slot.started_at)
@@ -205,11 +205,11 @@ class _Supervisor:
     def _stopping(self) -> bool:
         return bool(wait([self._told], 0))
 
-    def _work(self, place: app.Place, saying: Connection | None) -> None:
+    def _work(self, place: serving.Place, saying: Connection | None) -> None:
         """Be a worker: all of its process's life."""
         os.close(self._alive)
         signal.set_wakeup_fd(-1)
-        told_by = app.stop_signals()
+        told_by = serving.stop_signals()
         # Ctrl-C on a terminal reaches every process, and so does the terminal's end; the parent passes it on.
         for number in told_by:
             signal.signal(number, signal.SIG_DFL if number == signal.SIGTERM else signal.SIG_IGN)
@@ -226,10 +226,12 @@ class _Supervisor:
             say(problem)
 
 
-async def _serve(settings: Settings, place: app.Place, parent: int, started: Callable[[str], None]) -> None:
+async def _serve(
+    settings: Settings, place: serving.Place, parent: int, started: Callable[[str], None]
+) -> None:
     loop = asyncio.get_running_loop()
     loop.add_reader(parent, partial(_orphaned, loop, parent))
-    await app.run(settings, started, place)
+    await serving.run(settings, started, place)
 
 
 def _orphaned(loop: asyncio.AbstractEventLoop, parent: int) -> None:
@@ -250,7 +252,7 @@ def _told_to_stop() -> Iterator[socket.socket]:
         telling.setblocking(False)
         # Python writes to it for every signal with a handler of its own, and these have one from here on.
         signal.set_wakeup_fd(telling.fileno(), warn_on_full_buffer=False)
-        told_by = app.stop_signals()
+        told_by = serving.stop_signals()
         before = [(number, signal.signal(number, lambda number, frame: None)) for number in told_by]
         try:
             yield told

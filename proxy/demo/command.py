@@ -22,7 +22,6 @@ from rich.console import Console
 from rich.text import Text
 
 from proxy import logs
-from proxy.app import serving
 from proxy.demo.display import Outcome, Progress, Scale, counted, result_table
 from proxy.demo.journal import Arrivals
 from proxy.demo.models import Model, storm_model
@@ -30,6 +29,7 @@ from proxy.demo.storm import Door, check_python, default_python, door_variables,
 from proxy.demo.tokens import dealt, proofs
 from proxy.demo.workspace import EmulatedWorkspace, WorkspaceOptions
 from proxy.errors import InvalidSettingsError
+from proxy.serving import serving
 from proxy.settings import BudgetSettings, CommandSettings, Seconds, Settings, parse
 
 OUTSIDER = "outside-traffic"

@@ -5,11 +5,11 @@ import hashlib
 import pytest
 from aiohttp import web
 
-from proxy.app import serving
 from proxy.demo.answers import Answer, Fault, Truncate
 from proxy.demo.light_client import Caller, differences, storm
 from proxy.demo.models import storm_model
 from proxy.demo.workspace import DISCOVERY, EmulatedWorkspace, WorkspaceOptions
+from proxy.serving import serving
 from proxy.settings import Settings
 from tests.integration.support import OWN, QUIET
 

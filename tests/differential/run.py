@@ -12,7 +12,7 @@ from typing import Any
 
 import aiohttp
 
-from proxy.app import serving
+from proxy.serving import serving
 from proxy.settings import Settings
 from tests.chaos.scene import Replica, free_ports
 from tests.differential.judge import FINDINGS, Asked, Asker, Judge

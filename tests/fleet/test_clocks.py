@@ -10,10 +10,10 @@ import aiohttp
 import pytest
 from redis.asyncio import Redis
 
-from proxy.app import serving
 from proxy.demo.workspace import EmulatedWorkspace, WorkspaceOptions
 from proxy.fleet import shared_cache
 from proxy.reading.store import Entry, Invalidation
+from proxy.serving import serving
 from proxy.settings import BudgetSettings, Settings
 from tests.fleet.redis_server import RedisServer
 from tests.fleet.test_cache import URL, command, entry, fleet, landed, until, waits

@@ -11,10 +11,10 @@ import pytest
 from pydantic import SecretStr
 from structlog.testing import capture_logs
 
-from proxy.app import serving
 from proxy.demo.answers import Answer
 from proxy.demo.workspace import EmulatedWorkspace, WorkspaceOptions
 from proxy.fleet.shared_cache import SharedCache
+from proxy.serving import serving
 from proxy.settings import BudgetSettings, FleetSettings, Settings
 from proxy.upstream.retry import FAILURES
 from tests.fleet.redis_server import RedisServer

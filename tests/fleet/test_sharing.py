@@ -11,9 +11,9 @@ from typing import Any
 import aiohttp
 import pytest
 
-from proxy.app import serving
 from proxy.demo.answers import Answer
 from proxy.demo.workspace import EmulatedWorkspace, WorkspaceOptions
+from proxy.serving import serving
 from proxy.settings import AccessSettings, BudgetSettings, CacheSettings, Settings
 from tests.fleet import test_workers as workers
 from tests.fleet.redis_server import RedisServer

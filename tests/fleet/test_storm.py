@@ -12,9 +12,9 @@ import pytest
 from pydantic import SecretStr
 from redis.asyncio import Redis
 
-from proxy.app import serving
 from proxy.demo.models import Model
 from proxy.demo.workspace import EmulatedWorkspace, WorkspaceOptions
+from proxy.serving import serving
 from proxy.settings import BudgetSettings, CacheSettings, FleetSettings, Settings
 from tests.fleet.redis_server import RedisServer
 from tests.integration.support import MODEL, MUCH, OWN, QUIET, Api, settle

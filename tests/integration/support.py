@@ -18,10 +18,10 @@ from multidict import CIMultiDictProxy
 from prometheus_client.parser import text_string_to_metric_families
 from yarl import URL
 
-from proxy.app import serving
 from proxy.clock import Clock
 from proxy.demo.answers import Fault
 from proxy.demo.journal import Arrivals
+from proxy.serving import serving
 from proxy.settings import (
     AccessSettings,
     AdminSettings,

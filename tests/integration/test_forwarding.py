@@ -13,9 +13,9 @@ import pytest
 from structlog.testing import capture_logs
 
 from proxy import discovery
-from proxy.app import serving
 from proxy.demo.workspace import EmulatedWorkspace
 from proxy.mlflow_api.forwarded import FORWARDED
+from proxy.serving import serving
 from proxy.settings import AccessSettings, CacheSettings, ConnectionSettings, Settings, TlsSettings
 from tests.certificates import Authority
 from tests.integration.conftest import FILES

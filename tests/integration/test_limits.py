@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import aiohttp
 import pytest
 
-from proxy.app import serving
+from proxy.serving import serving
 from proxy.settings import BudgetSettings, ConnectionSettings, Settings
 from proxy.upstream import client as upstream_client
 from tests.integration.support import (

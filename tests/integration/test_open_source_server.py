@@ -7,7 +7,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from proxy.app import serving
+from proxy.serving import serving
 from proxy.settings import Settings
 from proxy.upstream import circuit_breaker
 from tests.environments import CLIENTS
