@@ -122,15 +122,17 @@ class Proxy:
                 connect_timeout=connections.connect_timeout,
                 read_timeout=connections.read_timeout,
                 connections=connections.max_connections,
+                repeats=repeats,
                 tls=partial(_current, context),
                 forward_proxies=forward_proxies,
                 destinations=destinations,
             )
-            for peer, context, destinations in (
-                ("the workspace", of_workspace, None),
+            for peer, context, repeats, destinations in (
+                ("the workspace", of_workspace, False, None),
                 (
                     "the workspace's storage",
                     of_storage,
+                    True,
                     Destinations.of(settings.upstream, local=settings.artifacts.local_storage),
                 ),
             )
