@@ -18,7 +18,9 @@ from proxy.workspace import Call
 from tests.certificates import Authority
 from tests.integration.support import (
     API,
+    HIT,
     OK,
+    STORED,
     Api,
     Inbound,
     RawReply,
@@ -38,6 +40,9 @@ LATEST = f"{API}registered-models/get-latest-versions"
 
 CHUNKED = ([("Transfer-Encoding", "chunked")], b"2\r\n{}\r\n0\r\n\r\n")
 """Fields and body of a request that the proxy does not hold."""
+
+
+REGISTERED = b'HTTP/1.1 200 OK\r\nContent-Length: 33\r\n\r\n{"registered_model":{"name":"m"}}'
 
 
 @pytest.fixture(autouse=True)
@@ -208,6 +213,17 @@ async def test_what_can_be_sent_only_once_is_sent_once(
     upstream.respond = answering(b"HTTP/1.1 503 Unavailable\r\nContent-Length: 2\r\n\r\n{}")
     assert (await raw(proxy_url, "GET", READ, *CHUNKED)).status == 503
     assert [call.received for call in upstream.seen[1:]] == [b"{}"]
+
+
+async def test_what_was_not_read_and_then_refused_changes_nothing(
+    upstream: Upstream, proxy_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    upstream.respond = answering(REGISTERED)
+    assert (await raw(proxy_url, "GET", READ)).outcome == STORED
+    upstream.respond = answering(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 2\r\n\r\n{}")
+    async with as_it_goes_out(monkeypatch, lambda: end(upstream.seen[0])):
+        assert (await write(proxy_url, f"{API}registered-models/set-tag")).status == 403
+    assert (await raw(proxy_url, "GET", READ)).outcome == HIT
 
 
 @pytest.mark.parametrize("how", ["close", "reset", "end"])
