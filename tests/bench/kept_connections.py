@@ -26,7 +26,7 @@ from tests.integration.support import API, OK, Inbound, RawClient, Upstream, ans
 
 FAILING, WRITE, PASSED = f"{API}experiments/delete", f"{API}experiments/create", "/api/2.0/unknown"
 PATIENCE = 2.0
-"""Seconds after which the impatient server closes an idle connection, as the shortest of the usual ones does."""
+"""Seconds after which the impatient server closes an idle connection: the shortest that is usual."""
 AT_ONCE = 25
 """Clients that write together, each over a connection of its own, as all of them are closed."""
 ROUNDS, CALLS = 20, 300

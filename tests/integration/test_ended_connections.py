@@ -163,6 +163,12 @@ async def test_what_may_not_be_made_twice_takes_no_connection_that_was_idle(
     assert connections(upstream) == [0, 1, 2, 3, 4, 4, 4], "what may be is sent over the last of them"
 
 
+async def test_readiness_asks_over_a_new_connection(upstream: Upstream, proxy_url: str) -> None:
+    await write(proxy_url)
+    assert (await raw(proxy_url, "GET", "/-/readyz")).status == 200
+    assert connections(upstream) == [0, 1]
+
+
 async def test_what_can_be_sent_only_once_takes_no_connection_that_was_idle(
     upstream: Upstream, proxy_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
