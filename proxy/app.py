@@ -130,15 +130,17 @@ class Proxy:
                 read_timeout=connections.read_timeout,
                 connections=room.upstream,
                 limit=_limit("connections.max_connections", connections.max_connections, room.upstream),
+                repeats=repeats,
                 tls=partial(_current, context),
                 forward_proxies=forward_proxies,
                 destinations=destinations,
             )
-            for peer, context, destinations in (
-                ("the workspace", of_workspace, None),
+            for peer, context, repeats, destinations in (
+                ("the workspace", of_workspace, False, None),
                 (
                     "the workspace's storage",
                     of_storage,
+                    True,
                     Destinations.of(settings.upstream, local=settings.artifacts.local_storage),
                 ),
             )

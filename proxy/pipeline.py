@@ -50,6 +50,7 @@ from proxy.mlflow_api.headers import (
     NOT_STORED,
     Fields,
     age,
+    of_decoded,
     unix_time,
     vary,
     without,
@@ -60,7 +61,7 @@ from proxy.mlflow_api.routes import Freshness, Group, Invalidates, Route, match
 from proxy.mlflow_api.signed_urls import expires_at
 from proxy.responses import Outcome, Reply, cache_status, relay, send_stored
 from proxy.upstream.client import chunks, fields, read_whole
-from proxy.upstream.decoding import decoded
+from proxy.upstream.decoding import applied_codings, decoded
 from proxy.upstream.malformed import reason_phrase
 from proxy.upstream.retry import UNAVAILABLE
 from proxy.workspace import Attempts, Call, Workspace
@@ -445,9 +446,12 @@ class Pipeline:
                 raise UpstreamUnavailableError(
                     "The workspace broke off in the middle of its answer."
                 ) from error
-            body = decoded(body, got.headers.getall("Content-Encoding", ()), self._largest_entry)
-            kept = tuple(without(self._access.returned(fields(got)), NOT_STORED))
-            response = StoredResponse(got.status, reason_phrase(got.reason), kept, body)
+            codings = got.headers.getall("Content-Encoding", ())
+            body = decoded(body, codings, self._largest_entry)
+            kept = without(self._access.returned(fields(got)), NOT_STORED)
+            if applied_codings(codings):
+                kept = of_decoded(kept)
+            response = StoredResponse(got.status, reason_phrase(got.reason), tuple(kept), body)
         personal = why_personal(read, response) if read.common else None
         if read.common:
             self._note_place(read, response, personal)
