@@ -119,6 +119,27 @@ class NetworkRedisServer(RedisServer):
         self.port = 0
         """Known once it is started."""
 
+    async def replicate(self, primary: "NetworkRedisServer") -> None:
+        """Become a replica of another one that has none; returns once each knows that it is."""
+        await self.ask("REPLICAOF", "127.0.0.1", str(primary.port))
+
+        async def condition() -> bool:
+            [told, heard] = [await server.ask("INFO", "replication") for server in (primary, self)]
+            online = told.get("slave0", {}).get("state") == "online"
+            return online and bool(heard["master_link_status"] == "up")
+
+        await until(condition)
+
+    async def hand_over(self, replica: "NetworkRedisServer") -> None:
+        """Change places with a replica, which loses no write; returns once both are what the other was."""
+        await self.ask("FAILOVER", "TO", "127.0.0.1", str(replica.port))
+
+        async def condition() -> bool:
+            roles = [(await server.ask("ROLE"))[0] for server in (self, replica)]
+            return roles == [b"slave", b"master"]
+
+        await until(condition)
+
     async def come_back(self) -> None:
         """Start it again where it was."""
         assert await self._start(), "redis-server ended"
