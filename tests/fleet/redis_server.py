@@ -4,10 +4,10 @@ import asyncio
 import random
 import shutil
 import signal
-from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import redis.asyncio
 
@@ -15,6 +15,8 @@ from tests.certificates import Authority
 
 ATTEMPTS = 20
 """How many ports are tried: a free one may be taken by another program before the server takes it."""
+SYNCHRONISED = ("--repl-diskless-sync-delay", "0")
+"""Options of servers that are to replicate at once."""
 
 
 async def until(condition: Callable[[], Awaitable[bool]]) -> None:
@@ -251,3 +253,16 @@ class SentinelServer(NetworkRedisServer):
         configuration = self._directory / "sentinel.conf"
         configuration.write_text("\n".join(lines))
         return [str(configuration), "--sentinel"]
+
+
+Server = TypeVar("Server", bound=RedisServer)
+
+
+@asynccontextmanager
+async def running(server: Server) -> AsyncIterator[Server]:
+    """Start a server and kill it in the end."""
+    try:
+        await server.start()
+        yield server
+    finally:
+        await server.kill()

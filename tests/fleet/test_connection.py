@@ -14,11 +14,13 @@ from proxy.fleet.address import parse
 from proxy.fleet.connection import PATIENCE, Connection
 from tests.fleet.endpoint import Endpoint
 from tests.fleet.redis_server import (
+    SYNCHRONISED,
     Certificate,
     ClusterServer,
     NetworkRedisServer,
     RedisServer,
     SentinelServer,
+    running,
     until,
 )
 
@@ -37,15 +39,6 @@ async def take_turns(count: int) -> None:
     """Let all others run so many times: from before a call begins to when it waits for its answer."""
     for _ in range(count):
         await asyncio.sleep(0)
-
-
-@asynccontextmanager
-async def running(server: Server) -> AsyncIterator[Server]:
-    try:
-        await server.start()
-        yield server
-    finally:
-        await server.kill()
 
 
 @asynccontextmanager
@@ -176,8 +169,6 @@ PASSWORD = "p@ss/word"
 QUOTED = "p%40ss%2Fword"
 NOWHERE = "127.0.0.1:1"
 """No server may listen there."""
-SYNCHRONISED = ("--repl-diskless-sync-delay", "0")
-"""For servers that are to replicate at once."""
 
 
 async def test_every_kind_of_redis_runs_scripts_and_has_streams(tmp_path: Path) -> None:
