@@ -18,6 +18,7 @@ from proxy.fleet.connection import Connection
 from proxy.fleet.reach import Reach
 from proxy.fleet.sealing import Sealing
 from proxy.fleet.shared_cache import SharedCache
+from proxy.fleet.workspace_name import workspace_name
 from proxy.mlflow_api.routes import Group
 
 log = structlog.get_logger(__name__)
@@ -27,7 +28,7 @@ FORM = "mlflow-proxy:1"
 
 
 class Fleet:
-    """The Redis at ``url``, shared by all proxies of the workspace at ``upstream``.
+    """The Redis at ``url``, shared by all proxies of the workspace at ``upstream``, however they spell it.
 
     Those that know the same ``secret`` share answers too; an empty one is none.
     Must be made, used and closed in one event loop. Raises InvalidSettingsError if the URL makes no sense.
@@ -36,11 +37,12 @@ class Fleet:
     def __init__(self, url: str, upstream: str, secret: str) -> None:
         self._connection = Connection(url)
         self._script = self._connection.script(SCRIPT)
-        self._workspace = hashlib.sha256(upstream.encode()).hexdigest()[:16]
+        workspace = workspace_name(upstream)
+        self._workspace = hashlib.sha256(workspace.encode()).hexdigest()[:16]
         self._name = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
         self._budgets: dict[Group, SharedPacer] = {}
         self._running: list[asyncio.Task[None]] = []
-        self._sealing = Sealing(secret, upstream) if secret else None
+        self._sealing = Sealing(secret, workspace) if secret else None
         self.cache: SharedCache | None = None
         self._budget_reach, self._answers_reach = Reach(), Reach()
         self._groups_alone: set[Group] = set()

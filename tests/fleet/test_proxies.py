@@ -95,6 +95,42 @@ async def test_three_proxies_keep_to_one_limit(redis: RedisServer) -> None:
         assert await proxies[0].metric("mlflow_proxy_fleet_members") == 3
 
 
+async def test_one_workspace_in_two_spellings_is_one_fleet(redis: RedisServer) -> None:
+    async with AsyncExitStack() as stack:
+        enter = stack.enter_async_context
+        workspace = await enter(EmulatedWorkspace([sample()], WorkspaceOptions(latency=0)))
+        session = await enter(aiohttp.ClientSession())
+        apis = []
+        for spelling in ("LOCALHOST", "localhost"):
+            settings = Settings(
+                upstream=workspace.url.replace("127.0.0.1", spelling),
+                port=0,
+                shutdown_grace=0.01,
+                redis=redis.url,
+                fleet=SECRET,
+                access=OWN,
+                connections=QUIET,
+                budget=BudgetSettings(jitter_margin=1.0),
+            )
+            apis.append(Api(session, await enter(serving(settings))))
+        for api in apis:
+            await api.until_metric("mlflow_proxy_fleet_members", 2)
+            await until_condition(api, "reached")
+        replies = await asyncio.gather(
+            *(
+                api.get(MODEL, name=f"m{index}-{number}")
+                for index, api in enumerate(apis)
+                for number in range(30)
+            )
+        )
+        assert {reply.status for reply in replies} == {404}
+        assert workspace.registry_arrivals.statuses() == {404: 60}
+        assert workspace.registry_arrivals.max_in_window() <= 40
+        # What one has fetched serves the other: partitions, names and seals are of the workspace too.
+        assert {(await api.get(MODEL, name="m1-0")).outcome for api in apis} == {HIT}
+        assert len(workspace.registry_arrivals) == 60
+
+
 async def test_a_proxy_serves_without_its_redis(tmp_path: Path) -> None:
     async with (
         EmulatedWorkspace([sample()], WorkspaceOptions(latency=0)) as workspace,
