@@ -166,6 +166,8 @@ def _explain(error: BaseException) -> str:
     # Of a Cluster, redis-py tells that none of its nodes can be reached, and why as the cause; of a socket it
     # takes a refused password for a lost connection.
     cause = error.__cause__
+    if cause is None and isinstance(error.__context__, NoPermissionError):
+        cause = error.__context__  # "Cluster mode is not enabled", for one who may not ask for its nodes
     if isinstance(cause, RedisError) or (isinstance(error, RedisClusterException) and cause is not None):
         return _explain(cause)
     if isinstance(error, AuthenticationError | NoPermissionError):
