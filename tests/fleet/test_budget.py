@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from redis.asyncio import Redis
 
-from proxy.budget import shared
+from proxy.budget import shared, silence
 from proxy.budget.congestion import Cubic
 from proxy.budget.queue import Queue
 from proxy.budget.shared import KEYS, SCRIPT, SharedPacer
@@ -133,7 +133,7 @@ async def test_members_that_never_called_count_when_redis_is_killed(redis: Redis
         calls = [asyncio.create_task(each.saturate()) for each in everyone.members[:busy] for _ in range(20)]
         await asyncio.sleep(3 * shared.HEARTBEAT)
         await redis.kill()
-        await asyncio.sleep(2 * shared.ALONE)
+        await asyncio.sleep(2 * (silence.MISSING + silence.LEAVE + WINDOW))
         calls += [asyncio.create_task(each.saturate()) for each in everyone.members[busy:] for _ in range(20)]
         await everyone.until(2 * LIMIT)
         for call in calls:
@@ -148,7 +148,7 @@ async def test_many_members_killed_at_once_leave_places_for_the_others(redis: Re
         await asyncio.sleep(2 * shared.HEARTBEAT)
         for each in everyone.members[10:]:
             each.cut_off = True
-        await asyncio.sleep(shared.MISSING + WINDOW)
+        await asyncio.sleep(silence.MISSING + WINDOW)
         calls = [asyncio.create_task(each.saturate()) for each in everyone.members[:10]]
         await everyone.until(LIMIT)
         for call in calls:
@@ -184,9 +184,9 @@ async def test_one_member_cut_off_from_redis_but_not_from_the_workspace(redis: R
 
 async def test_without_redis_from_the_start_a_member_takes_a_share(tmp_path: Path) -> None:
     async with crowd(f"unix://{tmp_path}/none.sock", 1) as everyone:
-        await everyone.until(2 * LIMIT // shared.STRANGERS)
+        await everyone.until(2 * LIMIT // silence.STRANGERS)
         assert everyone.members[0].pacer.alone
-    assert everyone.busiest_second() <= LIMIT // shared.STRANGERS
+    assert everyone.busiest_second() <= LIMIT // silence.STRANGERS
 
 
 async def test_one_members_refusal_slows_all_down_once(redis: RedisServer) -> None:
