@@ -259,7 +259,8 @@ local virtual = state('virtual') or 0
 local turn = math.max(virtual, tonumber(redis.call('HGET', TURNS, ask.member) or 0))
 local evenly = state('evenly') or 0
 local calls = {}
-local wanted = ask.leaving and 0 or ask.wanted
+-- Who asks again since the last answer was not heard may not hear this one either: first it has to say so.
+local wanted = (ask.leaving or ask.apart) and 0 or ask.wanted
 redis.call('ZREM', WAITING, ask.member)
 
 -- Those whose turns come before; more of them than places make no difference.

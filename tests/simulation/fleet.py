@@ -25,10 +25,6 @@ from tests.virtual_time import run
 LIMIT, WINDOW = 40, 1.04
 PATIENCE = 0.4
 """Seconds that a member waits for an answer."""
-LONGEST_WAY = 0.05
-"""Seconds that a request or an answer takes at most, while nothing is wrong."""
-LONGEST_OPENING = 0.1
-"""Seconds from a grant until the call has left, at most."""
 EPOCH = 1_000_000_000
 PREFIX = "{simulated}"
 PLACES = [f"{PREFIX}:{key}" for key in KEYS]
@@ -114,7 +110,7 @@ class Member:
     async def _ask(self, request: str) -> bytes:
         world = self._world
         began = world.now
-        way = world.random.random() * LONGEST_WAY
+        way = world.random.random() * world.slowness
         if not self.there:
             if world.random.random() < world.stray:
                 # It arrives after all, when nobody waits for the answer any more.
@@ -129,7 +125,7 @@ class Member:
             raise FleetUnavailableError(str(error)) from error
         if not self.back:
             return await self._in_vain(began)
-        await asyncio.sleep(world.random.random() * LONGEST_WAY)
+        await asyncio.sleep(world.random.random() * world.slowness)
         return answer
 
     async def _in_vain(self, began: float) -> bytes:
@@ -139,7 +135,7 @@ class Member:
     async def _saturate(self) -> None:
         while True:
             with await self.queue.acquire(lambda: float("inf")) as slot:
-                await asyncio.sleep(self._world.random.random() * LONGEST_OPENING)
+                await asyncio.sleep(self._world.random.random() * self._world.slowness)
                 slot.sent()
                 self._world.sent.append((self._world.now, self.name))
                 await asyncio.sleep(0.05)
@@ -154,15 +150,21 @@ async def _end(*tasks: asyncio.Task[None]) -> None:
 
 
 class FleetWorld:
-    """One run; ``stray`` is the part of lost requests that come late."""
+    """One run.
 
-    def __init__(self, client: redis.Redis, seed: int, stray: float) -> None:
+    ``stray`` is the part of lost requests that come late. ``slowness`` is how many seconds a request, an
+    answer, and a call from its grant until it has left, take at most while nothing is wrong.
+    """
+
+    def __init__(self, client: redis.Redis, seed: int, stray: float, slowness: float) -> None:
         self.random = random.Random(seed)
         self.redis = Clocked(client)
         self.sent: list[tuple[float, str]] = []
         self.members: list[Member] = []
         self.stray = stray
-        self._names = 0
+        self.slowness = slowness
+        self.joined = 0
+        self.ended = 0.0
 
     @property
     def now(self) -> float:
@@ -171,8 +173,8 @@ class FleetWorld:
 
     def join(self, busy: int = 10) -> Member:
         """Start a member."""
-        self._names += 1
-        member = Member(self, f"member-{self._names}", busy)
+        self.joined += 1
+        member = Member(self, f"member-{self.joined}", busy)
         self.members.append(member)
         return member
 
@@ -190,22 +192,24 @@ class FleetWorld:
         """Return the most calls that left within any second."""
         return most_within(moment for moment, _ in self.sent)
 
-    def longest_silence(self, since: float) -> float:
-        """Return the longest time without any call."""
-        moments = [since, *(moment for moment, _ in self.sent if moment > since), self.now]
-        return max(b - a for a, b in pairwise(moments))
+    def longest_silence(self, since: float, until: float) -> float:
+        """Return the longest time without any call in a span of time."""
+        moments = [since, *(moment for moment, _ in self.sent if since < moment < until), until]
+        return max(later - sooner for sooner, later in pairwise(moments))
 
 
 Play = Callable[[FleetWorld], Awaitable[object]]
 
 
-def simulate(client: redis.Redis, play: Play, seed: int = 0, stray: float = 0.0) -> FleetWorld:
+def simulate(
+    client: redis.Redis, play: Play, seed: int = 0, stray: float = 0.0, slowness: float = 0.005
+) -> FleetWorld:
     """Run ``play``, and end all members when it ends."""
 
     async def main() -> FleetWorld:
-        world = FleetWorld(client, seed, stray)
+        world = FleetWorld(client, seed, stray, slowness)
         await play(world)
-        world.ended = world.now  # type: ignore[attr-defined]
+        world.ended = world.now
         for member in world.members:
             await member.kill()
         return world
