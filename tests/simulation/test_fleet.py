@@ -234,6 +234,7 @@ def happen_to_redis(server: Clocked, kind: str, what: object) -> None:
             server.save()
 
 
+@pytest.mark.timeout(600)
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     count=st.integers(1, 5),
@@ -257,8 +258,11 @@ def test_whatever_happens_the_limit_holds_and_calls_leave_in_the_end(
             await happen(world, kind, what)
         for each in world.members:
             each.mend()
-            each.load(10)
-        await asyncio.sleep(PRESUMED + 15)
+            each.load(0)
+        await asyncio.sleep(PRESUMED)
+        for each in world.members:
+            each.load(5)
+        await asyncio.sleep(STANDSTILL + 10)
 
     world = simulate(server, play, seed, stray=0.2, slowness=slowness)
     assert world.busiest_second() <= LIMIT
