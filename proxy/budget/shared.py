@@ -55,6 +55,8 @@ GAP = 0.5
 having heard an answer before it. More than a heartbeat."""
 TOLERANCE = 0.01
 """Seconds by which Redis' clock may differ from a member's between two answers, beyond what they took."""
+SLEW = 0.1
+"""How much faster Redis' clock may go than a member's: chrony corrects one by a twelfth without a step."""
 
 Ask = Callable[[str], Awaitable[bytes]]
 """Runs the script on a JSON request and returns its JSON answer. Raises FleetUnavailableError."""
@@ -393,7 +395,7 @@ class SharedPacer:
         before = self._answer
         if (answer.born, answer.steps) != (before.born, before.steps):
             return False
-        return (answer.now - before.now) / 1e6 > now - self._contact + TOLERANCE
+        return (answer.now - before.now) / 1e6 > (now - self._contact) * (1 + SLEW) + TOLERANCE
 
     def _lost(self, now: float, reason: str) -> None:
         """Note that Redis did not answer; after a while live on what it promised, remembering departures."""
