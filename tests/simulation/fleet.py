@@ -178,6 +178,10 @@ class FleetWorld:
         self.members.append(member)
         return member
 
+    def noticed(self) -> bool:
+        """Whether anybody is there who would notice that Redis' clock is set: long silence looks alike."""
+        return any(each.there and each.back and not each.pacer._apart for each in self.members)
+
     def deliver(self, request: str) -> None:
         """Let a request arrive that nobody waits for."""
         if self.redis.up:

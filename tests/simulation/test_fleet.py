@@ -8,7 +8,7 @@ import redis
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from proxy.budget.shared import KEYS
+from proxy.budget.shared import GAP, KEYS
 from proxy.budget.silence import FLOORS, FORGOTTEN, LEAVE, MISSING, PRESUMED, SPARE
 from tests.simulation.fleet import LIMIT, WINDOW, Clocked, FleetWorld, Member, real_redis, simulate
 
@@ -197,12 +197,17 @@ async def happen(world: FleetWorld, kind: str, what: object) -> None:
         case (("cut" | "deafen" | "mend" | "kill" | "leave"), int(number)):
             await happen_to(world, world.members[number % len(world.members)], kind)
         case "restart", (float(gone), bool(goes_back), float(step)):
+            noticed = world.noticed()
             world.redis.up = False
             await asyncio.sleep(gone)
             if goes_back:
                 world.redis.go_back()
-                world.redis.offset += step
+                world.redis.offset += step if noticed else 0
             world.redis.up = True
+        case "set", float(step):
+            if world.noticed():
+                world.redis.offset += step
+                await asyncio.sleep(GAP)
         case _:
             happen_to_redis(world.redis, kind, what)
 
@@ -222,10 +227,8 @@ async def happen_to(world: FleetWorld, one: Member, kind: str) -> None:
 
 
 def happen_to_redis(server: Clocked, kind: str, what: object) -> None:
-    """Let something happen to what Redis knows."""
+    """Let something happen to what Redis remembers."""
     match kind, what:
-        case "set", float(step):
-            server.offset += step
         case "forget", tuple(keys):
             server.forget(*keys)
         case "overwrite", str(key):
