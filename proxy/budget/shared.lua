@@ -115,7 +115,7 @@ end
 
 -- The clock. Members say how long ago (at most) the answer was given that they heard last, by their own clocks.
 local last = state('last')
-local heard = ask.born == born and ask.heard or 0
+local heard = ask.born == born and ask.steps == (state('steps') or 0) and ask.heard or 0
 if last then
     local quiet = now - last > ask.gap
     if now < last - ask.tolerance or (quiet and heard > 0 and now - heard - ask.since > ask.gap) then

@@ -327,6 +327,7 @@ class SharedPacer:
                 "born": known.born,
                 "serial": known.serial,
                 "heard": known.now,
+                "steps": known.steps,
                 "since": microseconds(now - self._contact) if self._answered > -math.inf else 0,
                 "stepped": news.stepped,
                 "apart": self._apart,

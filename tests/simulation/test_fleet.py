@@ -49,6 +49,20 @@ def test_the_clock_of_redis_is_set(server: redis.Redis, step: float, count: int)
         assert rate(world, set_at + STANDSTILL + 2, set_at + 10) >= 0.8 * LIMIT
 
 
+@pytest.mark.parametrize("step", [-5.0, 5.0])
+def test_a_clock_that_is_set_makes_nobody_present_who_is_alone(server: redis.Redis, step: float) -> None:
+    async def play(world: FleetWorld) -> None:
+        deaf, *_ = [world.join(20) for _ in range(3)]
+        await asyncio.sleep(SETTLED)
+        deaf.back = False
+        await asyncio.sleep(ALONE + WINDOW)
+        world.redis.offset += step
+        await asyncio.sleep(5)
+
+    for seed in range(2):
+        assert simulate(server, play, seed).busiest_second() <= LIMIT
+
+
 @pytest.mark.parametrize("step", [-300.0, 60.0])
 def test_a_clock_that_is_set_changes_nothing_about_a_pause(server: redis.Redis, step: float) -> None:
     async def play(world: FleetWorld) -> None:
