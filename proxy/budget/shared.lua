@@ -22,12 +22,28 @@ local ask = cjson.decode(ARGV[1])
 local clock = redis.call('TIME')
 local now = tonumber(clock[1]) * 1000000 + tonumber(clock[2])
 
+-- What the state says, read once.
+local known = {}
+
+local function read_state()
+    local entries = redis.call('HGETALL', STATE)
+    for index = 1, #entries, 2 do
+        known[entries[index]] = tonumber(entries[index + 1])
+    end
+end
+
 local function state(name)
-    return tonumber(redis.call('HGET', STATE, name) or false)
+    return known[name]
 end
 
 local function set_state(name, value)
+    known[name] = value
     redis.call('HSET', STATE, name, string.format('%.17g', value))
+end
+
+local function count(name)
+    known[name] = redis.call('HINCRBY', STATE, name, 1)
+    return known[name]
 end
 
 local function go_blind()
@@ -36,6 +52,7 @@ end
 
 local function begin_anew()
     redis.call('DEL', unpack(KEYS))
+    known = {}
     set_state('born', math.max(now, ask.born + 1))
     go_blind()
 end
@@ -96,6 +113,8 @@ end
 
 local function answer()
 
+read_state()
+
 -- Memory. Lives of this server are told apart by when they began, and a later one begins later, whatever the clock says.
 local born, serial = state('born'), state('serial') or 0
 local went_back = born and (ask.born > born or (ask.born == born and ask.serial > serial))
@@ -107,7 +126,7 @@ if ask.born > 0 and ask.born < born and not state('awaited') then
     -- There were others before: they may still live on what they were promised then.
     set_state('awaited', now)
 end
-serial = redis.call('HINCRBY', STATE, 'serial', 1)
+serial = count('serial')
 local latest = state('latest')
 if latest and latest > now - ask.window and redis.call('EXISTS', WINDOW) == 0 then
     go_blind()
@@ -121,10 +140,10 @@ if last then
     if now < last - ask.tolerance or (quiet and heard > 0 and now - heard - ask.since > ask.gap) then
         move(now - last)
         heard = math.min(now, heard + now - last)
-        redis.call('HINCRBY', STATE, 'steps', 1)
+        count('steps')
     elseif ask.stepped then
         go_blind()
-        redis.call('HINCRBY', STATE, 'steps', 1)
+        count('steps')
     end
     if quiet and (ask.apart or heard == 0) then
         -- Nobody is there who could vouch that nothing was forgotten and the clock not set.
@@ -147,6 +166,7 @@ if #ask.sent > 0 then
     set_state('latest', now)
 elseif #ask.unused > 0 and redis.call('EXISTS', WINDOW) == 0 then
     redis.call('HDEL', STATE, 'latest')
+    known.latest = nil
 end
 
 -- Refusals: the rate falls once per congestion event.
@@ -282,7 +302,7 @@ while #calls < wanted and now >= not_before do
     if taken + before >= limit then
         break
     end
-    local call = ask.member .. ':' .. redis.call('HINCRBY', STATE, 'serial', 1)
+    local call = ask.member .. ':' .. count('serial')
     -- Counts from the latest moment at which it can leave, until its member says when it did.
     redis.call('ZADD', WINDOW, now + ask.hold, call)
     calls[#calls + 1] = call
