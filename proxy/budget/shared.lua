@@ -59,7 +59,7 @@ end
 
 -- Moves everything that is a time, since the clock was set by so much.
 local function move(by)
-    local times = {'awaited', 'blind', 'decided', 'declined', 'evenly', 'event', 'latest', 'pause', 'refusal'}
+    local times = {'awaited', 'blind', 'decided', 'declined', 'evenly', 'event', 'kept', 'latest', 'pause', 'refusal'}
     for _, name in ipairs(times) do
         local value = state(name)
         if value then
@@ -337,8 +337,14 @@ if #calls < wanted then
 end
 
 set_state('keys', keys_of_members())
-for _, key in ipairs(KEYS) do
-    redis.call('PEXPIRE', key, 86400000)
+-- Everything is kept for a day: said again when a key is new, and every hour.
+local there = redis.call('EXISTS', unpack(KEYS))
+if there ~= state('there') or now - (state('kept') or 0) > 3600000000 then
+    set_state('there', there)
+    set_state('kept', now)
+    for _, key in ipairs(KEYS) do
+        redis.call('PEXPIRE', key, 86400000)
+    end
 end
 return cjson.encode({
     born = string.format('%.0f', born),

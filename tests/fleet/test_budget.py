@@ -294,6 +294,14 @@ async def test_a_pause_that_one_member_was_asked_for_is_everyones(redis: RedisSe
         assert everyone.sent[-1][0] - refused_at >= 1.0 - shared.FLUSH
 
 
+async def test_what_lies_in_redis_ends_by_itself(redis: RedisServer) -> None:
+    async with crowd(redis.url, 2) as everyone:
+        await everyone.until(3 * LIMIT)
+        keys = await redis.ask("KEYS", "{test}:*")
+        assert len(keys) >= 5
+        assert all([await redis.ask("PTTL", key.decode()) > 0 for key in keys])
+
+
 async def test_two_workspaces_on_one_redis_never_mix(redis: RedisServer) -> None:
     async with (
         crowd(redis.url, 1, busy=False, prefix="a") as one,
