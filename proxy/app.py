@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import errno
 import os
 import random
 import secrets
@@ -23,7 +22,7 @@ from aiohttp import HttpVersion11, web
 from structlog.contextvars import bind_contextvars, unbind_contextvars
 from yarl import URL
 
-from proxy import __version__, discovery, logs, tls
+from proxy import __version__, descriptors, discovery, logs, tls
 from proxy.access import clients as access_clients
 from proxy.access import databricks
 from proxy.access.credential import Credentials, Fetched, TokenFile
@@ -32,7 +31,7 @@ from proxy.access.mode import Sharing, in_force, mode
 from proxy.access.proofs import Proofs
 from proxy.access.service import ServiceAccess
 from proxy.access.sharing import Access
-from proxy.addresses import in_common, is_loopback
+from proxy.addresses import canonical, in_common, is_loopback
 from proxy.admin import crew, entrance, purge
 from proxy.admin import handlers as admin
 from proxy.artifacts.facade import ArtifactFacade
@@ -43,10 +42,14 @@ from proxy.budget.queue import Budget, Limits, Queue
 from proxy.budget.shared import SharedPacer
 from proxy.cache.freshness import Lifetimes
 from proxy.cache.store import MemoryStore
+from proxy.clock import Clock
+from proxy.descriptors import Room
 from proxy.errors import AnswerableError, InvalidSettingsError
 from proxy.fleet.member import Fleet
 from proxy.forwarding import Forwarding
-from proxy.limits import InFlight, allow_descriptors
+from proxy.limits import InFlight
+from proxy.listener import binding
+from proxy.listener.accepting import Site
 from proxy.listener.connection import Timeouts, refusal
 from proxy.listener.hosts import Hosts
 from proxy.listener.runner import BoundedRunner
@@ -67,7 +70,8 @@ log = structlog.get_logger(__name__)
 
 _SLACK = 1.0
 """Seconds for requests to end that were told to."""
-_LOCAL = frozenset({"0.0.0.0", "127.0.0.1", "::", "::1", "localhost"})  # noqa: S104 - compared with, not bound
+_OF_THIS_MACHINE = frozenset({"127.0.0.1", "::1", "localhost"})
+_LOCAL = _OF_THIS_MACHINE | {"0.0.0.0", "::"}  # noqa: S104 - compared with, not bound
 _ARTIFACTS = Route((), "mlflow-artifacts/*", Group.NONE)
 """Labels requests that the façade answers."""
 
@@ -95,15 +99,18 @@ class Place:
 class Proxy:
     """One proxy, ready to be served. Must be made, used and closed in one event loop.
 
-    ``hosts`` are those that clients may call it by. ``workers`` are the URLs of the workers' private sockets,
-    if it is one of several.
+    ``hosts`` are those that clients may call it by; ``room`` is what connections it may have; ``clock`` tells
+    when things end. ``workers`` are the URLs of the workers' private sockets, if it is one of several.
     """
 
-    def __init__(self, settings: Settings, hosts: Hosts, workers: Sequence[str] = ()) -> None:
+    def __init__(
+        self, settings: Settings, hosts: Hosts, room: Room, clock: Clock, workers: Sequence[str] = ()
+    ) -> None:
         connections = settings.connections
         self._hosts = hosts
         self._upstream = settings.upstream
         self._settings = settings
+        self._clock = clock
         self.kind = KnownUpstream(_at_first(settings))
         # First what can be refused: what is open has to be closed.
         forward_proxies = ForwardProxies.named_in(os.environ)
@@ -113,7 +120,7 @@ class Proxy:
         )
         of_storage = tls.for_upstream(connections.ca_file)
         self.reloaded = [each for each in (of_workspace, of_storage) if each is not None]
-        access = _access(settings, self.kind)
+        access = _access(settings, self.kind, clock)
         self._fleet = self._join(settings)
         self._access = access((self._fleet and self._fleet.partition_key) or secrets.token_bytes(32))
         self._clients = to_workspace, to_storage = [
@@ -121,16 +128,19 @@ class Proxy:
                 peer,
                 connect_timeout=connections.connect_timeout,
                 read_timeout=connections.read_timeout,
-                connections=connections.max_connections,
+                connections=room.upstream,
+                limit=_limit("connections.max_connections", connections.max_connections, room.upstream),
+                repeats=repeats,
                 tls=partial(_current, context),
                 forward_proxies=forward_proxies,
                 destinations=destinations,
             )
-            for peer, context, destinations in (
-                ("the workspace", of_workspace, None),
+            for peer, context, repeats, destinations in (
+                ("the workspace", of_workspace, False, None),
                 (
                     "the workspace's storage",
                     of_storage,
+                    True,
                     Destinations.of(settings.upstream, local=settings.artifacts.local_storage),
                 ),
             )
@@ -168,16 +178,17 @@ class Proxy:
                 self.kind,
                 as_sent=settings.access.sharing != "service",
             ),
+            clock=clock,
         )
         if self._fleet is not None:
             self.pipeline.join(
                 self._fleet.share_answers(
-                    self.pipeline.forget, lambda how: self.metrics.fleet_answers.labels(how).inc()
+                    self.pipeline.forget, lambda how: self.metrics.fleet_answers.labels(how).inc(), clock.now
                 )
             )
         self._artifacts = ArtifactFacade(self.pipeline, self._store, to_storage, self.metrics)
         self._in_flight = InFlight(connections.max_requests)
-        self._readiness = admin.Readiness(to_workspace, settings.upstream, self._workspace.circuit)
+        self._readiness = admin.Readiness(to_workspace, settings.upstream, self._workspace.circuit, clock.now)
         questions = admin.handlers(self.metrics.registry, self._readiness, self._status, self._detail)
         self.apart = crew.apart(self.metrics.registry, self._status)
         if workers:
@@ -204,6 +215,7 @@ class Proxy:
             settings.cache.discovery_ttl,
             random.random,
             self._kind_changed,
+            self._clock.now,
         )
 
     def _kind_changed(self) -> None:
@@ -382,17 +394,41 @@ def _reading(queue: Queue, name: str) -> float:
     return float(getattr(queue.status(), name))
 
 
+def _unbounded(settings: Settings) -> Room:
+    """Return the room that the settings ask for."""
+    connections = settings.connections
+    return Room(
+        connections.max_clients,
+        connections.max_connections,
+        entrance.MOST_CLIENTS if settings.admin.host else 0,
+    )
+
+
+def _limit(setting: str, wanted: int, given: int) -> str:
+    """Return what a number of connections comes from, for those who meet it."""
+    return (
+        setting if given == wanted else f"as many of {setting} as the limit of open files, ulimit -n, carries"
+    )
+
+
 @asynccontextmanager
 async def serving(
     settings: Settings,
     place: Place | None = None,
     *,
+    room: Room | None = None,
+    listening: Callable[[str], None] = lambda url: None,
     administered: Callable[[str], None] = lambda url: None,
+    clock: Clock | None = None,
 ) -> AsyncIterator[str]:
-    """Serve until the context is left; yields the URL it listens on. Raises InvalidSettingsError.
+    """Serve until the context is left; yields the first URL it listens on. Raises InvalidSettingsError.
 
-    ``administered`` is told the URL of the own endpoints' listener, if they have one.
+    ``room`` is what connections there may be, None for what the settings say. ``listening`` is told each URL
+    that it listens on, ``administered`` each of the own endpoints' listener, if they have one.
+    ``clock`` is the machine's unless given.
     """
+    clock = clock or Clock(time.monotonic, time.time)
+    room = room or _unbounded(settings)
     _refuse_itself(settings)
     refuse_one_port(settings)
     _refuse_strangers(settings)
@@ -400,7 +436,8 @@ async def serving(
     if settings.tls.certificate:
         context, pair = tls.for_clients(settings.tls.certificate, settings.tls.key)
         certificate = [pair]
-    proxy = Proxy(settings, await _hosts(settings.host, settings), place.crew if place is not None else ())
+    hosts = await _hosts(settings.host, settings)
+    proxy = Proxy(settings, hosts, room, clock, place.crew if place is not None else ())
 
     @web.middleware
     async def enter(request: web.Request, handler: object) -> web.StreamResponse:
@@ -418,9 +455,10 @@ async def serving(
         application.cleanup_ctx.append(partial(crew.answer_apart, proxy.apart, place.private))
     if settings.admin.host:
 
-        def listen(own: web.AppRunner) -> list[web.BaseSite]:
-            listening = place.admin if place is not None else None
-            return _sites(own, settings.admin.host, settings.admin.port, listening, context)
+        async def listen(own: BoundedRunner) -> list[Site]:
+            inherited = place.admin if place is not None else None
+            found = inherited or await binding.listen(settings.admin.host, settings.admin.port, "admin.")
+            return [Site(own, each, context, alone=place is None) for each in found]
 
         application.cleanup_ctx.append(
             partial(
@@ -428,32 +466,30 @@ async def serving(
                 proxy.admin,
                 await _hosts(settings.admin.host, settings),
                 listen,
-                lambda own: administered(_url(own, context)),
+                administered,
+                room.administration,
                 timeouts,
             )
         )
     runner = BoundedRunner(
         application,
-        connections.max_clients,
-        "connections.max_clients",
+        room.clients,
+        _limit("connections.max_clients", connections.max_clients, room.clients),
         timeouts,
         handler_cancellation=True,
         # For what does not end although its time is up.
         shutdown_timeout=settings.shutdown_grace + _SLACK,
     )
     try:
-        try:
-            await runner.setup()
-        except OSError as error:
-            raise cannot_listen(settings.admin.host, settings.admin.port, error, "admin.") from None
+        await runner.setup()
         async with tls.watching([*certificate, *proxy.reloaded]), proxy.watching_upstream():
-            try:
-                listening = place.shared if place is not None else None
-                for site in _sites(runner, settings.host, settings.port, listening, context):
-                    await site.start()
-            except OSError as error:
-                raise cannot_listen(settings.host, settings.port, error) from None
-            yield _url(runner, context)
+            inherited = place.shared if place is not None else None
+            found = inherited or await binding.listen(settings.host, settings.port)
+            sites = [Site(runner, each, context, alone=place is None) for each in found]
+            for site in sites:
+                await site.start()
+                listening(site.name)
+            yield sites[0].name
     finally:
         proxy.leave()
         if runner.sites:
@@ -479,14 +515,20 @@ async def run(
     """Serve until told to stop by a signal. Raises InvalidSettingsError."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
-    own: dict[str, str] = {}
-    async with serving(settings, place, administered=lambda url: own.update(admin=url)) as url:
+    own: list[str] = []
+    urls: list[str] = []
+    room = _room(settings)
+    async with serving(settings, place, room=room, listening=urls.append, administered=own.append) as url:
         for number in stop_signals():
             with contextlib.suppress(NotImplementedError):  # Windows has no signal handlers on the loop
                 loop.add_signal_handler(number, stop.set)
-        connections = settings.connections
-        allow_descriptors(connections.max_clients, 2 * connections.max_connections)
-        log.info("serving", url=url, **own, upstream=settings.upstream, version=__version__)
+        log.info(
+            "serving",
+            url=" ".join(urls),
+            **({"admin": " ".join(own)} if own else {}),
+            upstream=settings.upstream,
+            version=__version__,
+        )
         if (ending := api_ending(settings.upstream)) is not None:
             log.warning(
                 "the upstream's URL ends like the API's own paths, which clients add to it",
@@ -497,6 +539,24 @@ async def run(
         started(url)
         await stop.wait()
         log.info("stopping", grace=settings.shutdown_grace)
+
+
+def _room(settings: Settings) -> Room:
+    """Return what connections there may be, as far as this process may have descriptors for them."""
+    wanted = _unbounded(settings)
+    allowed = descriptors.granted(wanted.descriptors)
+    room = wanted.within(allowed)
+    if room != wanted:
+        enough = wanted.descriptors
+        log.warning(
+            "fewer connections than the settings say: the limit of open files carries no more",
+            allowed=allowed,
+            needed=enough,
+            max_clients=room.clients,
+            max_connections=room.upstream,
+            remedy=f"raise the hard limit to {enough} (ulimit -Hn, LimitNOFILE=, --ulimit nofile=)",
+        )
+    return room
 
 
 async def _let_the_body_come(request: web.Request) -> None:
@@ -514,8 +574,10 @@ async def _let_the_body_come(request: web.Request) -> None:
 def _refuse_itself(settings: Settings) -> None:
     upstream = urlsplit(settings.upstream)
     port = upstream.port or {"http": 80, "https": 443}[upstream.scheme]
-    hosts = {settings.host} | ({"127.0.0.1", "::1", "localhost"} if settings.host in _LOCAL else set())
-    if port == settings.port and upstream.hostname in hosts:
+    hosts = set(map(canonical, settings.host))
+    if hosts & _LOCAL:
+        hosts |= _OF_THIS_MACHINE
+    if port == settings.port and canonical(upstream.hostname or "") in hosts:
         raise InvalidSettingsError(
             f"upstream: {settings.upstream} is this proxy itself; give --upstream the URL of the workspace"
         )
@@ -524,7 +586,9 @@ def _refuse_itself(settings: Settings) -> None:
 def refuse_one_port(settings: Settings) -> None:
     """Raise InvalidSettingsError if the two listeners want the same port of the same address."""
     admin = settings.admin
-    if admin.host and admin.port == settings.port != 0 and in_common(admin.host, settings.host):
+    if admin.port == settings.port != 0 and any(
+        in_common(one, other) for one in admin.host for other in settings.host
+    ):
         raise InvalidSettingsError(
             f"admin.port: {admin.port} is the clients' port as well; choose another --admin.port, or leave "
             "out --admin.host to serve both at one"
@@ -533,9 +597,10 @@ def refuse_one_port(settings: Settings) -> None:
 
 def _refuse_strangers(settings: Settings) -> None:
     access = settings.access
-    if access.sharing == "service" and not access.clients_file and not is_loopback(settings.host):
+    reachable = next((host for host in settings.host if not is_loopback(host)), None)
+    if access.sharing == "service" and not access.clients_file and reachable is not None:
         raise InvalidSettingsError(
-            f"access.clients_file: not set, but {settings.host} is not loopback: all who reach it could use "
+            f"access.clients_file: not set, but {reachable} is not loopback: all who reach it could use "
             "the workspace's credential; set --access.clients-file, or --host 127.0.0.1"
         )
 
@@ -550,9 +615,10 @@ def _depends_on_kind(settings: Settings) -> bool:
     return settings.connections.forwarded_fields == "auto" or settings.access.sharing == "auto"
 
 
-async def _hosts(listener: str, settings: Settings) -> Hosts:
-    """Return what to answer to at an address or name to listen on."""
-    return Hosts.of(listener, settings.allowed_hosts, loopback=await _leads_to_loopback(listener))
+async def _hosts(listener: Sequence[str], settings: Settings) -> Hosts:
+    """Return what to answer to at addresses or names to listen on."""
+    loopback = all([await _leads_to_loopback(host) for host in listener])
+    return Hosts.of(listener, settings.allowed_hosts, loopback=loopback)
 
 
 async def _leads_to_loopback(host: str) -> bool:
@@ -566,7 +632,7 @@ async def _leads_to_loopback(host: str) -> bool:
     return all(is_loopback(str(address[0])) for *_, address in found)
 
 
-def _access(settings: Settings, upstream: KnownUpstream) -> Callable[[bytes], Access]:
+def _access(settings: Settings, upstream: KnownUpstream, clock: Clock) -> Callable[[bytes], Access]:
     access = settings.access
     if access.sharing != "service":
         caller_fields = CallerFields(access.neutral_fields, access.neutral_cookies)
@@ -582,53 +648,23 @@ def _access(settings: Settings, upstream: KnownUpstream) -> Callable[[bytes], Ac
             access_clients.parse,
             "access.clients_file",
             warning=access_clients.warning,
+            clock=clock.now,
+            wall_clock=clock.wall,
         )
     credentials: Credentials
     if access.token_file:
-        credentials = TokenFile(Path(access.token_file))
+        credentials = TokenFile(Path(access.token_file), clock=clock.now, wall_clock=clock.wall)
     else:
         source = f"profile {access.profile}" if access.profile else "the proxy's environment"
         credentials = Fetched(
             databricks.fetcher(settings.upstream, access.profile),
             f"look at the Databricks credentials in {source}, and at the proxy's log",
+            clock=clock.now,
+            wall_clock=clock.wall,
         )
     everything = access.reach == "everything"
     return partial(ServiceAccess, credentials=credentials, clients=clients, everything=everything)
 
 
-def _sites(
-    runner: web.AppRunner,
-    host: str,
-    port: int,
-    listening: Sequence[socket.socket] | None,
-    context: ssl.SSLContext | None,
-) -> list[web.BaseSite]:
-    if listening is None:
-        return [web.TCPSite(runner, host, port, backlog=1024, ssl_context=context)]
-    # Of connections that come at once a worker takes one at a time, and leaves the next to whoever is idle.
-    return [web.SockSite(runner, each, backlog=1, ssl_context=context) for each in listening]
-
-
 def _current(context: tls.Reloaded | None) -> ssl.SSLContext | bool:
     return True if context is None else context.current
-
-
-def _url(runner: web.AppRunner, context: ssl.SSLContext | None) -> str:
-    host, port, *_ = runner.addresses[0]
-    scheme = "http" if context is None else "https"
-    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
-
-
-def cannot_listen(host: str, port: int, error: OSError, section: str = "") -> InvalidSettingsError:
-    """Say in one line why the address cannot be had that ``host`` and ``port`` of a section name."""
-    if error.errno == errno.EADDRINUSE:
-        return InvalidSettingsError(
-            f"{section}port: {port} is already in use on {host}; choose another --{section}port"
-        )
-    if error.errno == errno.EACCES:
-        return InvalidSettingsError(
-            f"{section}port: not allowed to listen on {port}; choose a --{section}port from 1024 up"
-        )
-    return InvalidSettingsError(
-        f"{section}host: cannot listen on {host}: {error.strerror}; choose another --{section}host"
-    )

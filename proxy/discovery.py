@@ -27,6 +27,9 @@ _LEAST_LIFETIME = 60.0
 _LARGEST = 64 * 1024
 """Bytes of the document at most; it has less than one thousand."""
 
+_LOOK = 10.0
+"""Seconds between two looks at the clock, which may leap: the event loop does not see that."""
+
 Ask = Callable[[], Awaitable[UpstreamKind | None]]
 """Asks once; None if the answer, or its absence, proves nothing."""
 
@@ -59,6 +62,7 @@ async def watching(
     lifetime: float,
     jitter: Callable[[], float],
     changed: Callable[[], None],
+    clock: Callable[[], float],
 ) -> AsyncIterator[None]:
     """Keep ``known`` up to date until the context is left.
 
@@ -74,7 +78,7 @@ async def watching(
             # The start that waits for this goes on only after ``keep_asking`` has learnt what was found.
             asked.set()
 
-    task = asyncio.create_task(keep_asking(known, ask_once, lifetime, jitter, changed))
+    task = asyncio.create_task(keep_asking(known, ask_once, lifetime, jitter, changed, clock))
     try:
         with suppress(TimeoutError):
             async with asyncio.timeout(HEAD_START):
@@ -92,13 +96,14 @@ async def keep_asking(
     lifetime: float,
     jitter: Callable[[], float],
     changed: Callable[[], None],
+    clock: Callable[[], float],
 ) -> NoReturn:
     """Ask at once, again with growing pauses until there is an answer, and then whenever that is old.
 
     ``lifetime`` is the seconds that an answer counts for. One that finds no workspace parts all callers, and
     may be a gateway's while the workspace starts or is mended: the first counts for a minute, each further
     one for twice as long. ``jitter`` is uniform in [0, 1): members of a fleet that start together do not ask
-    together. ``changed`` is called when the kind has become another one.
+    together. ``changed`` is called when the kind has become another one. By ``clock`` answers grow old.
     """
     unanswered = others = 0
     lifetime = max(_LEAST_LIFETIME, lifetime)
@@ -114,7 +119,14 @@ async def keep_asking(
             changed()
         if found.is_databricks:
             others = 0
-            await asyncio.sleep(lifetime)
+            await _old(clock, lifetime)
         else:
-            await asyncio.sleep(min(lifetime, _LEAST_LIFETIME * 2.0 ** min(others, 30)))
+            await _old(clock, min(lifetime, _LEAST_LIFETIME * 2.0 ** min(others, 30)))
             others += 1
+
+
+async def _old(clock: Callable[[], float], lifetime: float) -> None:
+    """Wait until an answer that came now is so old."""
+    until = clock() + lifetime
+    while (left := until - clock()) > 0:  # noqa: ASYNC110 - looks at what has no event
+        await asyncio.sleep(min(left, _LOOK))

@@ -200,6 +200,18 @@ class UpstreamUnavailableError(AnswerableError):
     error_code = "TEMPORARILY_UNAVAILABLE"
 
 
+class ConnectionEndedError(UpstreamUnavailableError):
+    """A connection that had been used before ended instead of bringing an answer.
+
+    That is how it looks when the other side closes what it takes for idle. ``unread`` is whether it provably
+    had closed it before any of the request came, which so has not happened.
+    """
+
+    def __init__(self, message: str, *, unread: bool) -> None:
+        super().__init__(message)
+        self.unread = unread
+
+
 class RefusedDestinationError(UpstreamUnavailableError):
     """The workspace names a place for a file that the proxy does not ask. Nothing was connected to."""
 

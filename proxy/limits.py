@@ -1,25 +1,14 @@
 """How many requests there may be at once, and how long they go on once the proxy is told to stop.
 
-What belongs here: requests of clients as such, whatever they ask, and the files they take. Connections are
-bounded by their listener, waiting calls by their queues, stored answers by the store.
+What belongs here: requests of clients as such, whatever they ask. Connections are bounded by their listener,
+waiting calls by their queues, stored answers by the store.
 """
 
 import asyncio
-import sys
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
-
-import structlog
+from contextlib import asynccontextmanager
 
 from proxy.errors import OverloadedError, StoppingError
-
-if sys.platform != "win32":
-    import resource
-
-log = structlog.get_logger(__name__)
-
-_OWN_DESCRIPTORS = 128
-"""What a process needs beside its connections: logs, sockets that listen, Redis, questions about health."""
 
 
 class InFlight:
@@ -62,24 +51,3 @@ class InFlight:
             if not scope.expired():
                 raise
             raise StoppingError("The proxy is stopping; ask again.") from None
-
-
-def allow_descriptors(clients: int, upstream: int) -> None:
-    """Raise this process's limit of open files to what so many connections take, as far as allowed."""
-    if sys.platform == "win32":
-        return  # has no such limit
-    needed = clients + upstream + _OWN_DESCRIPTORS
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    unlimited = resource.RLIM_INFINITY
-    if soft == unlimited or soft >= needed:
-        return
-    granted = needed if hard == unlimited else min(needed, hard)
-    with suppress(OSError, ValueError):
-        resource.setrlimit(resource.RLIMIT_NOFILE, (granted, hard))
-        soft = granted
-    if soft < needed:
-        log.warning(
-            "fewer open files are allowed than connections.max_clients needs (ulimit -n)",
-            allowed=soft,
-            needed=needed,
-        )

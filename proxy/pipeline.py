@@ -10,7 +10,6 @@ Both end in ``Workspace.call``, which is the part from budget to upstream.
 """
 
 import asyncio
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -28,6 +27,7 @@ from proxy.cache.refusals import Refusals
 from proxy.cache.single_flight import Flight, SingleFlight
 from proxy.cache.store import Entry, Invalidation, MemoryStore
 from proxy.cache.versions import Scope, VersionBook
+from proxy.clock import Clock
 from proxy.errors import (
     AnswerableError,
     BadRequestError,
@@ -50,6 +50,7 @@ from proxy.mlflow_api.headers import (
     NOT_STORED,
     Fields,
     age,
+    of_decoded,
     unix_time,
     vary,
     without,
@@ -60,7 +61,7 @@ from proxy.mlflow_api.routes import Freshness, Group, Invalidates, Route, match
 from proxy.mlflow_api.signed_urls import expires_at
 from proxy.responses import Outcome, Reply, cache_status, relay, send_stored
 from proxy.upstream.client import chunks, fields, read_whole
-from proxy.upstream.decoding import decoded
+from proxy.upstream.decoding import applied_codings, decoded
 from proxy.upstream.malformed import reason_phrase
 from proxy.upstream.retry import UNAVAILABLE
 from proxy.workspace import Attempts, Call, Workspace
@@ -76,7 +77,7 @@ stream through and get one attempt."""
 class Answer:
     """A complete response and how it came about.
 
-    ``as_of`` is a moment (monotonic seconds) that is not after the workspace's decision. ``age`` in seconds
+    ``as_of`` is a moment (the clock's ``now``) that is not after the workspace's decision. ``age`` in seconds
     and ``ttl`` in seconds if it was stored, ``ttl`` below 0 if it has expired. ``personal`` is why it is the
     caller's own although it was asked for in a common name; None if others may have it.
     """
@@ -115,6 +116,7 @@ class Pipeline:
         proofs: Proofs,
         metrics: Metrics,
         forwarding: Forwarding,
+        clock: Clock,
     ) -> None:
         self._workspace = workspace
         self._store = store
@@ -131,6 +133,8 @@ class Pipeline:
         self._splits = Splits()
         self._metrics = metrics
         self._versions = VersionBook()
+        self._clock = clock
+        self._leapt = clock.leapt()
         self._fleet: SharedCache | None = None
         self.flights: SingleFlight[Answer] = SingleFlight()
 
@@ -256,16 +260,17 @@ class Pipeline:
             if is_proof(read):
                 self._proofs.note(asked_by(read), model, answer.response, answer.as_of, epoch)
             return answer
-        _, withdrawn = self._proofs.epoch
+        (_, withdrawn), leapt = self._proofs.epoch, self._clock.leapt()
         proof = await self._proof(read, model, asker, deadline)
         if isinstance(proof, Answer):
             return proof
         if proof is None:
             return await self._read(read, asker, deadline)
         answer = await self._read_proven(read, asker, proof, deadline)
-        if answer.outcome not in _ASKED and self._proofs.epoch[1] != withdrawn:
+        lasted = self._proofs.epoch[1] == withdrawn and self._clock.leapt() == leapt
+        if answer.outcome not in _ASKED and not lasted:
             # What others were told may have been written after this caller's access ended.
-            known = self._proofs.get(asked_by(read), model, time.monotonic())
+            known = self._proofs.get(asked_by(read), model, self._clock.now())
             if known is None or known.refusal is not None:
                 return await self._admitted(read, asker, deadline)
         return answer
@@ -275,7 +280,7 @@ class Pipeline:
 
         ``created`` is when the model was.
         """
-        now = time.monotonic()
+        now = self._clock.now()
         if self._store.get(read.key, now) is not None:
             return await self._read(read, asker, deadline)
         common = read.within(asker.common_partition(created))
@@ -305,7 +310,7 @@ class Pipeline:
 
         None if it does not say, so that nothing can be shared.
         """
-        now = time.monotonic()
+        now = self._clock.now()
         known = self._proofs.get(asked_by(read), model, now)
         if known is not None and known.refusal is None:
             return known.created
@@ -325,14 +330,15 @@ class Pipeline:
     async def _read(self, read: Read, asker: Asker, deadline: float) -> Answer:
         if asker.fresh:
             alone = Flight(read, deadline, storable=False)
-            now = time.monotonic()
+            now = self._clock.now()
             with self._coming_back():
                 fetched, personal = await self._fetch(alone, asker)
             return Answer(read.key, fetched.response, Outcome.REQUEST, now, personal=personal)
-        now = time.monotonic()
+        now = self._clock.now()
         entry = self._store.get(read.key, now)
         if entry is not None:
             return self._stored(read.key, entry, Outcome.HIT, now)
+        self._part_from_before_a_leap()
         try:
             with self._coming_back():
                 answer, _, joined = await self.flights.fetch(
@@ -347,6 +353,13 @@ class Pipeline:
             return stale
         return replace(answer, outcome=Outcome.COLLAPSED, age=None, ttl=None) if joined else answer
 
+    def _part_from_before_a_leap(self) -> None:
+        """Let nobody join what was asked before this machine slept: its answer may be from then, too."""
+        leapt = self._clock.leapt()
+        if leapt != self._leapt:
+            self._leapt = leapt
+            self.flights.invalidate(lambda model: True)
+
     @contextmanager
     def _coming_back(self) -> Iterator[None]:
         """Let the clients of a read come back: the Databricks SDK repeats what got a 503, but not a 502.
@@ -360,7 +373,7 @@ class Pipeline:
 
     def _stale(self, read: Read, asker: Asker) -> Answer | None:
         """Return an answer that has expired and that nobody can renew now, if it may be used (RFC 5861)."""
-        now = time.monotonic()
+        now = self._clock.now()
         entry = self._store.get_stale(read.key, now, self._stale_if_error)
         if entry is None or not may_be_stale(read.route.freshness, survives=entry.survives_metadata_writes):
             return None
@@ -378,7 +391,7 @@ class Pipeline:
 
     async def _fly(self, flight: Flight, asker: Asker) -> Answer:
         """Bring an answer: from the fleet if it has it or is fetching it, else from the workspace."""
-        key, began, epoch = flight.read.key, time.monotonic(), self._versions.epoch
+        key, began, epoch = flight.read.key, self._clock.now(), self._versions.epoch
         self._note_split(flight.read, asker)
         if self._fleet is None:
             return self._fetched(flight, asker, *await self._fetch(flight, asker), began)
@@ -396,7 +409,7 @@ class Pipeline:
         self._keep(flight, flight.read, entry)
         if turn.joined:
             return Answer(key, entry.response, Outcome.COLLAPSED, self._decided(entry))
-        return self._stored(key, entry, Outcome.HIT, time.monotonic())
+        return self._stored(key, entry, Outcome.HIT, self._clock.now())
 
     def _fetched(
         self, flight: Flight, asker: Asker, entry: Entry, personal: Personal | None, began: float
@@ -412,7 +425,7 @@ class Pipeline:
 
         Returns also why the answer is this caller's own, if it was asked for in a common name.
         """
-        read, epoch = flight.read, self._versions.epoch
+        read, epoch, leapt = flight.read, self._versions.epoch, self._clock.leapt()
         if read.route.freshness is Freshness.LISTING:
             await self._look_up_status(flight, asker)
         # Made of the key here and nowhere else: what else its first client said cannot reach those who share.
@@ -433,16 +446,21 @@ class Pipeline:
                 raise UpstreamUnavailableError(
                     "The workspace broke off in the middle of its answer."
                 ) from error
-            body = decoded(body, got.headers.getall("Content-Encoding", ()), self._largest_entry)
-            kept = tuple(without(self._access.returned(fields(got)), NOT_STORED))
-            response = StoredResponse(got.status, reason_phrase(got.reason), kept, body)
+            codings = got.headers.getall("Content-Encoding", ())
+            body = decoded(body, codings, self._largest_entry)
+            kept = without(self._access.returned(fields(got)), NOT_STORED)
+            if applied_codings(codings):
+                kept = of_decoded(kept)
+            response = StoredResponse(got.status, reason_phrase(got.reason), tuple(kept), body)
         personal = why_personal(read, response) if read.common else None
         if read.common:
             self._note_place(read, response, personal)
         if asker.many or (read.common and personal is None):
             response = shared_form(response)
         self._learn(read if personal is None else read.owned_by(asker.partition), response, asker, epoch)
-        return self._entry(read, response, age(got.headers.get("Age"))), personal
+        # It may have come before this machine slept, and was seen afterwards only.
+        slept = self._clock.leapt() - leapt
+        return self._entry(read, response, age(got.headers.get("Age")) + slept), personal
 
     def _note_place(self, read: Read, response: StoredResponse, personal: Personal | None) -> None:
         """Note whether answers of this kind can be shared at all; tell the operator where they cannot."""
@@ -451,7 +469,7 @@ class Pipeline:
         if personal is not None:
             self._metrics.personal_answers.labels(read.route.name, personal).inc()
             log.debug("answer is its caller's own", route=read.route.name, reason=personal)
-        if self._places.note(_place(read), personal, time.monotonic()):
+        if self._places.note(_place(read), personal, self._clock.now()):
             log.warning(
                 "answers of the workspace cannot be shared",
                 route=read.route.name,
@@ -480,7 +498,7 @@ class Pipeline:
         model, version = flight.read.model, flight.read.version
         if model is None or version is None:
             return
-        now, scope = time.monotonic(), _scope(flight.read)
+        now, scope = self._clock.now(), _scope(flight.read)
         if not self._versions.worth_asking(scope, model, version, now, self._lifetimes.unverified):
             return
         try:
@@ -499,10 +517,10 @@ class Pipeline:
         """
         if response.status in REFUSED:
             everything = response.status == 401
-            self._refusals.note(asker.partition, None if everything else read.model, time.monotonic())
+            self._refusals.note(asker.partition, None if everything else read.model, self._clock.now())
         if response.status in {401, 403} and read.model is not None:
             asked = asked_by(read.owned_by(asker.partition))
-            self._proofs.withdraw(asked, read.model, time.monotonic())
+            self._proofs.withdraw(asked, read.model, self._clock.now())
         if read.route.freshness is not Freshness.MUTABLE or response.status != 200:
             return
         if epoch != self._versions.epoch:
@@ -511,7 +529,7 @@ class Pipeline:
         if asker.common and is_proof(read) and (created := described(response, read.model or "")) is not None:
             # What proves to one caller that it may read the model describes it to all who have proven that.
             scopes.append((read.prefix, asker.common_partition(created)))
-        now = time.monotonic()
+        now = self._clock.now()
         for seen in answers.versions(answers.json_object(response.body) or {}):
             replaced = [self._versions.observe(scope, seen, now) for scope in scopes]
             if any(replaced):
@@ -522,7 +540,7 @@ class Pipeline:
 
     def _entry(self, read: Read, response: StoredResponse, age: float) -> Entry:
         """Decide for how long an answer may be kept that was ``age`` seconds old when it came."""
-        now = time.monotonic()
+        now = self._clock.now()
         status = None
         if read.model is not None and read.version is not None:
             status = self._versions.status(_scope(read), read.model, read.version)
@@ -531,7 +549,7 @@ class Pipeline:
             response.status,
             self._lifetimes,
             version_status=status,
-            url_expires_in=_url_expires_in(read, response, age),
+            url_expires_in=_url_expires_in(read, response, self._clock.latest_unix() - age),
         )
         if "*" in vary(response.headers) or (response.status == 200 and not is_of(read.route, response)):
             seconds = NOT_AT_ALL
@@ -539,7 +557,7 @@ class Pipeline:
         return Entry(response, read.model, read.version, survives, now - age, now - age + seconds)
 
     def _keep(self, flight: Flight, read: Read, entry: Entry) -> bool:
-        fresh = entry.expires_at > time.monotonic()
+        fresh = entry.expires_at > self._clock.now()
         owned = self._access.owns(read.partition)
         return fresh and owned and flight.storable and self._store.put(read.key, entry)
 
@@ -577,7 +595,7 @@ class Pipeline:
         try:
             async with self._workspace.call(call) as response:
                 if response.status == 401:
-                    self._refusals.note(asker.partition, None, time.monotonic())
+                    self._refusals.note(asker.partition, None, self._clock.now())
                 if attempts.may_have_worked:
                     # Whoever asks from here on must see it.
                     self._invalidate_after(request, route, body)
@@ -627,12 +645,15 @@ def _of_no_use_to_others(entry: Entry) -> Entry:
     return replace(entry, response=StoredResponse(entry.response.status, "", (), b""), expires_at=0.0)
 
 
-def _url_expires_in(read: Read, response: StoredResponse, age: float) -> float | None:
-    """Return the seconds from when the answer was made until its signed URL ends, None if unknown."""
+def _url_expires_in(read: Read, response: StoredResponse, latest: float) -> float | None:
+    """Return the seconds from when the answer was made until its signed URL ends, None if unknown.
+
+    ``latest`` is when it was made at the latest, in Unix time.
+    """
     if read.route.freshness is not Freshness.SIGNED_URL or response.status != 200:
         return None
     signed = answers.signed_url(answers.json_object(response.body) or {})
     expiry = expires_at(signed.url, signed.headers) if signed is not None else None
     # By the workspace's clock, which signed it: this machine's may be minutes off.
     made = unix_time(response.header("date") or "")
-    return expiry - (time.time() - age if made is None else made) if expiry is not None else None
+    return expiry - (latest if made is None else made) if expiry is not None else None

@@ -111,6 +111,21 @@ def _listed(what: str, check: Callable[[str], None]) -> BeforeValidator:
     return BeforeValidator(validate)
 
 
+def _check_address(host: str) -> None:
+    every = "0.0.0.0 is every interface, :: is by IPv6"
+    if not host:
+        raise ValueError(f"an empty string is no address; {every}")
+    if literal(host) is not None:
+        return
+    shown = _short(host)
+    if "/" in host or "*" in host:
+        raise ValueError(f"{shown} is no address to listen on; {every}")
+    if ":" in host:
+        raise ValueError(
+            f"{shown} has a port, or is no address; give the address alone, and the port as port"
+        )
+
+
 def _check_host(host: str) -> None:
     if not host:
         raise ValueError("an empty string is no host name; leave allowed_hosts out to name none")
@@ -371,7 +386,16 @@ _ADMIN_PORT = 8081
 class AdminSettings(_Section):
     """The proxy's own endpoints, under /-/."""
 
-    host: str = Field("", description="address of a listener for them alone; empty: with everything else")
+    host: Annotated[
+        tuple[str, ...],
+        NoDecode,
+        _listed("addresses", _check_address),
+        BeforeValidator(lambda value: () if value == "" else value),
+    ] = Field(
+        (),
+        description="address of a listener for them alone, or several with commas between them; empty: with "
+        "everything else",
+    )
     port: int = Field(_ADMIN_PORT, ge=0, le=65535, description="its port, 0 for any free one")
     token: Annotated[SecretStr, AfterValidator(_secret)] = Field(
         SecretStr(""), description="who may purge; without one, whoever is on this machine"
@@ -380,7 +404,7 @@ class AdminSettings(_Section):
     @field_validator("port")
     @classmethod
     def _of_the_host(cls, port: int, info: ValidationInfo) -> int:
-        if port != _ADMIN_PORT and info.data.get("host") == "":
+        if port != _ADMIN_PORT and info.data.get("host") == ():
             raise ValueError("a port is of no use without admin.host, such as 127.0.0.1")
         return port
 
@@ -439,7 +463,11 @@ class Settings(BaseSettings):
         description="what kind of upstream the defaults are for; an MLflow server is given no limits, "
         "answers are shared by credential only, and it is told clients' addresses",
     )
-    host: str = Field("127.0.0.1", min_length=1, description="address to listen on")
+    host: Annotated[tuple[str, ...], NoDecode, _listed("addresses", _check_address)] = Field(
+        ("127.0.0.1",),
+        min_length=1,
+        description="address to listen on, or several with commas between them",
+    )
     port: int = Field(8080, ge=0, le=65535, description="port to listen on, 0 for any free one")
     allowed_hosts: Annotated[tuple[str, ...], NoDecode, _listed("host names", _check_host)] = Field(
         (),

@@ -43,11 +43,11 @@ class Reloaded:
         self.current = make()
 
     def refresh(self) -> None:
-        """Take the files over if they have changed. Blocks on the disk."""
+        """Take the files over if they have changed, at the latest once they can be. Blocks on the disk."""
         seen = self._look()
         if seen == self._seen:
+            self._complained = False
             return
-        self._seen = seen
         try:
             self.current = self._make()
         except InvalidSettingsError as problem:
@@ -55,6 +55,7 @@ class Reloaded:
                 log.error("changed TLS files are not taken over; the old ones stay", reason=str(problem))
             self._complained = True
         else:
+            self._seen = seen
             log.info("changed TLS files taken over", files=self._files)
             self._complained = False
 

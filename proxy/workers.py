@@ -24,12 +24,11 @@ from pydantic import SecretStr
 
 from proxy import app, logs
 from proxy.errors import InvalidSettingsError
+from proxy.listener import binding
 from proxy.settings import FleetSettings, Settings
 
 log = structlog.get_logger(__name__)
 
-_BACKLOG = 1024
-"""Connections that wait for any worker to accept them."""
 _SETTLED = 60.0
 """Seconds after which a death no longer counts as one at start."""
 _LONGEST_PAUSE = 30
@@ -60,11 +59,12 @@ def run(settings: Settings) -> int:
     app.refuse_one_port(settings)  # before the parent binds both
     settings = _with_secret(settings)
     with contextlib.ExitStack() as stack:
-        shared = [stack.enter_context(each) for each in asyncio.run(_listen(settings.host, settings.port))]
-        admin: list[socket.socket] = []
-        if settings.admin.host:
-            bound = asyncio.run(_listen(settings.admin.host, settings.admin.port, "admin."))
-            admin = [stack.enter_context(each) for each in bound]
+        shared = asyncio.run(binding.listen(settings.host, settings.port))
+        for each in shared:
+            stack.enter_context(each)
+        admin = asyncio.run(binding.listen(settings.admin.host, settings.admin.port, "admin."))
+        for each in admin:
+            stack.enter_context(each)
         private = [
             stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(settings.workers)
         ]
@@ -77,13 +77,6 @@ def _with_secret(settings: Settings) -> Settings:
     if settings.fleet.secret.get_secret_value():
         return settings
     return settings.model_copy(update={"fleet": FleetSettings(secret=SecretStr(secrets.token_hex(32)))})
-
-
-class _Inherited(socket.socket):
-    """A socket that the parent listens on."""
-
-    def listen(self, backlog: int = 0, /) -> None:
-        """Do nothing: asyncio would listen again, with a backlog that is meant for its own accepting."""
 
 
 @dataclass
@@ -247,22 +240,6 @@ def _orphaned(loop: asyncio.AbstractEventLoop, parent: int) -> None:
 
 def _to_nobody(problem: InvalidSettingsError | None) -> None:
     """Later workers have nobody waiting for them."""
-
-
-async def _listen(host: str, port: int, section: str = "") -> list[socket.socket]:
-    """Bind an address like asyncio does for one process. Raises InvalidSettingsError."""
-    loop = asyncio.get_running_loop()
-    sockets: list[socket.socket] = []
-    try:
-        server = await loop.create_server(asyncio.Protocol, host, port, start_serving=False)
-        for each in server.sockets:
-            listening = each.dup()
-            sockets.append(_Inherited(fileno=listening.detach()))
-            socket.socket.listen(sockets[-1], _BACKLOG)
-    except OSError as error:
-        raise app.cannot_listen(host, port, error, section) from None
-    server.close()
-    return sockets
 
 
 @contextlib.contextmanager

@@ -1,6 +1,6 @@
 """What of an answer all callers may have who have proven that they may read what it is about. Pure.
 
-``now`` in monotonic seconds comes in.
+``now`` comes in, that of ``proxy.clock``.
 """
 
 from dataclasses import dataclass

@@ -72,9 +72,9 @@ def bearer(token: str) -> Credential:
     return Credential((("Authorization", f"Bearer {token}"),))
 
 
-def due(fetched_at: float, expires_at: float) -> float:
-    """Return when to fetch the next credential (all in Unix time)."""
-    return expires_at - min(_EARLIEST, max(0.0, expires_at - fetched_at) / 2)
+def due(fetched_at: float, ends_at: float) -> float:
+    """Return when to fetch the next credential (all by one clock)."""
+    return ends_at - min(_EARLIEST, max(0.0, ends_at - fetched_at) / 2)
 
 
 class Credentials(Protocol):
@@ -98,11 +98,7 @@ class TokenFile:
     """A file that holds a token and nothing else. Raises InvalidSettingsError if it does not."""
 
     def __init__(
-        self,
-        path: Path,
-        *,
-        clock: Callable[[], float] = time.monotonic,
-        wall_clock: Callable[[], float] = time.time,
+        self, path: Path, *, clock: Callable[[], float], wall_clock: Callable[[], float] = time.time
     ) -> None:
         self._file = WatchedFile(path, _token_in, "access.token_file", clock=clock, wall_clock=wall_clock)
         self.remedy = f"put a valid token into access.token_file ({path}); it is read again when it changes"
@@ -125,17 +121,26 @@ class Fetched:
     """A credential that a function fetches, again before it expires and when it is refused.
 
     One fetch serves all who wait for it. One that fails changes nothing while the credential at hand has not
-    expired, and is not repeated for some seconds. ``fetch`` blocks, and raises CredentialUnavailableError;
-    ``clock`` is Unix time.
+    expired, and is not repeated for some seconds. ``fetch`` blocks, and raises CredentialUnavailableError.
+
+    ``wall_clock`` is Unix time. It says how long a credential lives when that comes; ``clock`` measures that,
+    so that a wall clock that is set back meanwhile makes none live longer.
     """
 
     def __init__(
-        self, fetch: Callable[[], Credential], remedy: str, *, clock: Callable[[], float] = time.time
+        self,
+        fetch: Callable[[], Credential],
+        remedy: str,
+        *,
+        clock: Callable[[], float],
+        wall_clock: Callable[[], float] = time.time,
     ) -> None:
         self.remedy = remedy
         self._clock = clock
+        self._wall_clock = wall_clock
         self._fetch = Blocking(fetch, FETCH_LIMIT)
         self._credential: Credential | None = None
+        self._ends_at: float | None = None
         self._fetched_at = float("-inf")
         self._not_before = float("-inf")
         self._renewed_at = float("-inf")
@@ -147,11 +152,11 @@ class Fetched:
         now, held = self._clock(), self._credential
         if held is None:
             return await self._another()
-        if held.expires_at is not None:
+        if self._ends_at is not None:
             # What is old already when it comes, by a clock that is fast, is used for a moment all the same.
-            if max(held.expires_at, self._fetched_at + _MOMENT) <= now:
+            if max(self._ends_at, self._fetched_at + _MOMENT) <= now:
                 return await self._another()
-            if due(self._fetched_at, held.expires_at) <= now and self._not_before <= now:
+            if due(self._fetched_at, self._ends_at) <= now and self._not_before <= now:
                 self._begin()
         return held
 
@@ -200,7 +205,9 @@ class Fetched:
                 f"This proxy could not get its credential for the workspace; {self.remedy}."
             )
             raise self._problem from None
+        left = None if found.expires_at is None else found.expires_at - self._wall_clock()
         self._credential, self._fetched_at = found, began
+        self._ends_at = None if left is None else self._clock() + left
         self._not_before = float("-inf")
         log.info("workspace credential fetched", expires_at=found.expires_at)
         return found

@@ -32,7 +32,8 @@ class WatchedFile(Generic[Content]):
     """One file, read at once: raises InvalidSettingsError, naming ``setting``, if that cannot be done.
 
     ``parse`` makes of its bytes what it means, or raises UnreadableError. ``warning`` returns what to log
-    when that comes into force, empty for nothing. ``wall_clock`` is that of the times at which files change.
+    when that comes into force, empty for nothing. ``wall_clock`` is that of the times at which files change,
+    ``clock`` any other one.
     """
 
     def __init__(
@@ -42,7 +43,7 @@ class WatchedFile(Generic[Content]):
         setting: str,
         *,
         warning: Callable[[Content], str] = lambda content: "",
-        clock: Callable[[], float] = time.monotonic,
+        clock: Callable[[], float],
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
         self._path = path

@@ -1,6 +1,7 @@
 """What is known of who may read which model: proofs that the workspace gave, for as long as they count.
 
-Pure; ``now`` in monotonic seconds comes in. Credentials are known by their partitions only, never in clear.
+Pure; ``now`` comes in, that of ``proxy.clock``. Credentials are known by their partitions only, never in
+clear.
 """
 
 from dataclasses import dataclass, replace

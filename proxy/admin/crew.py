@@ -18,10 +18,15 @@ from prometheus_client.exposition import choose_encoder
 from proxy.admin import samples
 from proxy.admin.entrance import only
 from proxy.admin.handlers import PREFIX, Handler
+from proxy.listener.accepting import Site
+from proxy.listener.connection import Timeouts
 from proxy.listener.hosts import LOOPBACK_ONLY
+from proxy.listener.runner import BoundedRunner
 
 _PATIENCE = 1.0
 """Seconds for a worker's answer; one that takes longer is left out."""
+_MOST_CLIENTS = 32
+"""Connections at once that ask one worker: each of the others may have several to answer at a time."""
 
 
 def apart(registry: CollectorRegistry, status: Callable[[], Mapping[str, object]]) -> dict[str, Handler]:
@@ -58,9 +63,10 @@ async def answer_apart(
     """Answer the other workers for as long as the application lives (a context of ``cleanup_ctx``)."""
     own = web.Application(middlewares=[only(LOOPBACK_ONLY)])
     own.add_routes([web.get(PREFIX + name, handler) for name, handler in handlers.items()])
-    runner = web.AppRunner(own, access_log=None, shutdown_timeout=_PATIENCE)
+    timeouts = Timeouts(_PATIENCE, _PATIENCE, _PATIENCE)
+    runner = BoundedRunner(own, _MOST_CLIENTS, "of one worker", timeouts, shutdown_timeout=_PATIENCE)
     await runner.setup()
-    await web.SockSite(runner, listening).start()
+    await Site(runner, listening, alone=True).start()
     yield
     await runner.cleanup()
 

@@ -68,23 +68,25 @@ def only(hosts: Hosts) -> Middleware:
     return check
 
 
-_MOST_CLIENTS = 100
+MOST_CLIENTS = 100
 """Connections at once to the listener of its own: a few probes and scrapers, with room for more."""
 
-Listen = Callable[[web.AppRunner], Sequence[web.BaseSite]]
+Listen = Callable[[BoundedRunner], Awaitable[Sequence[web.BaseSite]]]
 
 
 async def answer_on_its_own(
     entrance: Entrance,
     hosts: Hosts,
     listen: Listen,
-    started: Callable[[web.AppRunner], None],
+    started: Callable[[str], None],
+    most: int,
     timeouts: Timeouts,
     application: web.Application,
 ) -> AsyncIterator[None]:
     """Listen for own endpoints alone for as long as the application lives (a context of ``cleanup_ctx``).
 
-    So they are there before clients are let in, and until the last of them is served.
+    So they are there before clients are let in, and until the last of them is served. ``listen`` makes the
+    sites, and ``started`` is told the URL of each; ``most`` is how many connections they take together.
     """
 
     @web.middleware
@@ -93,12 +95,12 @@ async def answer_on_its_own(
 
     own = web.Application(middlewares=[only(hosts), enter])
     own.on_response_prepare.append(_close_refused)
-    runner = BoundedRunner(own, _MOST_CLIENTS, "of the proxy's own endpoints", timeouts, shutdown_timeout=1.0)
+    runner = BoundedRunner(own, most, "of the proxy's own endpoints", timeouts, shutdown_timeout=1.0)
     await runner.setup()
     try:
-        for site in listen(runner):
+        for site in await listen(runner):
             await site.start()
-        started(runner)
+            started(site.name)
         yield
     finally:
         await runner.cleanup()

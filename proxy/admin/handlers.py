@@ -31,8 +31,9 @@ class Readiness:
     out all the same when the workspace is back.
     """
 
-    def __init__(self, client: HttpClient, origin: str, circuit: Circuit) -> None:
+    def __init__(self, client: HttpClient, origin: str, circuit: Circuit, clock: Callable[[], float]) -> None:
         self._client = client
+        self._clock = clock
         self._circuit = circuit
         self._url = origin + "/.well-known/databricks-config"
         self._asking = asyncio.Lock()
@@ -49,7 +50,7 @@ class Readiness:
         if (refused := self._circuit.problem()) is not None:
             return refused
         async with self._asking:
-            now = asyncio.get_running_loop().time()
+            now = self._clock()
             if now - self._asked_at >= _PROBE_LIFETIME:
                 self._problem = self._status = None
                 try:
@@ -64,7 +65,8 @@ class Readiness:
     async def _ask(self) -> int:
         """Ask the workspace for something that it has without a credential; return the answer's status."""
         with self._circuit.through(None, telling=False) as note_answer:
-            async with self._client.open("GET", self._url, (), within=_PROBE_SECONDS) as response:
+            # A new connection: whether one can be made is what is asked.
+            async with self._client.open("GET", self._url, (), within=_PROBE_SECONDS, idle=0) as response:
                 note_answer(Said.REACHED)
                 return response.status
 

@@ -1,6 +1,6 @@
 """Whom the workspace turned away, and when: what was stored before that is not given out once it has expired.
 
-Pure; ``now`` in monotonic seconds. Bounded: what has to be forgotten counts as a refusal of everybody.
+Pure; ``now`` is that of ``proxy.clock``. Bounded: what has to be forgotten counts as a refusal of everybody.
 """
 
 from collections import OrderedDict

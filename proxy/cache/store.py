@@ -18,7 +18,7 @@ _OVERHEAD = 1024
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A stored answer. Times are monotonic seconds."""
+    """A stored answer. Times are those of ``proxy.clock``."""
 
     response: StoredResponse
     model: str | None

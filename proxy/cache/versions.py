@@ -28,7 +28,7 @@ class VersionBook:
     """Status of model versions by name and version, within a ``scope``.
 
     A scope is all that chooses which models a name means: the API prefix, and the partition of the answers
-    that say so. ``now`` is in monotonic seconds.
+    that say so. ``now`` is that of ``proxy.clock``.
     """
 
     def __init__(self) -> None:

@@ -5,7 +5,9 @@
 -- answers wrong and flights in the air unjoinable by counting generations up; what was stored or begun under another
 -- generation does not count any more. Losing any of these keys costs calls and never makes an answer wrong: the
 -- generations carry a mark of when they began, and with them everything goes. So it does when a member has heard more
--- than was ever said here: a Redis that came back with an older state has forgotten writes.
+-- than was ever said here: a Redis that came back with an older state has forgotten writes. And so it does when the
+-- clock goes back, that of this machine or by way of another one that takes over: then nobody knows how old an answer
+-- is, and what should have ended, leases too, lasts longer by as much.
 --
 -- KEYS: generations (hash), log (stream: what was brought and what was written), secrets (sorted set: fingerprint of a
 --       secret -> when seen last), then what the operation names.
@@ -15,15 +17,20 @@
 
 local GENERATIONS, LOG, SECRETS = KEYS[1], KEYS[2], KEYS[3]
 local DAY, LONGEST_LOG, MOST_GENERATIONS = 86400000, 10000, 100000
+-- By how much the clock may go back unnoticed, and how exactly it is remembered how far it was.
+local EVEN, NOTED = 1000000, 100000
 local clock = redis.call('TIME')
 local now = tonumber(clock[1]) * 1000000 + tonumber(clock[2])
 
-local born, said = unpack(redis.call('HMGET', GENERATIONS, 'born', 'log'))
-local count = tonumber(said or '0')
-local went_back = not count or (born == ARGV[3] and count < tonumber(ARGV[4]))
+local born, said, seen = unpack(redis.call('HMGET', GENERATIONS, 'born', 'log', 'clock'))
+local count, latest = tonumber(said or '0'), tonumber(seen or '0')
+local went_back = not count or (born == ARGV[3] and count < tonumber(ARGV[4])) or not latest or now < latest - EVEN
 if went_back or redis.call('HLEN', GENERATIONS) > MOST_GENERATIONS then
     redis.call('DEL', GENERATIONS)
-    born = false
+    born, latest = false, 0
+end
+if now > latest + NOTED then
+    redis.call('HSET', GENERATIONS, 'clock', string.format('%.0f', now))
 end
 if not born then
     born = string.format('%.0f', now) .. '-' .. ARGV[2]
@@ -129,6 +136,7 @@ end
 -- A sign of life: the leases of this many own flights, which come first, are renewed; of others is said which are not
 -- what is waited for any more.
 function operations.attend(fingerprint, after, number, lease_ms, memory_ms, leads)
+    redis.call('ZREMRANGEBYSCORE', SECRETS, now, '+inf') -- seen in the future: the clock went back
     redis.call('ZADD', SECRETS, now, fingerprint)
     redis.call('ZREMRANGEBYSCORE', SECRETS, '-inf', now - memory_ms * 1000)
     redis.call('PEXPIRE', SECRETS, DAY)

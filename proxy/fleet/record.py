@@ -15,6 +15,8 @@ from proxy.errors import (
 )
 from proxy.mlflow_api.messages import StoredResponse
 
+_EVEN = 1.0
+"""Seconds by which clocks of one fleet may go unevenly while an answer is fetched."""
 _ERRORS: Mapping[str, type[MlflowProxyError]] = {
     "unavailable": UpstreamUnavailableError,
     "too-large": TooLargeToShareError,
@@ -47,8 +49,15 @@ class Record:
         )
 
     def entry(self, server_now: float, now: float) -> Entry:
-        """Return what to store of it here; ``now`` in monotonic seconds."""
-        stored_at = now - max(0.0, server_now - self.stored_at)
+        """Return what to store of it here, where it is ``now``.
+
+        Raises UnreadableError for one from the future: the server's clock has gone back, and nobody knows how
+        old it is.
+        """
+        age = server_now - self.stored_at
+        if age < -_EVEN:
+            raise UnreadableError("stored in the future: the clock of Redis, or of a member, was set")
+        stored_at = now - max(0.0, age)
         return Entry(
             self.response,
             self.model,

@@ -8,7 +8,7 @@ each member fetches for itself.
 import asyncio
 import itertools
 import json
-import time
+import random
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager, nullcontext, suppress
@@ -22,6 +22,7 @@ from proxy.budget.queue import Deadline
 from proxy.cache.store import Entry, Invalidation
 from proxy.errors import FleetUnavailableError, MlflowProxyError, OverBudgetError, UnreadableError
 from proxy.fleet.connection import Connection
+from proxy.fleet.reach import Backoff
 from proxy.fleet.record import Record, pack, pack_error, unpack
 from proxy.fleet.sealing import Sealing
 from proxy.mlflow_api.model_names import folded
@@ -36,8 +37,6 @@ ATTEND = 1.0
 """Seconds between two signs of life, which renew the leases of flights."""
 LEASE = 3.0
 """Seconds after its last sign of life in which a member's flights are still waited for."""
-RETRY = 0.3
-"""Seconds between two attempts to reach Redis while it is gone."""
 BLOCK = 1.0
 """Seconds for which the log is listened to at a time."""
 RESULT = 5.0
@@ -80,8 +79,9 @@ class SharedCache:
     """What the members of a fleet that know the same secret have in common beside the budget.
 
     ``forget`` is told what members wrote, to drop it here; ``observe`` what became of each question (``hit``,
-    ``joined``, ``led``, ``alone``) and what was ``unreadable``; ``told`` why Redis is lost, and nothing when
-    it is back. Nothing is shared before ``run`` runs and while Redis cannot be reached.
+    ``joined``, ``led``, ``alone``) and what was ``unreadable``; ``told`` at each attempt why nothing is
+    shared, and nothing when it is. ``clock`` is that of entries. Nothing is shared before ``run`` runs and
+    while Redis cannot be reached.
     """
 
     def __init__(
@@ -92,7 +92,9 @@ class SharedCache:
         member: str,
         forget: Callable[[Invalidation], object],
         observe: Callable[[str], None],
+        clock: Callable[[], float],
         told: Callable[[str], None] = lambda reason: None,
+        jitter: Callable[[], float] = random.random,
     ) -> None:
         self._connection = connection
         self._script = connection.script(SCRIPT)
@@ -100,12 +102,15 @@ class SharedCache:
         self._member = member
         self._forget = forget
         self._observe = observe
+        self._clock = clock
         self._told = told
+        self._jitter = jitter
+        self._backoff = Backoff()
         self._met_unreadable = False
         self._prefix = f"{prefix}:{sealing.fingerprint}"
         self._common = [self._key("generations"), self._key("log"), f"{prefix}:secrets"]
         self.connected = False
-        """Whether answers are shared now."""
+        """Whether answers are shared now: this member is heard, and hears the others."""
         self.other_secrets = 0
         """How many secrets other than this one are in use on this Redis for the same workspace."""
         self._serials = itertools.count()
@@ -118,6 +123,9 @@ class SharedCache:
         self._telling = asyncio.Lock()
         self._background: set[asyncio.Task[Any]] = set()
         self._arrived = asyncio.Event()
+        self._lost = asyncio.Event()
+        self._unheard: tuple[str, int] | None = None
+        """What had been heard when more had been said, at the last sign of life."""
         self._born = ""
         self._number = 0
         self._heard = "0-0"
@@ -164,7 +172,7 @@ class SharedCache:
                 waiting[landed] = ""
                 try:
                     await self._tell()
-                    asked = time.monotonic()
+                    asked = self._clock()
                     # The answer has to be heard even if the one who asks leaves: it may be the lead.
                     asking = self._in_background(
                         self._ask(
@@ -179,7 +187,7 @@ class SharedCache:
                     break
                 if kind == b"lead":
                     self._observe("led")
-                    lead = _Lead(name, flight, model, _text(content), server_time / 1e6, time.monotonic())
+                    lead = _Lead(name, flight, model, _text(content), server_time / 1e6, self._clock())
                     self._leads[flight] = lead
                     return lead
                 if kind == b"busy":
@@ -208,7 +216,7 @@ class SharedCache:
     def _open(self, kind: bytes, sealed: bytes, name: str, server_now: float, asked: float) -> Entry | None:
         """Return the answer that lay in Redis, None if it is none that may be used.
 
-        ``asked`` is the monotonic time of the question: a slow way makes an answer older, not younger.
+        ``asked`` is the clock's time of the question: a slow way makes an answer older, not younger.
         Raises the error that a flight met which was waited for.
         """
         try:
@@ -222,7 +230,7 @@ class SharedCache:
             self._note_unreadable(f"an error in the place of an answer: {error}")
             return None
         # Redis drops an answer some time after it came, which may have taken a while.
-        usable = kind == b"result" or entry.expires_at > time.monotonic()
+        usable = kind == b"result" or entry.expires_at > self._clock()
         return entry if usable else None
 
     async def _until(self, landed: asyncio.Event, deadline: Deadline) -> None:
@@ -253,7 +261,7 @@ class SharedCache:
             return
         kind, lifetime = "metadata", 0.0
         if entry is not None:
-            now = time.monotonic()
+            now = self._clock()
             lifetime = entry.expires_at - now
             kind = "files" if entry.survives_metadata_writes else "metadata"
             record = Record.of(entry, lead.server_now(entry.stored_at))
@@ -325,7 +333,7 @@ class SharedCache:
         try:
             while True:
                 await self._converse()
-                await asyncio.sleep(RETRY)
+                await self._pause()
         finally:
             self.connected = False
             while self._background:
@@ -348,10 +356,34 @@ class SharedCache:
         while True:
             try:
                 await self._sign_of_life()
-                await self._tell()
+                if not self.connected:
+                    await self._join()
             except FleetUnavailableError as error:
+                if not self.connected:
+                    self._told(str(error))
                 self._cut_off(str(error))
-            await asyncio.sleep(ATTEND if self.connected else RETRY)
+            await self.told()
+            if self.connected:
+                self._told("")
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(ATTEND):
+                        await self._lost.wait()
+            if not self.connected:
+                await self._pause()
+
+    async def _pause(self) -> None:
+        now = asyncio.get_running_loop().time()
+        await asyncio.sleep(self._backoff.after_loss(now, self._jitter()))
+
+    async def _join(self) -> None:
+        """Begin to share, now that this member is heard, if it hears the others too."""
+        for identity, fields in await self._connection.read_stream(self._key("log"), self._heard, 0):
+            self._hear(identity, fields)
+        self.connected = True
+        self._backoff.reached(asyncio.get_running_loop().time())
+        self._unheard = None
+        self._lost.clear()
+        self._arrived.set()
 
     async def _sign_of_life(self) -> None:
         leads = list(self._leads.values())
@@ -374,12 +406,22 @@ class SharedCache:
         if others and not self.other_secrets:
             log.warning("other proxies of this workspace have another fleet.secret; they share no answers")
         self.other_secrets = others
-        if not self.connected:
-            self.connected = True
-            self._told("")
-            self._arrived.set()
+        self._expect_to_hear(int(newest))
         for index in free:
             self._wake(held[index - 1][0])
+
+    def _expect_to_hear(self, said: int) -> None:
+        """Make sure that what others say is heard; ``said`` is the number of the last message.
+
+        After a failover the one connection may end at the new Redis, and the one that listens still at the
+        old, where nobody says anything any more. Raises FleetUnavailableError then.
+        """
+        was, self._unheard = self._unheard, None
+        if self.connected and said > self._number:
+            self._unheard = (self._born, self._number)
+            if self._unheard == was:
+                self._connection.leave()
+                raise FleetUnavailableError("What other proxies say in Redis is not heard here.")
 
     async def _listen(self) -> None:
         """Follow what members bring and write."""
@@ -429,10 +471,12 @@ class SharedCache:
         self._wake_all()
 
     def _cut_off(self, reason: str) -> None:
-        if self.connected:
-            self._told(reason)
+        if not self.connected:
+            return  # whoever tries to get back says why that fails
+        self._told(reason)
         self.connected = False
         self._arrived.clear()
+        self._lost.set()
         self._wake_all()
 
     def _wake(self, name: str) -> None:

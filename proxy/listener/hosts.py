@@ -56,15 +56,15 @@ class Hosts:
     addresses: bool
 
     @classmethod
-    def of(cls, listener: str, allowed: Iterable[str], *, loopback: bool) -> Self:
-        """Return the hosts of a listener at an address or name, ``loopback`` if only this machine reaches it.
+    def of(cls, listener: Iterable[str], allowed: Iterable[str], *, loopback: bool) -> Self:
+        """Return the hosts of a listener at addresses or names, ``loopback`` if only this machine reaches it.
 
-        The listener's own name, if it has one, is answered like those ``allowed``: the operator gave it.
+        Its own names, if it has some, are answered like those ``allowed``: the operator gave them.
         """
         names = frozenset(map(canonical, allowed))
         if not (names or loopback):
             return cls(None, addresses=True)
-        return cls(names | {canonical(listener)}, addresses=not loopback)
+        return cls(names.union(map(canonical, listener)), addresses=not loopback)
 
     def check(self, field: str | None) -> None:
         """Raise PermissionDeniedError for a ``Host`` field that names another host; None is for no field."""

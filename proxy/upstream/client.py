@@ -1,6 +1,7 @@
 """The HTTP client: how requests leave, and the edge where aiohttp's exceptions become ours."""
 
 import asyncio
+import math
 import ssl
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -10,7 +11,9 @@ import aiohttp
 from multidict import CIMultiDict
 from yarl import URL
 
+from proxy.descriptors import is_exhaustion, nearly_exhausted
 from proxy.errors import (
+    ConnectionEndedError,
     OverloadedError,
     TooLargeToShareError,
     TruncatedError,
@@ -18,7 +21,7 @@ from proxy.errors import (
     UpstreamUnavailableError,
 )
 from proxy.mlflow_api.headers import end_to_end
-from proxy.upstream.connector import Connector, RefusedAddressError
+from proxy.upstream.connector import Connector, RefusedAddressError, wanting
 from proxy.upstream.destination import Destinations
 from proxy.upstream.forward_proxy import ForwardProxies, without_credentials
 from proxy.upstream.malformed import problem
@@ -29,6 +32,9 @@ _LONGEST_WAIT = 30.0
 """Seconds for one of the pool's connections to become free, beside the time to open one."""
 _CHUNK = 128 * 1024
 """Bytes read ahead of a slow client at most, times two (aiohttp's high-water mark)."""
+
+_ENDED = (aiohttp.ClientOSError, aiohttp.ClientConnectionResetError, aiohttp.ServerDisconnectedError)
+"""What aiohttp raises when a connection ends in the middle of a request or before its answer."""
 
 Body = bytes | aiohttp.StreamReader | None
 Sent = Callable[[], None]
@@ -41,6 +47,9 @@ class HttpClient:
     ``peer`` names it in error messages, "the workspace"; they never show a URL, since storage URLs carry
     signatures.
     Redirects are not followed, cookies not kept, bodies not decoded: a proxy does none of that.
+    ``limit`` says where the number of connections comes from, in the same messages.
+    ``repeats`` is whether a request of an idempotent method is made once more, unasked, if its connection
+    ends: not where each of them counts.
     ``tls`` gives the context for the next connection, True for the system's own. ``destinations`` are the
     places that may be asked, None for whatever the caller names.
     """
@@ -52,6 +61,8 @@ class HttpClient:
         connect_timeout: float,
         read_timeout: float,
         connections: int,
+        repeats: bool,
+        limit: str = "connections.max_connections",
         tls: Tls = lambda: True,
         forward_proxies: ForwardProxies | None = None,
         destinations: Destinations | None = None,
@@ -66,6 +77,7 @@ class HttpClient:
         trace.on_connection_queued_start.append(_note_queued)
         trace.on_connection_queued_end.append(_note_not_queued)
         self._connections = connections
+        self._limit = limit
         self._destinations = destinations
         self._timeout = aiohttp.ClientTimeout(
             total=None,
@@ -83,6 +95,7 @@ class HttpClient:
             max_field_size=_LARGEST_FIELD,
             read_bufsize=_CHUNK,
         )
+        self._session._retry_connection = repeats
 
     async def close(self) -> None:
         """Close all connections."""
@@ -98,6 +111,7 @@ class HttpClient:
         *,
         on_sent: Sent | None = None,
         within: float | None = None,
+        idle: float = math.inf,
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         """Send a request and yield its response once the header is there.
 
@@ -105,10 +119,12 @@ class HttpClient:
         left, once per attempt: when its header was written, or, over a new connection, when the answer's
         header is there, since how long the other side took to accept it is not known before.
         ``within`` bounds the whole exchange in seconds, body included. Without it the header has to be there
-        one read timeout after the last of the request left, whatever else is said meanwhile. Leaving the
-        context before the body was read closes the connection.
+        one read timeout after the last of the request left, whatever else is said meanwhile. ``idle`` is for
+        how many seconds at most its connection may have been idle, 0 for a new one. Leaving the context
+        before the body was read closes the connection.
 
-        Raises UpstreamUnavailableError, RefusedDestinationError among it, and UpstreamTimeoutError.
+        Raises UpstreamUnavailableError, RefusedDestinationError and ConnectionEndedError among it,
+        UpstreamTimeoutError, and OverloadedError if this proxy has no connection left or can open none.
         """
         timeout = self._timeout
         if within is not None:
@@ -125,7 +141,7 @@ class HttpClient:
         proxy = self._forward_proxies.towards(target)
         with self._mapped_errors(attempt, proxy), _reported(attempt):
             async with asyncio.timeout(None) as header:
-                with _watched(attempt, header, timeout.sock_read):
+                with _watched(attempt, header, timeout.sock_read), self._noted_ends(idle):
                     response = await self._session.request(
                         method,
                         target,
@@ -149,6 +165,19 @@ class HttpClient:
             response.release()
 
     @contextmanager
+    def _noted_ends(self, idle: float) -> Iterator[None]:
+        """Ask for a connection, and tell the end of one that had been used before from other failures."""
+        with wanting(idle) as wanted:
+            try:
+                yield
+            except _ENDED:
+                if wanted.used is None:
+                    raise
+                raise ConnectionEndedError(
+                    f"{_subject(self._peer)} hung up before it answered.", unread=wanted.unread
+                ) from None
+
+    @contextmanager
     def _mapped_errors(self, attempt: SimpleNamespace, proxy: URL | None) -> Iterator[None]:
         try:
             yield
@@ -156,12 +185,13 @@ class HttpClient:
             refused = getattr(error, "os_error", None)
             if isinstance(refused, RefusedAddressError) and refused.__cause__ is not None:
                 raise refused.__cause__ from None
+            if _ran_out(error):
+                raise OverloadedError(_no_descriptor(self._peer)) from error
             raise UpstreamUnavailableError(_no_connection(self._peer, proxy, error)) from error
         except TimeoutError as error:
             if attempt.queued:
                 raise OverloadedError(
-                    f"All {self._connections} connections to {self._peer} are in use "
-                    "(connections.max_connections)."
+                    f"All {self._connections} connections to {self._peer} are in use ({self._limit})."
                 ) from error
             raise UpstreamTimeoutError(f"{_subject(self._peer)} did not answer in time.") from error
         except aiohttp.ServerDisconnectedError as error:
@@ -171,9 +201,31 @@ class HttpClient:
                 f"{_subject(self._peer)} answered with something that is not HTTP."
             ) from error
         except (aiohttp.ClientError, OSError, ValueError) as error:
+            if is_exhaustion(error):
+                raise OverloadedError(_no_descriptor(self._peer)) from error
             raise UpstreamUnavailableError(
                 f"The connection to {self._peer} broke: {type(error).__name__}."
             ) from error
+
+
+def _ran_out(error: aiohttp.ClientError) -> bool:
+    """Whether there is no connection because this machine has nothing left to make one of.
+
+    Whoever resolves names or looks for a CA reads files and does not say that it could not.
+    """
+    cause = getattr(error, "os_error", error)
+    if is_exhaustion(cause):
+        return True
+    unclear = isinstance(error, aiohttp.ClientConnectorDNSError | aiohttp.ClientConnectorCertificateError)
+    # Of several addresses that failed differently, aiohttp makes one error without a number.
+    return (unclear or getattr(cause, "errno", None) is None) and nearly_exhausted()
+
+
+def _no_descriptor(peer: str) -> str:
+    return (
+        f"This proxy can open no connection to {peer} at the moment: it has reached its limit of open files "
+        "(ulimit -n), or this machine has no room for more."
+    )
 
 
 def _subject(peer: str) -> str:

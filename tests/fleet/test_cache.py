@@ -51,7 +51,15 @@ def never() -> float:
 class Member:
     """A proxy's part in the cache; `calls` is what the workspace was asked by all of them."""
 
-    def __init__(self, url: str, name: str, calls: list[str], secret: str, prefix: str) -> None:
+    def __init__(
+        self,
+        url: str,
+        name: str,
+        calls: list[str],
+        secret: str,
+        prefix: str,
+        clock: Callable[[], float] | None = None,
+    ) -> None:
         self.url = url
         self.name = name
         self.calls = calls
@@ -59,7 +67,8 @@ class Member:
         self.outcomes: Counter[str] = Counter()
         self.connection = Connection(url)
         self.cache = SharedCache(
-            self.connection, prefix, Sealing(secret, "workspace"), name, self.forgotten.append, self._observe
+            *(self.connection, prefix, Sealing(secret, "workspace"), name),
+            *(self.forgotten.append, self._observe, clock or asyncio.get_running_loop().time),
         )
         self.running = asyncio.create_task(self.cache.run())
 
@@ -105,11 +114,17 @@ async def until(what: Callable[[], object]) -> None:
 
 @asynccontextmanager
 async def fleet(
-    url: str, count: int = 2, *, secrets: Sequence[str] = (), prefix: str = "test:{ws}", wait: bool = True
+    url: str,
+    count: int = 2,
+    *,
+    secrets: Sequence[str] = (),
+    prefix: str = "test:{ws}",
+    wait: bool = True,
+    clock: Callable[[], float] | None = None,
 ) -> AsyncIterator[list[Member]]:
     calls: list[str] = []
     members = [
-        Member(url, f"member-{number}", calls, secrets[number] if secrets else SECRET, prefix)
+        Member(url, f"member-{number}", calls, secrets[number] if secrets else SECRET, prefix, clock)
         for number in range(count)
     ]
     try:

@@ -191,6 +191,18 @@ async def test_every_worker_serves(running: Running) -> None:
         assert set(await asyncio.gather(*reads(running, 10, f"burst-{burst}"))) == {404}
 
 
+async def test_they_serve_several_addresses(workspace: EmulatedWorkspace, redis: RedisServer) -> None:
+    own = ("--admin.host", "127.0.0.3,127.0.0.4", "--admin.port", "0")
+    async with serving(workspace.url, redis.url, "--host", "127.0.0.1,127.0.0.2", *own) as running:
+        first, second = running.api.url.split()
+        assert first.rpartition(":")[2] == second.rpartition(":")[2]
+        for url in (first, second):
+            assert (await Api(running.api.session, url).get(MODEL, name="absent")).status == 404
+        for url in (await running.log.until("serving"))[0]["admin"].split():
+            async with running.api.session.get(url + "/-/healthz") as response:
+                assert response.status == 200
+
+
 async def test_connections_wait_for_workers_that_are_busy(running: Running) -> None:
     pids = (await running.pids()).values()
     for pid in pids:

@@ -19,6 +19,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from yarl import URL
 
 from proxy.app import serving
+from proxy.clock import Clock
 from proxy.demo.answers import Fault
 from proxy.demo.journal import Arrivals
 from proxy.settings import (
@@ -79,8 +80,9 @@ async def proxied(
     tls: TlsSettings | None = None,
     admin: AdminSettings | None = None,
     allowed_hosts: Sequence[str] = (),
-    host: str = "127.0.0.1",
+    host: str | Sequence[str] = "127.0.0.1",
     administered: Callable[[str], None] = lambda url: None,
+    clock: Clock | None = None,
 ) -> AsyncIterator[str]:
     """Serve a proxy in this process, a quiet one unless told otherwise; yields its URL."""
     connections = connections or QUIET
@@ -100,7 +102,7 @@ async def proxied(
         tls=tls or TlsSettings(),
         admin=admin or AdminSettings(),
     )
-    async with serving(settings, administered=administered) as url:
+    async with serving(settings, administered=administered, clock=clock) as url:
         yield url
 
 

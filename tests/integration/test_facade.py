@@ -1,6 +1,7 @@
 """Door A's own endpoints: listings and files under the reserved prefix, and nothing beyond it."""
 
 import asyncio
+import gzip
 import time
 from typing import Literal
 
@@ -153,6 +154,16 @@ async def test_storage_tells_about_the_file_and_nothing_else(workspace: Emulated
     reply = await raw(api.url, "GET", f"{ROOT}/MLmodel")
     assert (reply.all("Content-Type"), reply.all("Last-Modified")) == (["a/b"], ["yesterday"])
     assert (reply.all("Set-Cookie"), reply.all("X-Amz-Id-2")) == ([], [])
+
+
+async def test_a_file_that_is_stored_in_a_coding_stays_in_it(workspace: EmulatedWorkspace, api: Api) -> None:
+    packed = gzip.compress(b"flavors: {}\n")
+    said = {"Content-Encoding": "gzip", "ETag": '"a"', "Accept-Ranges": "bytes"}
+    workspace.storage.fault = lambda _: Answer(200, packed, {**said, "Content-MD5": "x"})
+    reply = await raw(api.url, "GET", f"{ROOT}/MLmodel")
+    assert reply.body == packed
+    assert {name: reply.all(name) for name in said} == {name: [value] for name, value in said.items()}
+    assert not reply.all("Content-MD5"), "storage's word on its bytes, which no client asks for"
 
 
 async def test_a_range_is_storages_affair(workspace: EmulatedWorkspace, api: Api) -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from proxy.app import serving
 from proxy.settings import Settings
+from proxy.upstream import circuit_breaker
 from tests.environments import CLIENTS
 from tests.integration.mlflow_server import environment, mlflow_server
 from tests.integration.support import Api, RawClient, RawReply, proxied
@@ -77,3 +78,28 @@ async def test_with_its_preset_it_is_asked_as_often_as_clients_like(tmp_path: Pa
         replies = await asyncio.gather(*(api.call("POST", "runs/search", asked) for _ in range(350)))
         assert {reply.status for reply in replies} == {200}
         assert await api.budgets() == {}
+
+
+@pytest.mark.timeout(180)
+async def test_one_that_serves_no_artifacts_is_up_for_all_else(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """It answers 503 to every question for artifacts, which is no outage."""
+    monkeypatch.setattr(circuit_breaker, "SPAN", 0)  # what opens the circuit opens it at once
+    async with (
+        mlflow_server(tmp_path, "--no-serve-artifacts") as upstream,
+        serving(Settings(upstream=upstream, preset="open-source", port=0, shutdown_grace=0.01)) as url,
+        aiohttp.ClientSession() as session,
+    ):
+        api = Api(session, url)
+        for number in range(8):
+            listings = await asyncio.gather(
+                *(session.get(f"{url}/api/2.0/mlflow-artifacts/artifacts?path=a") for _ in range(8))
+            )
+            assert {listing.status for listing in listings} == {503}
+            run = {"experiment_id": "0", "run_name": f"run {number}"}
+            assert (await api.call("POST", "runs/create", run)).status == 200
+            search = {"experiment_ids": ["0"], "max_results": 20 + number}
+            found = await api.call("POST", "runs/search", search)
+            assert len(found.json()["runs"]) == number + 1
+            assert (await session.get(f"{url}/-/readyz")).status == 200

@@ -650,7 +650,9 @@ def complaint(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
 SERVICE = "--access.sharing=service"
 
 
-@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "workspace.example"])
+@pytest.mark.parametrize(
+    "host", ["0.0.0.0", "::", "192.0.2.1", "workspace.example", "127.0.0.1,::", "10.0.0.1,::1"]
+)
 def test_strangers_are_not_let_in(host: str, token_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     line = complaint(capsys, "--host", host, SERVICE, f"--access.token-file={token_file}")
     assert line.startswith("mlflow-proxy: access.clients_file: not set")

@@ -94,6 +94,14 @@ def test_an_entry_lives_as_long_elsewhere_whatever_the_clocks_say(
     )
 
 
-def test_a_server_whose_clock_went_back_makes_nothing_younger_than_now() -> None:
-    record = Record(StoredResponse(200, "OK", (), b""), None, None, False, stored_at=100.0, lifetime=10.0)
-    assert record.entry(50.0, 7.0).stored_at == 7.0
+LASTING = Record(StoredResponse(200, "OK", (), b""), None, None, False, stored_at=100.0, lifetime=10.0)
+
+
+def test_clocks_that_go_unevenly_make_nothing_younger_than_now() -> None:
+    assert LASTING.entry(99.5, 7.0).stored_at == 7.0
+
+
+@pytest.mark.parametrize("server_now", [98.9, 50.0, -1e6])
+def test_what_was_stored_in_the_future_is_of_unknown_age(server_now: float) -> None:
+    with pytest.raises(UnreadableError, match="in the future"):
+        LASTING.entry(server_now, 7.0)
