@@ -140,9 +140,9 @@ def read_page(body: bytes, directory: str) -> Pausing[Page]:
         file = listed(each)
         if file is None:
             raise _no_page()
-        if file.path == directory:
+        if directory and file.path == directory:
             continue
-        below = file.path.removeprefix(f"{directory}/")
+        below = file.path.removeprefix(f"{directory}/") if directory else file.path
         plain = is_plain(below)
         if not plain and (why := why_unusable(below)) is not None:
             unusable = unusable or Unusable(file.path, why)
