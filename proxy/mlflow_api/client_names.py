@@ -53,7 +53,7 @@ def why_unusable(path: str) -> str | None:
         return "it has a NUL or half a surrogate pair"
     if any(map(_is_lost, segments)):
         return "MLflow clients take it for nothing, or for a step to another directory"
-    if any(".." in segment.split("\\") or PureWindowsPath(segment).root for segment in segments):
+    if any(map(_leads_elsewhere_on_windows, segments)):
         return "on Windows it leads elsewhere"
     return None
 
@@ -80,6 +80,11 @@ def _is_lost(name: str) -> bool:
         return False
     paths = [re.split("[?#]", said, maxsplit=1)[0].split("/") for said in (name, *_validated(name))]
     return any(".." in path or {"", "."}.issuperset(path) for path in paths)
+
+
+def _leads_elsewhere_on_windows(name: str) -> bool:
+    steps = name.split("\\")
+    return ".." in steps or {"", "."}.issuperset(steps) or PureWindowsPath(name).root != ""
 
 
 def _whole(forms: Iterable[str]) -> frozenset[str]:

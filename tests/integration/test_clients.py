@@ -50,7 +50,8 @@ URIS: dict[str, tuple[str | list[str], dict[str, Content]]] = {
 }
 
 # What a client does not do, whatever it talks to. By door A it refuses "#" in a file's path (1.30 cuts the
-# name there, which leads to the one file that may be meant); by door B it refuses aliases, and has no other URI for names with "#".
+# name there, which leads to the one file that may be meant); by door B it refuses aliases, and has no other
+# URI for names with "#".
 _DOOR_A = {"odd file name"}
 _DOOR_B = {"alias", "hash in name"}
 UNABLE: dict[tuple[str, Door], set[str]] = {

@@ -276,7 +276,7 @@ async def test_a_file_alone_costs_the_listings_above_it_once(session: aiohttp.Cl
         assert [len(workspace.arrivals.to(endpoint)) for endpoint in (LIST, SIGN)] == [2, 3]
 
 
-BAD = ["..", "a/../b", "x\x00y", "\ud800", "c:\\x", "..\\x", "\\x", "%2e%2e", " ", "..?x"]
+BAD = ["..", "a/../b", "x\x00y", "\ud800", "c:\\x", "..\\x", "\\x", ".\\", "%2e%2e", " ", "..?x"]
 """What no client can have."""
 
 
