@@ -85,10 +85,16 @@ def told(message: Message) -> list[tuple[str, str]]:
 def shown(message: Message) -> Shown:
     """Return the credentials that a message carries from one end to the other."""
     fields = end_to_end(message)
+    cookies = (spaced(value) for name, value in fields if name == "cookie")
     return (
         tuple(value for name, value in fields if name == "authorization"),
-        tuple(value for name, value in fields if name == "cookie"),
+        tuple(cookie for cookie in cookies if cookie),
     )
+
+
+def spaced(cookies: str) -> str:
+    """Return the pairs of a Cookie field as RFC 6265 section 4.2.1 spaces them, which tells nothing."""
+    return "; ".join(pair for each in cookies.split(";") if (pair := each.strip(" \t")))
 
 
 def passed(request: Message) -> Passed:

@@ -692,7 +692,7 @@ ASTRAY = [
 
 
 @pytest.mark.parametrize("body", ASTRAY, ids=range(len(ASTRAY)))
-async def test_a_listing_that_could_lead_a_client_astray_is_refused_for_good(
+async def test_a_listing_that_could_lead_a_client_astray_is_an_error(
     upstream: Upstream, client: RawClient, body: bytes
 ) -> None:
     """Clients repeat no 409: asking again would lead to the same name."""
