@@ -186,7 +186,7 @@ class Proxy:
                     self.pipeline.forget, lambda how: self.metrics.fleet_answers.labels(how).inc(), clock.now
                 )
             )
-        self._artifacts = ArtifactFacade(self.pipeline, to_storage, self.metrics)
+        self._artifacts = ArtifactFacade(self.pipeline, self._store, to_storage, self.metrics)
         self._in_flight = InFlight(connections.max_requests)
         self._readiness = admin.Readiness(to_workspace, settings.upstream, self._workspace.circuit, clock.now)
         questions = admin.handlers(self.metrics.registry, self._readiness, self._status, self._detail)

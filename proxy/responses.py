@@ -61,6 +61,17 @@ def cache_status(outcome: Outcome, ttl: float | None = None) -> tuple[str, str]:
     return "Cache-Status", f"{CACHE_NAME}; {outcome}{left}"
 
 
+def own_fields(
+    length: int, outcome: Outcome, age: float | None = None, ttl: float | None = None
+) -> list[tuple[str, str]]:
+    """Return the fields that the proxy adds to a complete response of ``length`` bytes.
+
+    ``age`` and ``ttl`` in seconds for one that was stored (RFC 9111 section 5.1, RFC 9211 section 2.4).
+    """
+    fields = [("Content-Length", str(length)), cache_status(outcome, ttl)]
+    return fields if age is None else [*fields, ("Age", str(int(age)))]
+
+
 async def send_stored(
     request: web.Request,
     response: StoredResponse,
@@ -68,13 +79,8 @@ async def send_stored(
     age: float | None = None,
     ttl: float | None = None,
 ) -> Reply:
-    """Send a complete response.
-
-    ``age`` and ``ttl`` in seconds for one that was stored (RFC 9111 section 5.1, RFC 9211 section 2.4).
-    """
-    own = [("Content-Length", str(len(response.body))), cache_status(outcome, ttl)]
-    if age is not None:
-        own.append(("Age", str(int(age))))
+    """Send a complete response; ``age`` and ``ttl`` as of ``own_fields``."""
+    own = own_fields(len(response.body), outcome, age, ttl)
     reply = Reply(response.status, response.reason, [*response.headers, *own])
     return await _send(request, reply, None, last=response.body)
 
