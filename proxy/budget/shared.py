@@ -268,7 +268,7 @@ class SharedPacer:
                 await self._exchange(began)
             except FleetUnavailableError as error:
                 self._lost(loop.time(), str(error))
-                await asyncio.sleep(HEARTBEAT / 3)
+                await asyncio.sleep(HEARTBEAT)  # a crowd that comes back is no more load than one at work
         if not self._apart:
             await self._leave()
 
