@@ -6,18 +6,19 @@ MLflow clients put a name into a URL as it is, and let their HTTP library escape
   query. Escapes that the name has of its own go out as they are, and are decoded where they arrive, unless
   one of the path is no escape: then all of them are escaped.
 - 2.3 and later decode a listed name over and over before they do the same (``validate_path_is_safe``), and
-  from 2.10 or so on also take it apart as a URL and put it together again, which loses some signs; control
-  characters are escaped then. A name that has ``#`` in it by then they refuse.
+  from 2.10 or so on also take it apart as a URL and put it together again, which loses or adds some signs, by
+  the rules of their Python; control characters are escaped then. A name that has ``#`` in it by then they
+  refuse.
 
 So several names can be asked for in one way. Names are single segments of a path throughout.
 """
 
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from pathlib import PureWindowsPath
-from urllib.parse import unquote, urlparse, urlunparse
+from urllib.parse import ParseResult, unquote, urlparse, uses_netloc
 
 _ODD = r"\x00-\x1f#%:;?\\\x7f\ud800-\udfff"
 """Signs that some client, or some machine, does not take for themselves."""
@@ -112,9 +113,9 @@ def _sent(part: str) -> set[str]:
 
 def _validated(name: str) -> Iterator[str]:
     """Yield what clients' ``validate_path_is_safe`` makes of a name."""
-    for normalised in (False, True):
+    for take in (str, rebuilt_by_older_pythons, rebuilt_by_newer_pythons):
         with suppress(ValueError):  # they refuse it
-            path = _at_rest(name, normalised=normalised)
+            path = _at_rest(name, take)
             for form in {path, _CONTROL.sub(lambda sign: f"%{ord(sign[0]):02x}", path)}:
                 if "#" not in form:
                     yield form
@@ -122,12 +123,38 @@ def _validated(name: str) -> Iterator[str]:
                         yield unquote(urlparse(form).path if form.startswith("file:") else form)
 
 
-def _at_rest(name: str, *, normalised: bool) -> str:
+def _at_rest(name: str, take: Callable[[str], str]) -> str:
     for _ in range(_DECODINGS):
-        decoded = unquote(name)
-        if normalised:
-            decoded = urlunparse(urlparse(decoded))
+        decoded = take(unquote(name))
         if decoded == name:
             return name
         name = decoded
     raise ValueError("still changing")
+
+
+def rebuilt_by_older_pythons(name: str) -> str:
+    """Return a name taken for a URL and put together again, as Python 3.11 does.
+
+    The client's Python decides, which need not be that of the proxy. Raises ValueError for what is no URL.
+    """
+    url = urlparse(name)
+    path = f"{url.path};{url.params}" if url.params else url.path
+    if url.netloc or (url.scheme in uses_netloc and url.scheme and not path.startswith("//")):
+        path = f"//{url.netloc}{'/' * (path[:1] not in {'', '/'})}{path}"
+    return _with_ends(path, url)
+
+
+def rebuilt_by_newer_pythons(name: str) -> str:
+    """As above, as Python 3.13 does (cpython issue 67693)."""
+    url = urlparse(name)
+    path = f"{url.path};{url.params}" if url.params else url.path
+    if url.netloc:
+        path = f"//{url.netloc}{'/' * (path[:1] not in {'', '/'})}{path}"
+    elif path.startswith("//") or (url.scheme in uses_netloc and url.scheme and path[:1] in {"", "/"}):
+        path = f"//{path}"
+    return _with_ends(path, url)
+
+
+def _with_ends(path: str, url: ParseResult) -> str:
+    scheme = f"{url.scheme}:" * bool(url.scheme)
+    return f"{scheme}{path}{f'?{url.query}' * bool(url.query)}{f'#{url.fragment}' * bool(url.fragment)}"

@@ -7,10 +7,10 @@ import re
 import subprocess
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Literal
-from urllib.parse import quote, unquote
+from urllib.parse import quote, unquote, urlparse, urlunparse
 
 import aiohttp
 import pytest
@@ -21,7 +21,13 @@ from proxy.artifacts.directories import put_together, read_page
 from proxy.demo.answers import Answer, no_fault
 from proxy.demo.models import Model, ModelVersion
 from proxy.demo.workspace import EmulatedWorkspace, WorkspaceOptions
-from proxy.mlflow_api.client_names import asked_as, listed_as, why_unusable
+from proxy.mlflow_api.client_names import (
+    asked_as,
+    listed_as,
+    rebuilt_by_newer_pythons,
+    rebuilt_by_older_pythons,
+    why_unusable,
+)
 from proxy.settings import AccessSettings, CacheSettings
 from tests.environments import CLIENTS
 from tests.integration.support import FRESH, HIT, LIST, MUCH, SIGN, Api, proxied, raw
@@ -97,6 +103,19 @@ def test_what_clients_say_for_a_name_is_known(version: str) -> None:
             assert listed in said_for(names, listed_as), (names, forms)
             told += 1
     assert told > 1000
+
+
+@pytest.mark.parametrize("said", ["http:q", "http:///q"])
+def test_what_clients_say_depends_on_their_python_and_not_on_the_proxys(said: str) -> None:
+    assert said in listed_as("http:q")
+    assert said in asked_as("http:q")
+
+
+def test_names_are_taken_for_urls_as_this_python_does() -> None:
+    for name in {name for path in some_paths() for name in path}:
+        with suppress(ValueError):  # it is no URL
+            own = urlunparse(urlparse(name))
+            assert own in {rebuilt_by_older_pythons(name), rebuilt_by_newer_pythons(name)}
 
 
 def said_for(names: list[str], known: Callable[[str], frozenset[str]]) -> set[str]:
