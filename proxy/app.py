@@ -133,15 +133,17 @@ class Proxy:
                 read_timeout=connections.read_timeout,
                 connections=room.upstream,
                 limit=_limit("connections.max_connections", connections.max_connections, room.upstream),
+                repeats=repeats,
                 tls=partial(_current, context),
                 forward_proxies=forward_proxies,
                 destinations=destinations,
             )
-            for peer, context, destinations in (
-                ("the workspace", of_workspace, None),
+            for peer, context, repeats, destinations in (
+                ("the workspace", of_workspace, False, None),
                 (
                     "the workspace's storage",
                     of_storage,
+                    True,
                     Destinations.of(settings.upstream, local=settings.artifacts.local_storage),
                 ),
             )
@@ -177,7 +179,7 @@ class Proxy:
         self.pipeline = Pipeline(
             self._readers.top, passing, budget.patience, rewrite_dbfs=settings.artifacts.rewrite_dbfs
         )
-        self._artifacts = ArtifactFacade(self.pipeline, writes, to_storage, self.metrics)
+        self._artifacts = ArtifactFacade(self.pipeline, writes, self._memory, to_storage, self.metrics)
         self._in_flight = InFlight(connections.max_requests)
         self._readiness = admin.Readiness(to_workspace, settings.upstream, self._workspace.circuit, clock.now)
         questions = admin.handlers(self.metrics.registry, self._readiness, self._status, self._detail)

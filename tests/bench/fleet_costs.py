@@ -285,6 +285,8 @@ def _for_places(wanted: int) -> Iterator[Command]:
         raise NotImplementedError
 
     members = [SharedPacer(LIMIT, WINDOW, 1.0, never, f"member-{number}") for number in range(MANY)]
+    for member in members:
+        member._apart = False  # or it would get no places
     requests = [member._request(_News(), wanted, 0.0) for member in members]
     for request in itertools.cycle(requests):
         yield (len(KEYS), *(f"{{b}}:{key}" for key in KEYS), request)

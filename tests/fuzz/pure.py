@@ -9,6 +9,7 @@ import calendar
 import hashlib
 import json
 import math
+import ntpath
 import posixpath
 import re
 import tomllib
@@ -429,8 +430,10 @@ def _parse(path: str) -> str:
     meant = (tilde_decoded(segments[1]), segments[2], "/".join(segments[3:]).removesuffix("/"))
     if (found.model, found.version, found.path) != meant:
         return f"{found} is not {meant}"
-    if set(found.path.split("/")) & {"..", "."} or any(c in found.path for c in "\\\0"):
+    if set(found.path.split("/")) & {"..", "."} or "\0" in found.path:
         return f"{found} climbs"
+    if found.path and not ntpath.normpath(f"C:\\base\\{found.path}").startswith("C:\\base\\"):
+        return f"{found} climbs on Windows"
     if artifact_paths.encode(found.model) != segments[1]:
         return f"{found} has two spellings"
     return ""
