@@ -87,7 +87,7 @@ class Call:
     request: UpstreamRequest
     deadline: Deadline
     shared: bool
-    stream: aiohttp.StreamReader | None = None
+    stream: AsyncIterator[bytes] | None = None
     attempts: Attempts | None = None
     """Told of each attempt and its refusal, if it matters to whoever calls."""
     party: Party | None = None

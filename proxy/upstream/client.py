@@ -11,6 +11,7 @@ import aiohttp
 from multidict import CIMultiDict
 from yarl import URL
 
+from proxy.bodies import pieces
 from proxy.descriptors import is_exhaustion, nearly_exhausted
 from proxy.errors import (
     ConnectionEndedError,
@@ -36,7 +37,7 @@ _CHUNK = 128 * 1024
 _ENDED = (aiohttp.ClientOSError, aiohttp.ClientConnectionResetError, aiohttp.ServerDisconnectedError)
 """What aiohttp raises when a connection ends in the middle of a request or before its answer."""
 
-Body = bytes | aiohttp.StreamReader | None
+Body = bytes | AsyncIterator[bytes] | None
 Sent = Callable[[], None]
 Tls = Callable[[], ssl.SSLContext | bool]
 
@@ -291,7 +292,7 @@ def _no_handshake(peer: str, reason: str) -> str:
 async def chunks(response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
     """Yield the body as it arrives. Raises TruncatedError if it breaks off or stalls."""
     try:
-        async for chunk in response.content.iter_any():
+        async for chunk in pieces(response.content):
             yield chunk
     except (aiohttp.ClientError, TimeoutError, OSError) as error:
         raise TruncatedError(type(error).__name__) from error

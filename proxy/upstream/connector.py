@@ -115,6 +115,8 @@ class _Protocol(ResponseHandler):
         if body is not None and not body.is_eof() and body.exception() is None:
             known = isinstance(error, aiohttp.ClientError | OSError)
             body.set_exception(error if known else aiohttp.ClientPayloadError(type(error).__name__))
+            # A reader that the end of a chunk has woken looks for no error: it would wait again, for ever.
+            body.feed_eof()
 
 
 def _is_orderly_end(transport: asyncio.BaseTransport | None) -> bool:

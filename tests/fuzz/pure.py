@@ -156,7 +156,9 @@ def _same_question(one: str, other: str, number: int) -> str:
     meant = [_meant(raw, listing=route.freshness is Freshness.LISTING) for raw in (one, other)]
     for read, means in zip(reads, meant, strict=True):
         if read is None:
-            plain = means is not None and _PLAIN_NAMES.issuperset(means)
+            plain = (
+                means is not None and _PLAIN_NAMES.issuperset(means) and len(means.get("version", "")) <= 32
+            )
             if plain and route.freshness is not Freshness.DISCOVERY:
                 return f"{route.name}: {means} is not shared"
             continue

@@ -244,6 +244,30 @@ async def test_chunks_that_turn_into_garbage_never_look_complete(
         await all_is_well(client, upstream)
 
 
+@pytest.mark.parametrize("garbage", [b"zz\r\n", b"-1\r\n", b"0\r\nX\0Y: 1\r\n\r\n"])
+async def test_a_body_that_breaks_with_the_end_of_a_chunk_never_looks_complete(
+    upstream: Upstream, proxy_url: str, garbage: bytes
+) -> None:
+    """Whoever reads it is woken by the end of the chunk, and not again by the error (aiohttp 3.14)."""
+    begun = asyncio.Event()
+
+    async def respond(inbound: Inbound) -> None:
+        await inbound.send(chunked(b"5\r\nbegin"))
+        await begun.wait()
+        await settle()
+        await inbound.send(b"\r\n" + garbage)
+        await inbound.reader.read()
+
+    upstream.respond = respond
+    async with await RawClient.connect(proxy_url) as client:
+        await client.send(f"GET {PLAIN} HTTP/1.1\r\nHost: proxy.localhost\r\n\r\n".encode())
+        await client.reader.readuntil(b"begin")
+        begun.set()
+        assert not (await client.rest()).complete
+    async with await RawClient.connect(proxy_url) as client:
+        await all_is_well(client, upstream)
+
+
 @pytest.mark.parametrize("by_reset", [False, True])
 @pytest.mark.parametrize("target", [PLAIN, READ])
 async def test_a_body_that_the_connection_ends(
