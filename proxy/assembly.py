@@ -22,13 +22,12 @@ from proxy.access.mode import mode
 from proxy.access.service import ServiceAccess
 from proxy.access.sharing import Access
 from proxy.admin import crew, entrance, purge
-from proxy.admin import handlers as admin
+from proxy.admin.handlers import Handler, Readiness, handlers
 from proxy.app import App, Parts
 from proxy.artifacts.facade import ArtifactFacade
 from proxy.budget.congestion import Cubic
 from proxy.budget.pacer import Pacer
 from proxy.budget.queue import Budget, Limits, Queue
-from proxy.budget.shared import SharedPacer
 from proxy.clock import Clock
 from proxy.descriptors import Room
 from proxy.fleet.member import Fleet
@@ -44,7 +43,6 @@ from proxy.pipeline import Pipeline
 from proxy.reading import stack
 from proxy.reading.freshness import Lifetimes
 from proxy.reading.memory import Memory
-from proxy.reading.shared import FleetCache
 from proxy.reading.writes import Writes
 from proxy.readings import Readings
 from proxy.settings import BudgetSettings, CacheSettings, Settings
@@ -73,14 +71,19 @@ class Proxy:
 
     app: App
     admin: entrance.Entrance
-    apart: dict[str, admin.Handler]
-    readiness: admin.Readiness
+    apart: dict[str, Handler]
+    readiness: Readiness
     in_flight: InFlight
     reloaded: Sequence[tls.Reloaded]
     watching_upstream: AbstractAsyncContextManager[None]
     fleet: Fleet | None
     access: Access
     clients: Sequence[HttpClient]
+
+    def start(self) -> None:
+        """Begin to take part in the fleet."""
+        if self.fleet is not None:
+            self.fleet.start()
 
     async def close(self) -> None:
         """Close all connections to the workspace, its storage and the fleet."""
@@ -104,15 +107,15 @@ def assemble(
     ways = _tls_contexts(settings)
     kind = KnownUpstream(upstream_at_first(settings))
     metrics = Metrics()
-    credentials = _credentials(settings, clock)
-    fleet = _fleet(settings)
-    access = _access(settings, kind, credentials, (fleet and fleet.partition_key) or secrets.token_bytes(32))
+    service = _service(settings, clock) if settings.access.sharing == "service" else None
+    memory = Memory(settings.cache.max_bytes, settings.access.proof_ttl, settings.access.refusal_ttl, clock)
+    fleet = _fleet(settings, memory, metrics)
+    access = _access(settings, kind, service, (fleet and fleet.partition_key) or secrets.token_bytes(32))
     to_workspace, to_storage = _clients(settings, room, ways, forward_proxies)
     queues = _queues(settings.budget, fleet, metrics)
     workspace = Workspace(settings.upstream, to_workspace, queues, access, metrics)
     forwarding = _forwarding(settings, kind)
-    memory = Memory(settings.cache.max_bytes, settings.access.proof_ttl, settings.access.refusal_ttl, clock)
-    shared = _shared_cache(fleet, memory, metrics)
+    shared = None if fleet is None else fleet.cache
     writes = Writes(memory, shared)
     readers = stack.build(*(workspace, memory, writes, shared, access, forwarding, metrics), _rules(settings))
     passing = Passing(workspace, access, memory, writes, settings.budget.patience)
@@ -125,7 +128,7 @@ def assemble(
         *(readers.flights.__len__, in_flight, workspace.circuit),
     )
     readings.expose(metrics)
-    readiness = admin.Readiness(to_workspace, settings.upstream, workspace.circuit, clock.now)
+    readiness = Readiness(to_workspace, settings.upstream, workspace.circuit, clock.now)
     own = _own_endpoints(settings, metrics, readiness, readings, writes, workers)
     parts = Parts(
         hosts=hosts,
@@ -133,7 +136,7 @@ def assemble(
         in_flight=in_flight,
         forwarding=forwarding,
         access=access,
-        artifacts=ArtifactFacade(pipeline, writes, to_storage, metrics),
+        artifacts=ArtifactFacade(pipeline, writes, memory, to_storage, metrics),
         pipeline=pipeline,
     )
     return Proxy(
@@ -181,13 +184,16 @@ def _clients(
     if (forward := forward_proxies.towards(URL(settings.upstream))) is not None:
         log.info("the workspace is called through a proxy", proxy=without_credentials(forward))
 
-    def client(peer: str, context: tls.Reloaded | None, destinations: Destinations | None) -> HttpClient:
+    def client(
+        peer: str, context: tls.Reloaded | None, destinations: Destinations | None, *, repeats: bool
+    ) -> HttpClient:
         return HttpClient(
             peer,
             connect_timeout=connections.connect_timeout,
             read_timeout=connections.read_timeout,
             connections=room.upstream,
             limit=bound("connections.max_connections", connections.max_connections, room.upstream),
+            repeats=repeats,
             tls=partial(_current, context),
             forward_proxies=forward_proxies,
             destinations=destinations,
@@ -195,22 +201,17 @@ def _clients(
 
     of_storage = Destinations.of(settings.upstream, local=settings.artifacts.local_storage)
     return (
-        client("the workspace", ways[0], None),
-        client("the workspace's storage", ways[1], of_storage),
+        client("the workspace", ways[0], None, repeats=False),
+        client("the workspace's storage", ways[1], of_storage, repeats=True),
     )
 
 
-def _fleet(settings: Settings) -> Fleet | None:
+def _fleet(settings: Settings, memory: Memory, metrics: Metrics) -> Fleet | None:
     if not settings.redis:
         return None
-    return Fleet(settings.redis, settings.upstream, settings.fleet.secret.get_secret_value())
-
-
-def _shared_cache(fleet: Fleet | None, memory: Memory, metrics: Metrics) -> FleetCache | None:
-    if fleet is None:
-        return None
-    return fleet.share_answers(
-        memory.forget, lambda how: metrics.fleet_answers.labels(how).inc(), memory.clock.now
+    return Fleet(
+        *(settings.redis, settings.upstream, settings.fleet.secret.get_secret_value()),
+        *(memory.forget, lambda how: metrics.fleet_answers.labels(how).inc(), memory.clock.now),
     )
 
 
@@ -221,20 +222,18 @@ def _queues(budget: BudgetSettings, fleet: Fleet | None, metrics: Metrics) -> di
 
 def _queue(group: Group, limit: int, budget: BudgetSettings, fleet: Fleet | None, metrics: Metrics) -> Queue:
     window = 1.0 + budget.jitter_margin
-    pacer: Budget
-    if fleet is None:
-        pacer = Pacer(limit, window, Cubic(limit, budget.floor))
-    else:
-        pacer = fleet.budget(group, limit, window, budget.floor)
-    queue = Queue(
+
+    def pacer(line: Queue) -> Budget:
+        if fleet is None:
+            return Pacer(limit, window, Cubic(limit, budget.floor))
+        return fleet.budget(group, limit, window, budget.floor, line)
+
+    return Queue(
         pacer,
         metrics.queue_wait.labels(group).observe,
         random.random,
         Limits(budget.queue_per_client, budget.queue_total, budget.background_share),
     )
-    if isinstance(pacer, SharedPacer):
-        pacer.attach(queue.__len__, queue.serve)
-    return queue
 
 
 def _forwarding(settings: Settings, kind: KnownUpstream) -> Forwarding:
@@ -266,12 +265,12 @@ def _lifetimes(cache: CacheSettings) -> Lifetimes:
 def _own_endpoints(
     settings: Settings,
     metrics: Metrics,
-    readiness: admin.Readiness,
+    readiness: Readiness,
     readings: Readings,
     writes: Writes,
     workers: Sequence[str],
 ) -> entrance.Entrance:
-    questions = admin.handlers(metrics.registry, readiness, readings.status, readings.detail)
+    questions = handlers(metrics.registry, readiness, readings.status, readings.detail)
     if workers:
         questions |= crew.together(workers)
     return entrance.Entrance(
@@ -303,15 +302,12 @@ def _watching_upstream(
     return discovery.watching(*(kind, ask, settings.cache.discovery_ttl, random.random, changed, clock.now))
 
 
-def _access(settings: Settings, upstream: KnownUpstream, clock: Clock) -> Callable[[bytes], Access]:
+_Service = tuple[Credentials, WatchedFile[access_clients.Clients] | None]
+"""The one credential of mode "service", and who may use it; None for everyone on this machine."""
+
+
+def _service(settings: Settings, clock: Clock) -> _Service:
     access = settings.access
-    if access.sharing != "service":
-        caller_fields = CallerFields(access.neutral_fields, access.neutral_cookies)
-        return partial(
-            Access,
-            caller_fields=caller_fields,
-            proven=lambda: mode(access.sharing, upstream.current) == "proven",
-        )
     clients = None
     if access.clients_file:
         clients = WatchedFile(
@@ -333,8 +329,18 @@ def _access(settings: Settings, upstream: KnownUpstream, clock: Clock) -> Callab
             clock=clock.now,
             wall_clock=clock.wall,
         )
-    everything = access.reach == "everything"
-    return partial(ServiceAccess, credentials=credentials, clients=clients, everything=everything)
+    return credentials, clients
+
+
+def _access(settings: Settings, upstream: KnownUpstream, service: _Service | None, key: bytes) -> Access:
+    access = settings.access
+    if service is not None:
+        return ServiceAccess(key, *service, everything=access.reach == "everything")
+    return Access(
+        key,
+        CallerFields(access.neutral_fields, access.neutral_cookies),
+        proven=lambda: mode(access.sharing, upstream.current) == "proven",
+    )
 
 
 def _current(context: tls.Reloaded | None) -> ssl.SSLContext | bool:

@@ -5,7 +5,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 
-from proxy import __version__, app, logs, purge, settings, workers
+from proxy import __version__, logs, purge, serving, settings, workers
 from proxy.errors import InvalidSettingsError
 
 _USAGE = """\
@@ -66,7 +66,7 @@ def _serve(arguments: Sequence[str]) -> int:
     if chosen.workers > 1:
         return workers.run(chosen)
     with logs.in_background():
-        asyncio.run(app.run(chosen))
+        asyncio.run(serving.run(chosen))
     return 0
 
 

@@ -144,6 +144,27 @@ class NotOfferedError(AnswerableError):
     error_code = "NOT_IMPLEMENTED"
 
 
+class FileNotThereError(AnswerableError):
+    """Storage has no file where the workspace says that it is."""
+
+    status = 404
+    error_code = "RESOURCE_DOES_NOT_EXIST"
+
+
+class UnusableNameError(AnswerableError):
+    """A file's name is such that no client can have it; the message names it.
+
+    It will not get better: of all errors this is one that clients do not repeat.
+    """
+
+    status = 409
+    error_code = "RESOURCE_CONFLICT"
+
+
+class AmbiguousNameError(UnusableNameError):
+    """A request may be for more than one file; the message names them."""
+
+
 class OverBudgetError(AnswerableError):
     """The workspace's budget has no place for this call within the client's patience."""
 
@@ -178,6 +199,18 @@ class UpstreamUnavailableError(AnswerableError):
 
     status = 502
     error_code = "TEMPORARILY_UNAVAILABLE"
+
+
+class ConnectionEndedError(UpstreamUnavailableError):
+    """A connection that had been used before ended instead of bringing an answer.
+
+    That is how it looks when the other side closes what it takes for idle. ``unread`` is whether it provably
+    had closed it before any of the request came, which so has not happened.
+    """
+
+    def __init__(self, message: str, *, unread: bool) -> None:
+        super().__init__(message)
+        self.unread = unread
 
 
 class RefusedDestinationError(UpstreamUnavailableError):

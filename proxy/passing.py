@@ -5,6 +5,7 @@ import asyncio
 from aiohttp import web
 
 from proxy.access.sharing import Access, Caller
+from proxy.bodies import pieces
 from proxy.mlflow_api.headers import CLIENT, without
 from proxy.mlflow_api.messages import UpstreamRequest
 from proxy.mlflow_api.reads import written_models
@@ -58,7 +59,7 @@ class Passing:
             passed,
             lambda: deadline,
             shared=False,
-            stream=request.content if body is None else None,
+            stream=pieces(request.content) if body is None else None,
             attempts=attempts,
             endpoint=route.endpoint,
         )

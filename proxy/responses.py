@@ -68,15 +68,19 @@ async def send_whole(
     age: float | None = None,
     ttl: float | None = None,
 ) -> Reply:
-    """Send a complete response.
-
-    ``age`` and ``ttl`` in seconds for one that was stored (RFC 9111 section 5.1, RFC 9211 section 2.4).
-    """
-    own = [("Content-Length", str(len(response.body)))]
-    if age is not None:
-        own.append(("Age", str(int(age))))
-    reply = Reply(response.status, response.reason, [*response.headers, *own], outcome, ttl)
+    """Send a complete response; ``age`` and ``ttl`` in seconds for one that was stored."""
+    fields = [*response.headers, *described(len(response.body), age)]
+    reply = Reply(response.status, response.reason, fields, outcome, ttl)
     return await _send(request, reply, None, last=response.body)
+
+
+def described(length: int, age: float | None = None) -> list[tuple[str, str]]:
+    """Return the fields of a body of ``length`` bytes, ``age`` seconds old if it was stored.
+
+    Sources: RFC 9110 section 8.6, RFC 9111 section 5.1.
+    """
+    size = ("Content-Length", str(length))
+    return [size] if age is None else [size, ("Age", str(int(age)))]
 
 
 async def send_error(request: web.Request, error: AnswerableError, outcome: Outcome) -> Reply:
@@ -93,12 +97,13 @@ async def relay(
     headers: Iterable[tuple[str, str]],
     body: AsyncIterator[bytes],
     outcome: Outcome,
+    ttl: float | None = None,
 ) -> Reply:
-    """Send a body as it arrives.
+    """Send a body as it arrives; ``ttl`` in seconds if it was stored.
 
     If it breaks off, the client's connection is aborted: a truncated body must never look complete.
     """
-    return await _send(request, Reply(status, reason, headers, outcome), body)
+    return await _send(request, Reply(status, reason, headers, outcome, ttl), body)
 
 
 async def _send(

@@ -126,6 +126,7 @@ async def serving(
         shutdown_timeout=settings.shutdown_grace + _SLACK,
     )
     try:
+        proxy.start()
         await runner.setup()
         async with tls.watching([*certificate, *proxy.reloaded]), proxy.watching_upstream:
             inherited = place.shared if place is not None else None

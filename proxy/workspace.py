@@ -5,6 +5,7 @@ the pipeline's.
 """
 
 import asyncio
+import math
 import random
 import secrets
 import time
@@ -18,6 +19,7 @@ import structlog
 from proxy.access.sharing import Access
 from proxy.budget.queue import Deadline, Queue, Slot
 from proxy.errors import (
+    ConnectionEndedError,
     RefusedAloneError,
     TooLargeToShareError,
     TruncatedError,
@@ -34,6 +36,7 @@ from proxy.upstream.circuit_breaker import Said
 from proxy.upstream.client import HttpClient, Sent, read_whole
 from proxy.upstream.retry import (
     FAILURES,
+    LONGEST_IDLE,
     REPEATED,
     UNAVAILABLE,
     backoff,
@@ -84,7 +87,7 @@ class Call:
     request: UpstreamRequest
     deadline: Deadline
     shared: bool
-    stream: aiohttp.StreamReader | None = None
+    stream: AsyncIterator[bytes] | None = None
     attempts: Attempts | None = None
     """Told of each attempt and its refusal, if it matters to whoever calls."""
     party: Party | None = None
@@ -148,7 +151,7 @@ class Workspace:
             async with AsyncExitStack() as stack:
                 try:
                     attempt = await stack.enter_async_context(
-                        self._attempt(call, sent, returned=refusals > 0)
+                        self._reaching(call, sent, returned=refusals > 0)
                     )
                 except (UpstreamUnavailableError, UpstreamTimeoutError):
                     failures += 1
@@ -196,14 +199,34 @@ class Workspace:
 
     def _after_failure(self, call: Call, failures: int, asked: float | None) -> float | None:
         """Return the seconds to wait before a failed call is repeated, None if it is not."""
-        if not _known(call) or failures > FAILURES:
-            return None
-        if not repeatable_after_failure(call.request.method, read=call.shared):
+        if not _known(call) or failures > FAILURES or not _repeatable(call):
             return None
         return _in_time(call, backoff(failures, asked, random.random()))  # noqa: S311 - keeps no secret
 
     @asynccontextmanager
-    async def _attempt(self, call: Call, headers: Fields, *, returned: bool) -> AsyncIterator[_Attempt]:
+    async def _reaching(self, call: Call, headers: Fields, *, returned: bool) -> AsyncIterator[_Attempt]:
+        """Make an attempt, and once more over a new connection if the one that it took has ended.
+
+        Only what was not read goes out again, or may be made twice; of any API, since nothing was said yet.
+        """
+        idle = math.inf if _repeatable(call) else LONGEST_IDLE
+        async with AsyncExitStack() as stack:
+            try:
+                attempt = await stack.enter_async_context(
+                    self._attempt(call, headers, idle, returned=returned)
+                )
+            except ConnectionEndedError as error:
+                if error.unread and call.attempts is not None:
+                    call.attempts.refused()
+                if not (_repeatable(call) or (error.unread and call.stream is None)):
+                    raise
+                attempt = await stack.enter_async_context(self._attempt(call, headers, 0.0, returned=True))
+            yield attempt
+
+    @asynccontextmanager
+    async def _attempt(
+        self, call: Call, headers: Fields, idle: float, *, returned: bool
+    ) -> AsyncIterator[_Attempt]:
         queue = self._queues.get(call.group)
         slot = None
         endpoint = _telling_endpoint(call)
@@ -227,6 +250,7 @@ class Workspace:
                     call.stream or call.request.body or None,
                     on_sent=_noting(call, slot),
                     within=within,
+                    idle=idle,
                 ) as response:
                     status = str(response.status)
                     self._note_who_answers(response)
@@ -269,6 +293,11 @@ class Workspace:
 def _known(call: Call) -> bool:
     """Whether it is of the API that the route table knows."""
     return call.shared or call.group is not Group.NONE
+
+
+def _repeatable(call: Call) -> bool:
+    """Whether it can be made again, and may be although it may have been carried out."""
+    return call.stream is None and repeatable_after_failure(call.request.method, read=call.shared)
 
 
 def _telling_endpoint(call: Call) -> Route | None:

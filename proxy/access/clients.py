@@ -78,6 +78,8 @@ def parse(data: bytes) -> Clients:
     for name, value in clients.items():
         if not _NAME.fullmatch(name):
             raise UnreadableError("names of clients are 1 to 64 letters, digits and . _ @ -")
+        if value == []:
+            raise UnreadableError(f"{name} has no token: to shut a client out, take its line away")
         for digest in _digests(name, value):
             if names.setdefault(digest, name) != name:
                 raise UnreadableError(f"{names[digest]} and {name} have the same token")

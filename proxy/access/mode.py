@@ -19,7 +19,7 @@ class Sharing:
 
 def in_force(setting: Setting, upstream: UpstreamKind) -> Sharing:
     """Return the mode for an upstream of which so much is known, and why."""
-    known = f"; of the upstream is known: {upstream.reason}" if setting == "auto" else ""
+    known = f", and of the upstream is known: {upstream.reason}" if setting == "auto" else ""
     return Sharing(mode(setting, upstream), f"access.sharing is {setting}{known}")
 
 

@@ -65,7 +65,8 @@ class Readiness:
     async def _ask(self) -> int:
         """Ask the workspace for something that it has without a credential; return the answer's status."""
         with self._circuit.through(None, telling=False) as note_answer:
-            async with self._client.open("GET", self._url, (), within=_PROBE_SECONDS) as response:
+            # A new connection: whether one can be made is what is asked.
+            async with self._client.open("GET", self._url, (), within=_PROBE_SECONDS, idle=0) as response:
                 note_answer(Said.REACHED)
                 return response.status
 

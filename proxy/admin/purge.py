@@ -12,6 +12,7 @@ import structlog
 from aiohttp import web
 
 from proxy.admin.handlers import Handler
+from proxy.bodies import pieces
 from proxy.errors import BadRequestError
 from proxy.mlflow_api.reads import parameters
 from proxy.reading.store import Invalidation
@@ -72,7 +73,7 @@ async def _body(request: web.Request) -> bytes:
     body = bytearray()
     try:
         async with asyncio.timeout(_PATIENCE):
-            async for chunk in request.content.iter_any():
+            async for chunk in pieces(request.content):
                 body += chunk
                 if len(body) > _LARGEST_BODY:
                     raise BadRequestError(f"The body is larger than {_LARGEST_BODY} bytes. {_USAGE}")

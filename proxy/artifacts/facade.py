@@ -5,9 +5,8 @@ signed URL names. Storage gets the signed header fields and never the client's c
 """
 
 import asyncio
-import json
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import AsyncIterator, Iterable
+from dataclasses import replace
 from urllib.parse import unquote
 
 import aiohttp
@@ -15,29 +14,36 @@ import structlog
 from aiohttp import web
 
 from proxy.access.sharing import Caller
+from proxy.artifacts.directories import EMPTY
+from proxy.artifacts.listings import Found, Listings
+from proxy.artifacts.names import Names
+from proxy.artifacts.registry import FileRegistry
 from proxy.artifacts.storage import Storage
 from proxy.errors import (
     BadRequestError,
+    FileNotThereError,
     NotOfferedError,
-    NotShareableError,
     ReadOnlyError,
     RefusedDestinationError,
     RefusedRedirectError,
     TooLargeToShareError,
     TruncatedError,
+    UnusableNameError,
     UpstreamUnavailableError,
 )
 from proxy.metrics import Metrics
-from proxy.mlflow_api.answers import Listed, json_object, listed, next_page, signed_url
+from proxy.mlflow_api.answers import json_object, signed_url
 from proxy.mlflow_api.artifact_paths import ModelFile, is_ours, parse
+from proxy.mlflow_api.client_names import shown
 from proxy.mlflow_api.messages import StoredResponse
 from proxy.mlflow_api.reads import parameters
 from proxy.mlflow_api.signed_urls import has_ended
 from proxy.outcome import Outcome
 from proxy.pipeline import Pipeline
 from proxy.reading.answer import Answer
+from proxy.reading.memory import Memory
 from proxy.reading.writes import Writes
-from proxy.responses import Reply, relay, send_answer
+from proxy.responses import Reply, described, relay, send_answer, send_whole
 from proxy.upstream.client import HttpClient, chunks, fields, read_whole
 from proxy.upstream.malformed import reason_phrase
 
@@ -45,8 +51,8 @@ log = structlog.get_logger(__name__)
 
 PREFIXES = ("/api/2.0/mlflow-artifacts/", "/ajax-api/2.0/mlflow-artifacts/")
 
-_LARGEST_LISTING = 32 * 2**20
-"""Bytes of all pages of one directory, some 200,000 files, so that one whose last page never comes ends."""
+_SENT_AT_ONCE = 256 * 1024
+"""Bytes of a listing. A larger one is sent by and by, as its client takes it."""
 _LARGEST_ERROR = 64 * 1024
 """Bytes of an error of storage that are looked at."""
 _ASKED_OF_STORAGE = frozenset({"if-range", "range"})
@@ -65,11 +71,15 @@ _TOLD_BY_STORAGE = frozenset(
 
 
 class ArtifactFacade:
-    """Serves ``mlflow-artifacts`` paths under the reserved prefix."""
+    """Serves ``mlflow-artifacts`` paths under the reserved prefix. ``memory`` is that of the pipeline."""
 
-    def __init__(self, pipeline: Pipeline, writes: Writes, storage: HttpClient, metrics: Metrics) -> None:
+    def __init__(
+        self, pipeline: Pipeline, writes: Writes, memory: Memory, storage: HttpClient, metrics: Metrics
+    ) -> None:
         self._pipeline = pipeline
-        self._writes = writes
+        self._registry = FileRegistry(pipeline, writes)
+        self._listings = Listings(self._registry, memory.store, memory.clock)
+        self._names = Names(self._listings)
         self._storage = Storage(storage, metrics)
 
     def handles(self, target: str) -> bool:
@@ -91,55 +101,48 @@ class ArtifactFacade:
         if kind != "artifacts":
             raise NotOfferedError("Files of registered models can only be listed and downloaded.")
         if path:
-            return await self._send_file(request, caller, parse(path))
+            return await self._send_file(request, caller, parse(_with_query(path, raw_query)))
         asked = parameters(raw_query)
         if asked is None or "path" not in asked:
             raise BadRequestError("A listing takes one parameter, path.")
         return await self._send_listing(request, caller, parse(asked["path"]))
 
-    async def _send_listing(self, request: web.Request, caller: Caller, directory: ModelFile) -> Reply:
+    async def _send_listing(self, request: web.Request, caller: Caller, said: ModelFile) -> Reply:
         deadline = self._pipeline.deadline()
-        files: list[dict[str, Any]] = []
-        page: dict[str, str] = {}
-        shortest: Answer | None = None
-        seen: set[str] = set()
-        size = 0
-        while True:
-            answer = await self._ask(caller, "list-artifacts", directory, page, deadline)
-            if answer.response.status != 200:
-                return await send_answer(request, answer)
-            if answer.ttl is not None and (shortest is None or answer.ttl < (shortest.ttl or 0.0)):
-                shortest = answer
-            try:
-                found, token = _page(answer.response.body, directory.path)
-                files += found
-                if not token:
-                    break
-                size += len(answer.response.body)
-                if token in seen or size > _LARGEST_LISTING:
-                    raise UpstreamUnavailableError(
-                        "The workspace's listing goes round, or has no end within "
-                        f"{_LARGEST_LISTING >> 20} MiB."
-                    )
-            except UpstreamUnavailableError:
-                await self._writes.disown(answer)
-                raise
-            seen.add(token)
-            page = {"page_token": token}
-        content = (("Content-Type", "application/json"),)
-        complete = StoredResponse(200, "OK", content, json.dumps({"files": files}).encode())
-        if shortest is not None and (shortest.outcome is Outcome.STALE or answer.outcome is Outcome.HIT):
-            answer = shortest  # of stored pages the one speaks for all that expires, or has expired, first
-        return await send_answer(request, answer, complete)
+        meant = await self._names.meant(caller, said, "listing", deadline)
+        if isinstance(meant, Answer):
+            return await send_answer(request, meant)
+        if meant.above is not None and meant.is_file:  # clients ask to learn just that
+            found: Found | Answer = replace(meant.above, directory=EMPTY)
+        else:
+            found = await self._listings.find(caller, meant.file, deadline)
+        if isinstance(found, Answer):
+            return await send_answer(request, found)
+        if (unusable := found.directory.unusable) is not None:
+            raise UnusableNameError(
+                f"No client can have the file {shown(unusable.path)} of this directory: {unusable.why}. "
+                "Register the model without it."
+            )
+        body, content = list(found.directory.chunks()), [("Content-Type", "application/json")]
+        length = sum(map(len, body))
+        if length <= _SENT_AT_ONCE:
+            complete = StoredResponse(200, "OK", tuple(content), b"".join(body))
+            return await send_whole(request, complete, found.outcome, found.age, found.ttl)
+        told = [*content, *described(length, found.age)]
+        return await relay(request, 200, "OK", told, _by_turns(body), found.outcome, found.ttl)
 
-    async def _send_file(self, request: web.Request, caller: Caller, file: ModelFile) -> Reply:
-        if not file.path:
+    async def _send_file(self, request: web.Request, caller: Caller, said: ModelFile) -> Reply:
+        if not said.path:
             raise BadRequestError("This names a whole model version; list it with ?path= to see its files.")
         deadline = self._pipeline.deadline()
         asked = [item for item in request.headers.items() if item[0].lower() in _ASKED_OF_STORAGE]
+        meant = await self._names.meant(caller, said, "file", deadline)
+        if isinstance(meant, Answer):
+            return await send_answer(request, meant)
+        file = meant.file
         signed_anew = False
         while True:
-            answer = await self._ask(caller, "get-signed-download-uri", file, {}, deadline)
+            answer = await self._registry.signed(caller, file, deadline)
             if answer.response.status != 200:
                 return await send_answer(request, answer)
             signed = signed_url(json_object(answer.response.body) or {})
@@ -153,40 +156,24 @@ class ArtifactFacade:
                         response.status in {206, 416} and "Range" in request.headers
                     ):
                         return await _relay_file(request, response)
+                    if response.status == 404:
+                        raise FileNotThereError(f"The workspace's storage has no file {shown(file.path)}.")
                     ended = await _has_ended(response, deadline)
             except RefusedDestinationError as error:
                 log.warning("signed URL refused", model=file.model, version=file.version, reason=str(error))
-                await self._writes.disown(answer)
+                await self._registry.disown(answer)
                 raise
             except RefusedRedirectError as error:
                 log.warning("redirect refused", model=file.model, version=file.version, reason=str(error))
                 raise
             if ended:
-                await self._writes.disown(answer)
+                await self._registry.disown(answer)
             # A stored URL may have ended before its time; a new one decides. Nothing else needs a new one.
             if not ended or signed_anew or answer.outcome is not Outcome.HIT:
                 raise UpstreamUnavailableError(
                     f"The workspace's storage answered {response.status} to a signed download."
                 )
             signed_anew = True
-
-    async def _ask(
-        self,
-        caller: Caller,
-        endpoint: str,
-        file: ModelFile,
-        page: Mapping[str, str],
-        deadline: float,
-    ) -> Answer:
-        asked = {"name": file.model, "version": file.version, "path": file.path, **page}
-        try:
-            return await self._pipeline.ask(caller, f"model-versions/{endpoint}", asked, deadline)
-        except TooLargeToShareError as error:
-            raise UpstreamUnavailableError(
-                f"The workspace's {endpoint} answer is larger than cache.max_entry_bytes allows ({error})."
-            ) from error
-        except NotShareableError as error:
-            raise UpstreamUnavailableError(f"The workspace's {endpoint} answer came {error}.") from error
 
 
 def _split(raw_path: str) -> tuple[str | None, str]:
@@ -214,21 +201,16 @@ def _decoded(raw: str) -> str:
         return unquote(raw, errors="replace").replace("\ufffd", "\x00")
 
 
-def _page(body: bytes, directory: str) -> tuple[list[dict[str, Any]], str]:
-    """Return the entries of one page as this API has them, and the next page's token, "" for none."""
-    answer = json_object(body)
-    found = listed(answer, directory) if answer is not None else None
-    token = next_page(answer) if answer is not None else None
-    if found is None or token is None:
-        raise UpstreamUnavailableError(
-            "The workspace's answer is not a listing of files, or names one that no client can have."
-        )
-    return [_entry(file) for file in found], token
+def _with_query(path: str, raw_query: str) -> str:
+    """Return what a GET of a file says: clients leave a question mark in a name as it is."""
+    return f"{path}?{_decoded(raw_query)}" if raw_query else path
 
 
-def _entry(file: Listed) -> dict[str, Any]:
-    size = {} if file.size is None else {"file_size": file.size}
-    return {"path": file.name, "is_dir": file.is_dir, **size}
+async def _by_turns(chunks: Iterable[bytes]) -> AsyncIterator[bytes]:
+    """Yield chunks; others have their turn between any two, also if the client takes all at once."""
+    for chunk in chunks:
+        yield chunk
+        await asyncio.sleep(0)
 
 
 async def _has_ended(response: aiohttp.ClientResponse, deadline: float) -> bool:

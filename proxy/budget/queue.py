@@ -165,28 +165,28 @@ class Waiting:
 class Queue:
     """Grants the places of one budget group.
 
-    ``observe_wait`` is told how many seconds each granted call had to wait; ``jitter`` returns numbers in
-    [0, 1).
+    ``budget`` makes its budget, given the queue itself; ``observe_wait`` is told how many seconds each
+    granted call had to wait; ``jitter`` returns numbers in [0, 1).
     """
 
     def __init__(
         self,
-        pacer: Budget,
+        budget: Callable[["Queue"], Budget],
         observe_wait: Callable[[float], None],
         jitter: Callable[[], float],
         limits: Limits = Limits(),
     ) -> None:
-        self._pacer = pacer
         self._observe_wait = observe_wait
         self._jitter = jitter
         self._limits = limits
         self._lines: dict[Priority, FairQueue[Waiting]] = {priority: FairQueue() for priority in Priority}
-        self._background = SlidingWindow(max(1, int(limits.background * pacer.limit)), pacer.window)
         self._singled_out = SingledOut()
         self._held: dict[Hashable, OrderedDict[Waiting, None]] = {}
         """Calls of clients that are refused alone, in order, until each may be tried again."""
         self._timer: asyncio.TimerHandle | None = None
         self._aside = False
+        self._pacer = pacer = budget(self)
+        self._background = SlidingWindow(max(1, int(limits.background * pacer.limit)), pacer.window)
 
     def stand_aside(self, aside: bool) -> None:
         """Let every call leave at once, since somebody else paces them, or no longer do so."""

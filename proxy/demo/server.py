@@ -63,7 +63,7 @@ class EmulatedServer(ABC):
         Raises OSError if the port is taken.
         """
         app = web.Application()
-        app.router.add_route("*", "/{path:.*}", self._serve)
+        app.router.add_route("*", r"/{path:[\s\S]*}", self._serve)
         # Cancellation makes a client that hangs up visible, and lets `stop` end the answers that hang.
         self._runner = web.AppRunner(app, access_log=None, handler_cancellation=True, shutdown_timeout=0.01)
         await self._runner.setup()

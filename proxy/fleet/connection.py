@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import math
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Iterator, Sequence
@@ -17,10 +18,13 @@ from redis.asyncio.sentinel import MasterNotFoundError, Sentinel
 from redis.backoff import NoBackoff
 from redis.exceptions import (
     AuthenticationError,
+    ClusterDownError,
     NoPermissionError,
     NoScriptError,
+    ReadOnlyError,
     RedisClusterException,
     RedisError,
+    ResponseError,
 )
 
 from proxy.errors import FleetUnavailableError
@@ -30,6 +34,8 @@ PATIENCE = 0.4
 """Seconds for a connection and for an answer: whoever waits longer for Redis is better off without it."""
 INSISTENCE = 0.01
 """Seconds until a call that is to end is told so again."""
+LOOK_AGAIN = 1.0
+"""Seconds between two times at least that Redis is looked for anew."""
 MOST_ENTRIES = 1000
 """How many entries of a stream are read at once."""
 
@@ -49,17 +55,38 @@ class Connection:
     ``url`` is of redis-py's forms, ``redis://``, ``rediss://``, ``unix://``, or names Sentinels or some nodes
     of a Cluster: ``redis+sentinel://HOST:PORT,HOST:PORT/SERVICE/DB``, ``redis+cluster://HOST:PORT,HOST:PORT``,
     with ``rediss+`` for TLS. Raises InvalidSettingsError if the URL makes no sense.
+
+    Behind a name or a proxy that stays, another Redis may be the one that takes writes: whenever the one at
+    the other end does not, or falls silent, all connections are left and the name is resolved again.
     """
 
     def __init__(self, url: str) -> None:
         self._address = parse(url)
-        self._client = _client(self._address, PATIENCE)
-        self._readers: dict[float, _Client] = {}
+        self._clients: dict[float, _Client] = {}
+        """By how long they wait for an answer, which belongs to a connection."""
+        self._leaving: set[asyncio.Task[None]] = set()
+        self._left = -math.inf
         self._reached = False
 
     async def close(self) -> None:
         """Close all connections."""
-        await asyncio.gather(*(client.close() for client in (self._client, *self._readers.values())))
+        await asyncio.gather(*self._leaving, *(client.close() for client in self._clients.values()))
+
+    def leave(self) -> None:
+        """Look for Redis anew from the next call on; those under way end where they are.
+
+        At most once in ``LOOK_AGAIN`` seconds: as long as there is nothing better to be found, a crowd of
+        members would open connections without end.
+        """
+        now = asyncio.get_running_loop().time()
+        if self._address.kind == "cluster" or now < self._left + LOOK_AGAIN:
+            return  # of a Cluster, redis-py knows which node to leave
+        self._left = now
+        clients, self._clients = self._clients, {}
+        for client in clients.values():
+            leaving = asyncio.create_task(client.leave())
+            self._leaving.add(leaving)
+            leaving.add_done_callback(self._leaving.discard)
 
     def script(self, text: str) -> Script:
         """Return a Lua script."""
@@ -69,10 +96,10 @@ class Connection:
             operands = (len(keys), *keys, *arguments)
             with self._our_errors():
                 try:
-                    reply: Reply = await _execute(self._client, keys, "EVALSHA", digest, *operands)
+                    reply: Reply = await self._call(PATIENCE, keys, "EVALSHA", digest, *operands)
                 except NoScriptError:
                     # Not SCRIPT LOAD: this runs it at once, and goes where the keys are.
-                    reply = await _execute(self._client, keys, "EVAL", text, *operands)
+                    reply = await self._call(PATIENCE, keys, "EVAL", text, *operands)
             return reply
 
         return run
@@ -82,19 +109,19 @@ class Connection:
 
         An empty list means that nothing came within ``block`` seconds. Raises FleetUnavailableError.
         """
-        milliseconds = max(1, round(block * 1000))  # 0 would be for ever
+        milliseconds = round(block * 1000)
+        waiting = ("BLOCK", milliseconds) if milliseconds else ()  # 0 would be for ever
         with self._our_errors():
-            streams = await _execute(
-                *(self._reader(block), [key], "XREAD"),
-                *("COUNT", MOST_ENTRIES, "BLOCK", milliseconds, "STREAMS", key, after),
+            streams = await self._call(
+                *(PATIENCE + milliseconds / 1000, [key], "XREAD"),
+                *("COUNT", MOST_ENTRIES, *waiting, "STREAMS", key, after),
             )
-        return [(name.decode(), fields) for _, entries in streams for name, fields in entries]
+        return [(name.decode(), fields) for _, entries in streams or () for name, fields in entries]
 
-    def _reader(self, block: float) -> "_Client":
-        # The time for an answer belongs to a connection: those who wait longer have their own.
-        if block not in self._readers:
-            self._readers[block] = _client(self._address, block + PATIENCE)
-        return self._readers[block]
+    async def _call(self, patience: float, keys: Sequence[str], *command: Word) -> Any:
+        if patience not in self._clients:
+            self._clients[patience] = _client(self._address, patience)
+        return await self._clients[patience].call(keys, *command)
 
     @contextmanager
     def _our_errors(self) -> Iterator[None]:
@@ -102,6 +129,8 @@ class Connection:
             yield
             self._reached = True
         except REDIS_ERRORS as error:
+            if _may_be_elsewhere(error):
+                self.leave()
             # Some servers repeat what they did not understand.
             text = _explain(error) + ("" if self._reached else self._hint(error))
             for secret in self._address.secrets():
@@ -120,10 +149,25 @@ class Connection:
         return ""
 
 
+def _may_be_elsewhere(error: Exception) -> bool:
+    """Whether what was met says that this is not, or not now, the Redis that takes writes.
+
+    What a Redis says that has been made a replica, has lost its own ones, its disk or its Cluster, or still
+    loads; and whatever is no answer. What it says of a command (no permission, no memory) is no such thing.
+    """
+    if isinstance(error, ReadOnlyError | ClusterDownError):  # MASTERDOWN is one too
+        return True
+    if isinstance(error, ResponseError):
+        return str(error).startswith(("NOREPLICAS", "MISCONF", "UNBLOCKED"))
+    return True
+
+
 def _explain(error: BaseException) -> str:
     # Of a Cluster, redis-py tells that none of its nodes can be reached, and why as the cause; of a socket it
     # takes a refused password for a lost connection.
     cause = error.__cause__
+    if cause is None and isinstance(error.__context__, NoPermissionError):
+        cause = error.__context__  # "Cluster mode is not enabled", for one who may not ask for its nodes
     if isinstance(cause, RedisError) or (isinstance(error, RedisClusterException) and cause is not None):
         return _explain(cause)
     if isinstance(error, AuthenticationError | NoPermissionError):
@@ -135,20 +179,31 @@ def _explain(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}"
 
 
-async def _execute(client: "_Client", keys: Sequence[str], *command: Word) -> Any:
-    # redis-py closes a connection whose answer nobody waits for any more. But it sends with wait_for, which
-    # before Python 3.12 can swallow the cancellation, so that one has to insist.
-    call = asyncio.create_task(client.execute(keys, *command))
-    try:
-        return await asyncio.shield(call)
-    finally:
-        while not call.done():
-            call.cancel()
-            await asyncio.wait([call], timeout=INSISTENCE)
-
-
 class _Client(ABC):
     """What redis-py has for one kind of Redis. Raises its exceptions."""
+
+    def __init__(self) -> None:
+        self._calls: set[asyncio.Task[Any]] = set()
+
+    async def call(self, keys: Sequence[str], *command: Word) -> Any:
+        """Return the answer to a command that is about these keys; may be cancelled."""
+        # redis-py closes a connection whose answer nobody waits for any more. But it sends with wait_for,
+        # which before Python 3.12 can swallow the cancellation, so that one has to insist.
+        call = asyncio.create_task(self.execute(keys, *command))
+        self._calls.add(call)
+        call.add_done_callback(self._calls.discard)
+        try:
+            return await asyncio.shield(call)
+        finally:
+            while not call.done():
+                call.cancel()
+                await asyncio.wait([call], timeout=INSISTENCE)
+
+    async def leave(self) -> None:
+        """Close all connections once the calls under way have ended; none may begin after this."""
+        if self._calls:
+            await asyncio.wait(self._calls)
+        await self.close()
 
     @abstractmethod
     async def execute(self, keys: Sequence[str], *command: Word) -> Any:
@@ -163,6 +218,7 @@ class _One(_Client):
     """One Redis, perhaps found by way of Sentinels."""
 
     def __init__(self, client: Redis, sentinels: Sequence[Redis]) -> None:
+        super().__init__()
         self._client = client
         self._sentinels = sentinels
 
@@ -179,6 +235,7 @@ class _Cluster(_Client):
     """A Cluster, of which ``hosts`` are nodes."""
 
     def __init__(self, hosts: Sequence[tuple[str, int]], options: dict[str, Any]) -> None:
+        super().__init__()
         self._hosts = hosts
         self._options = options
         self._client = self._new_client()
@@ -220,11 +277,13 @@ def _client(address: Address, patience: float) -> _Client:
         "socket_connect_timeout": PATIENCE,
         "retry": Retry(NoBackoff(), 0),
         "protocol": 2,  # the newer one comes with notifications that change the time-outs
-        "client_name": "mlflow-proxy",
     }
     options = {**address.options, **common, "socket_timeout": patience}
     if address.kind == "cluster":
         return _Cluster(address.hosts, {**options, "ssl": address.tls})
+    # No CLIENT SETNAME nor SETINFO: who may not run them, or speaks to a proxy that knows no such command and
+    # closes the connection for it, does well without. Of a Cluster, redis-py asks for more than that.
+    common["driver_info"] = options["driver_info"] = None
     if address.kind == "sentinel":
         to_sentinels = {**address.sentinel_options, **common, "socket_timeout": PATIENCE, "ssl": address.tls}
         manager = Sentinel(address.hosts, sentinel_kwargs=to_sentinels)  # type: ignore[no-untyped-call]

@@ -8,6 +8,7 @@ each member fetches for itself.
 import asyncio
 import itertools
 import json
+import random
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager, nullcontext, suppress
@@ -20,6 +21,7 @@ import structlog
 from proxy.budget.queue import Deadline
 from proxy.errors import FleetUnavailableError, MlflowProxyError, OverBudgetError, UnreadableError
 from proxy.fleet.connection import Connection
+from proxy.fleet.reach import Backoff
 from proxy.fleet.record import Record, pack, pack_error, unpack
 from proxy.fleet.sealing import Sealing
 from proxy.mlflow_api.model_names import folded
@@ -36,8 +38,6 @@ ATTEND = 1.0
 """Seconds between two signs of life, which renew the leases of flights."""
 LEASE = 3.0
 """Seconds after its last sign of life in which a member's flights are still waited for."""
-RETRY = 0.3
-"""Seconds between two attempts to reach Redis while it is gone."""
 BLOCK = 1.0
 """Seconds for which the log is listened to at a time."""
 RESULT = 5.0
@@ -69,9 +69,9 @@ class SharedCache:
     """What the members of a fleet that know the same secret have in common beside the budget.
 
     ``forget`` is told what members wrote, to drop it here; ``observe`` what became of each question (``hit``,
-    ``joined``, ``led``, ``alone``) and what was ``unreadable``; ``told`` why Redis is lost, and nothing when
-    it is back. ``clock`` is that of entries. Nothing is shared before ``run`` runs and while Redis cannot be
-    reached.
+    ``joined``, ``led``, ``alone``) and what was ``unreadable``; ``told`` at each attempt why nothing is
+    shared, and nothing when it is. ``clock`` is that of entries. Nothing is shared before ``run`` runs and
+    while Redis cannot be reached.
     """
 
     def __init__(
@@ -84,6 +84,7 @@ class SharedCache:
         observe: Callable[[str], None],
         clock: Callable[[], float],
         told: Callable[[str], None] = lambda reason: None,
+        jitter: Callable[[], float] = random.random,
     ) -> None:
         self._connection = connection
         self._script = connection.script(SCRIPT)
@@ -93,11 +94,13 @@ class SharedCache:
         self._observe = observe
         self._clock = clock
         self._told = told
+        self._jitter = jitter
+        self._backoff = Backoff()
         self._met_unreadable = False
         self._prefix = f"{prefix}:{sealing.fingerprint}"
         self._common = [self._key("generations"), self._key("log"), f"{prefix}:secrets"]
         self.connected = False
-        """Whether answers are shared now."""
+        """Whether answers are shared now: this member is heard, and hears the others."""
         self.other_secrets = 0
         """How many secrets other than this one are in use on this Redis for the same workspace."""
         self._serials = itertools.count()
@@ -110,6 +113,9 @@ class SharedCache:
         self._telling = asyncio.Lock()
         self._background: set[asyncio.Task[Any]] = set()
         self._arrived = asyncio.Event()
+        self._lost = asyncio.Event()
+        self._unheard: tuple[str, int] | None = None
+        """What had been heard when more had been said, at the last sign of life."""
         self._born = ""
         self._number = 0
         self._heard = "0-0"
@@ -317,7 +323,7 @@ class SharedCache:
         try:
             while True:
                 await self._converse()
-                await asyncio.sleep(RETRY)
+                await self._pause()
         finally:
             self.connected = False
             while self._background:
@@ -340,10 +346,34 @@ class SharedCache:
         while True:
             try:
                 await self._sign_of_life()
-                await self._tell()
+                if not self.connected:
+                    await self._join()
             except FleetUnavailableError as error:
+                if not self.connected:
+                    self._told(str(error))
                 self._cut_off(str(error))
-            await asyncio.sleep(ATTEND if self.connected else RETRY)
+            await self.told()
+            if self.connected:
+                self._told("")
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(ATTEND):
+                        await self._lost.wait()
+            if not self.connected:
+                await self._pause()
+
+    async def _pause(self) -> None:
+        now = asyncio.get_running_loop().time()
+        await asyncio.sleep(self._backoff.after_loss(now, self._jitter()))
+
+    async def _join(self) -> None:
+        """Begin to share, now that this member is heard, if it hears the others too."""
+        for identity, fields in await self._connection.read_stream(self._key("log"), self._heard, 0):
+            self._hear(identity, fields)
+        self.connected = True
+        self._backoff.reached(asyncio.get_running_loop().time())
+        self._unheard = None
+        self._lost.clear()
+        self._arrived.set()
 
     async def _sign_of_life(self) -> None:
         leads = list(self._leads.values())
@@ -366,12 +396,22 @@ class SharedCache:
         if others and not self.other_secrets:
             log.warning("other proxies of this workspace have another fleet.secret; they share no answers")
         self.other_secrets = others
-        if not self.connected:
-            self.connected = True
-            self._told("")
-            self._arrived.set()
+        self._expect_to_hear(int(newest))
         for index in free:
             self._wake(held[index - 1][0])
+
+    def _expect_to_hear(self, said: int) -> None:
+        """Make sure that what others say is heard; ``said`` is the number of the last message.
+
+        After a failover the one connection may end at the new Redis, and the one that listens still at the
+        old, where nobody says anything any more. Raises FleetUnavailableError then.
+        """
+        was, self._unheard = self._unheard, None
+        if self.connected and said > self._number:
+            self._unheard = (self._born, self._number)
+            if self._unheard == was:
+                self._connection.leave()
+                raise FleetUnavailableError("What other proxies say in Redis is not heard here.")
 
     async def _listen(self) -> None:
         """Follow what members bring and write."""
@@ -421,10 +461,12 @@ class SharedCache:
         self._wake_all()
 
     def _cut_off(self, reason: str) -> None:
-        if self.connected:
-            self._told(reason)
+        if not self.connected:
+            return  # whoever tries to get back says why that fails
+        self._told(reason)
         self.connected = False
         self._arrived.clear()
+        self._lost.set()
         self._wake_all()
 
     def _wake(self, name: str) -> None:

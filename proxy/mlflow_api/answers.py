@@ -7,8 +7,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from proxy.mlflow_api.shapes import LISTING
-
 READY = "READY"
 
 _DIGITS = re.compile("[0-9]{1,18}")
@@ -89,49 +87,32 @@ def model_created(answer: Mapping[str, Any], name: str) -> int | None:
 
 @dataclass(frozen=True, slots=True)
 class Listed:
-    """One entry of a directory; ``size`` in bytes, None for a directory or if the workspace does not say."""
+    """One entry of a listing; ``size`` in bytes, None for a directory or if the workspace does not say."""
 
-    name: str
+    path: str
     is_dir: bool
     size: int | None
 
+    @property
+    def name(self) -> str:
+        """The last segment of its path, which is relative to the model."""
+        return self.path.rstrip("/").rpartition("/")[2]
 
-def listed(answer: Mapping[str, Any], directory: str) -> list[Listed] | None:
-    """Read a page of ``list-artifacts``, None if it is not shaped like one.
 
-    A file that is listed as itself has nothing in it. Clients write what is listed to places that they put
-    together from the names, so one that could lead elsewhere makes the whole page unreadable: without that
-    entry it would look complete.
-    """
-    if not LISTING.fits(answer):
+def listed(file: object) -> Listed | None:
+    """Read one of the ``files`` of ``list-artifacts``, None if it is not shaped like one."""
+    if not isinstance(file, dict):
         return None
-    found = []
-    for file in answer.get("files") or ():
-        path = file.get("path") if isinstance(file, dict) else None
-        if not isinstance(path, str) or not _harmless(path):
-            return None
-        is_dir = file.get("is_dir", False)
-        if not isinstance(is_dir, bool | None):
-            return None
-        if path != directory:
-            name = path.rstrip("/").rpartition("/")[2]
-            found.append(Listed(name, bool(is_dir), None if is_dir else _count(file.get("file_size"))))
-    return found
+    path, is_dir = file.get("path"), file.get("is_dir", False)
+    if not isinstance(path, str) or not isinstance(is_dir, bool | None):
+        return None
+    return Listed(path, bool(is_dir), None if is_dir else _count(file.get("file_size")))
 
 
 def next_page(answer: Mapping[str, Any]) -> str | None:
     """Return the token of the next page, "" if this is the last, None for what is no token."""
     token = answer.get("next_page_token")
     return token if isinstance(token, str) else "" if token is None else None
-
-
-def _harmless(path: str) -> bool:
-    """Whether a path stays below where it is put, on any client's machine, and can be asked for."""
-    segments = path.removesuffix("/").split("/")
-    return (
-        not any(segment in {"", ".", ".."} or segment[1:2] == ":" for segment in segments)  # or a drive
-        and not any(c < " " or c in "\\\x7f" or "\ud800" <= c <= "\udfff" for c in path)
-    )
 
 
 def _count(value: object) -> int | None:

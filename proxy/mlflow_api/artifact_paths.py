@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from proxy.errors import BadRequestError
 from proxy.mlflow_api.answers import json_object
+from proxy.mlflow_api.client_names import shown, why_unusable
 from proxy.mlflow_api.messages import StoredResponse
 
 RESERVED = "mlflow-proxy"
@@ -41,13 +42,11 @@ def is_ours(path: str) -> bool:
 
 def parse(path: str) -> ModelFile:
     """Read a decoded artifact path under the reserved prefix. Raises BadRequestError for any other."""
-    if "\\" in path or any(ord(character) < 0x20 or ord(character) == 0x7F for character in path):
-        raise BadRequestError("Control characters and backslashes have no place in an artifact path.")
     segments = path.removesuffix("/").split("/")
     if len(segments) < 3 or segments[0] != RESERVED:
         raise BadRequestError(f"An artifact path here is {RESERVED}/MODEL/VERSION[/FILE].")
-    if any(segment in {"", ".", ".."} for segment in segments):
-        raise BadRequestError("An artifact path must not contain empty segments, '.' or '..'.")
+    if (why := why_unusable(path)) is not None:
+        raise BadRequestError(f"{shown(path)} is no artifact path: {why}.")
     if not _VERSION.fullmatch(segments[2]):
         raise BadRequestError("A model version is a number.")
     return ModelFile(decode(segments[1]), segments[2], "/".join(segments[3:]))

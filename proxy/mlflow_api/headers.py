@@ -55,6 +55,10 @@ NOT_STORED = frozenset(
 """Response fields that are not part of a shared answer: they are about one client's session, or about the
 message; its body is decoded, and its age is ours to tell."""
 
+_OF_ITS_BYTES = frozenset({"accept-ranges", "content-digest", "content-md5", "digest", "repr-digest"})
+"""Response fields that hold for the bytes of a body as it was sent, coded (RFC 9530, RFC 3230, RFC 1864), and
+that offer parts of them (RFC 9110 section 14.3)."""
+
 Fields = Iterable[tuple[str, str]]
 """Header fields in order, repeated names kept."""
 
@@ -75,6 +79,24 @@ def end_to_end(fields: Fields) -> list[tuple[str, str]]:
 def without(fields: Fields, names: frozenset[str]) -> list[tuple[str, str]]:
     """Return the fields whose lower-case name is not in ``names``."""
     return [(name, value) for name, value in fields if name.lower() not in names]
+
+
+def of_decoded(fields: Fields) -> list[tuple[str, str]]:
+    """Return the fields of an answer as they are true without its content coding, which is gone.
+
+    A strong ETag is of the coded bytes alone, a weak one of what they mean (RFC 9110 section 8.8.3).
+    """
+    kept = without(fields, _OF_ITS_BYTES | {"content-encoding"})
+    return [
+        (name, value if value.startswith("W/") else f"W/{value}") if name.lower() == "etag" else (name, value)
+        for name, value in kept
+        if name.lower() != "etag" or value.startswith(('"', 'W/"'))
+    ]
+
+
+def of_another_body(fields: Fields) -> list[tuple[str, str]]:
+    """Return the fields of an answer that are true of it with another body, too."""
+    return without(fields, _OF_ITS_BYTES | {"etag"})
 
 
 def for_storage(fields: Fields) -> list[tuple[str, str]] | None:

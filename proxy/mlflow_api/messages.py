@@ -3,6 +3,8 @@
 from dataclasses import dataclass, replace
 from typing import NamedTuple, Self
 
+from proxy.mlflow_api.headers import of_another_body
+
 
 class Client(NamedTuple):
     """Whose share of the budget a call takes: a credential's, and of a proxy behind this one its client's."""
@@ -45,8 +47,8 @@ class StoredResponse:
     body: bytes
 
     def with_body(self, body: bytes) -> Self:
-        """Return the same response with another body."""
-        return replace(self, body=body)
+        """Return the same response with another body, without what its fields say of the bytes of this."""
+        return replace(self, headers=tuple(of_another_body(self.headers)), body=body)
 
     def header(self, name: str) -> str | None:
         """Return the first field of that lower-case name."""

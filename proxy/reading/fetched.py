@@ -7,7 +7,7 @@ from proxy.access.sharing import Access, Caller
 from proxy.errors import AnswerableError, NotShareableError, TruncatedError, UpstreamUnavailableError
 from proxy.mlflow_api import answers
 from proxy.mlflow_api.descriptions import is_of
-from proxy.mlflow_api.headers import NOT_STORED, age, unix_time, vary, without
+from proxy.mlflow_api.headers import NOT_STORED, age, of_decoded, unix_time, vary, without
 from proxy.mlflow_api.messages import StoredResponse
 from proxy.mlflow_api.reads import Read, question_about
 from proxy.mlflow_api.routes import Freshness
@@ -21,7 +21,7 @@ from proxy.reading.memory import Memory
 from proxy.reading.personal import shared_form, why_personal
 from proxy.reading.store import Entry
 from proxy.upstream.client import fields, read_whole
-from proxy.upstream.decoding import decoded
+from proxy.upstream.decoding import applied_codings, decoded
 from proxy.upstream.malformed import reason_phrase
 from proxy.workspace import Call, Workspace
 
@@ -85,9 +85,12 @@ class Fetched:
             body = await read_whole(got, self._largest)
         except TruncatedError as error:
             raise UpstreamUnavailableError("The workspace broke off in the middle of its answer.") from error
-        body = decoded(body, got.headers.getall("Content-Encoding", ()), self._largest)
-        kept = tuple(without(self._access.returned(fields(got)), NOT_STORED))
-        return StoredResponse(got.status, reason_phrase(got.reason), kept, body)
+        codings = got.headers.getall("Content-Encoding", ())
+        body = decoded(body, codings, self._largest)
+        kept = without(self._access.returned(fields(got)), NOT_STORED)
+        if applied_codings(codings):
+            kept = of_decoded(kept)
+        return StoredResponse(got.status, reason_phrase(got.reason), tuple(kept), body)
 
     async def _look_up_status(self, question: Read, caller: Caller, party: Party) -> None:
         """Find out whether a version is READY, when that is worth a call: then its files stay as they are."""

@@ -4,7 +4,7 @@ Knows for every answer which model version it is about, so that a write can drop
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from cachetools import LRUCache
 
@@ -26,11 +26,14 @@ class Entry:
     survives_metadata_writes: bool
     stored_at: float
     expires_at: float
+    made: object = None
+    """What somebody made of the response, to use it again."""
+    made_size: int = 0
 
     def size(self, key: Key) -> int:
         """Return the bytes that the entry takes under this key, approximately."""
         texts = sum(len(name) + len(value) for name, value in (*self.response.headers, *key.asked))
-        return len(self.response.body) + texts + _OVERHEAD
+        return len(self.response.body) + texts + _OVERHEAD + self.made_size
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +93,19 @@ class MemoryStore:
         entry = self._entries.get(key)
         if entry is not None and entry.response is response:
             del self._entries[key]
+
+    def made(self, key: Key, response: StoredResponse) -> object:
+        """Return what was made of an answer, None if it is stored no more or nothing was."""
+        entry = self._entries.get(key)
+        return entry.made if entry is not None and entry.response is response else None
+
+    def make(self, key: Key, response: StoredResponse, made: object, size: int) -> None:
+        """Keep with an answer what was made of it, of so many bytes, if it is stored and there is room."""
+        entry = self._entries.get(key)
+        if entry is not None and entry.response is response:
+            with_it = replace(entry, made=made, made_size=size)
+            if with_it.size(key) <= self._entries.maxsize:
+                self.put(key, with_it)
 
     def invalidate(self, what: Invalidation) -> int:
         """Drop what a write made wrong; returns how many entries went."""

@@ -11,7 +11,12 @@ from contextlib import contextmanager
 
 import structlog
 
-from proxy.errors import UnreachableError, UpstreamTimeoutError, UpstreamUnavailableError
+from proxy.errors import (
+    ConnectionEndedError,
+    UnreachableError,
+    UpstreamTimeoutError,
+    UpstreamUnavailableError,
+)
 from proxy.upstream.circuit_breaker import CircuitBreaker, Circuits, Said, State
 
 log = structlog.get_logger(__name__)
@@ -58,7 +63,8 @@ class Circuit:
 
         ``endpoint`` is None if answers that fail say nothing about others. Yields what is told, once there is
         an answer, what that says. If none comes that is a failure of the way, unless the call is not
-        ``telling``: one whose body streams may break by its sender's fault.
+        ``telling``: one whose body streams may break by its sender's fault. That a connection ended which
+        had been idle says nothing about the next.
         """
         # It may have opened since the call began to wait, and whoever waits goes out one by one then.
         leave = self._circuits.admit(endpoint, began := time.monotonic())
@@ -78,7 +84,8 @@ class Circuit:
             hurried = (
                 isinstance(error, UpstreamTimeoutError) and time.monotonic() - began < _LEAST_TO_BE_ANSWERED
             )
-            if not told and telling and not hurried:
+            ended = isinstance(error, ConnectionEndedError)
+            if not told and telling and not hurried and not ended:
                 told = True
                 if self._circuits.unanswered(leave, time.monotonic(), _jitter()):
                     log.warning("circuit open: the workspace cannot be reached, calls are not tried")

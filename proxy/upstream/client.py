@@ -1,6 +1,7 @@
 """The HTTP client: how requests leave, and the edge where aiohttp's exceptions become ours."""
 
 import asyncio
+import math
 import ssl
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -10,8 +11,10 @@ import aiohttp
 from multidict import CIMultiDict
 from yarl import URL
 
+from proxy.bodies import pieces
 from proxy.descriptors import is_exhaustion, nearly_exhausted
 from proxy.errors import (
+    ConnectionEndedError,
     OverloadedError,
     TooLargeToShareError,
     TruncatedError,
@@ -19,7 +22,7 @@ from proxy.errors import (
     UpstreamUnavailableError,
 )
 from proxy.mlflow_api.headers import end_to_end
-from proxy.upstream.connector import Connector, RefusedAddressError
+from proxy.upstream.connector import Connector, RefusedAddressError, wanting
 from proxy.upstream.destination import Destinations
 from proxy.upstream.forward_proxy import ForwardProxies, without_credentials
 from proxy.upstream.malformed import problem
@@ -31,7 +34,10 @@ _LONGEST_WAIT = 30.0
 _CHUNK = 128 * 1024
 """Bytes read ahead of a slow client at most, times two (aiohttp's high-water mark)."""
 
-Body = bytes | aiohttp.StreamReader | None
+_ENDED = (aiohttp.ClientOSError, aiohttp.ClientConnectionResetError, aiohttp.ServerDisconnectedError)
+"""What aiohttp raises when a connection ends in the middle of a request or before its answer."""
+
+Body = bytes | AsyncIterator[bytes] | None
 Sent = Callable[[], None]
 Tls = Callable[[], ssl.SSLContext | bool]
 
@@ -43,6 +49,8 @@ class HttpClient:
     signatures.
     Redirects are not followed, cookies not kept, bodies not decoded: a proxy does none of that.
     ``limit`` says where the number of connections comes from, in the same messages.
+    ``repeats`` is whether a request of an idempotent method is made once more, unasked, if its connection
+    ends: not where each of them counts.
     ``tls`` gives the context for the next connection, True for the system's own. ``destinations`` are the
     places that may be asked, None for whatever the caller names.
     """
@@ -54,6 +62,7 @@ class HttpClient:
         connect_timeout: float,
         read_timeout: float,
         connections: int,
+        repeats: bool,
         limit: str = "connections.max_connections",
         tls: Tls = lambda: True,
         forward_proxies: ForwardProxies | None = None,
@@ -87,6 +96,7 @@ class HttpClient:
             max_field_size=_LARGEST_FIELD,
             read_bufsize=_CHUNK,
         )
+        self._session._retry_connection = repeats
 
     async def close(self) -> None:
         """Close all connections."""
@@ -102,6 +112,7 @@ class HttpClient:
         *,
         on_sent: Sent | None = None,
         within: float | None = None,
+        idle: float = math.inf,
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         """Send a request and yield its response once the header is there.
 
@@ -109,11 +120,12 @@ class HttpClient:
         left, once per attempt: when its header was written, or, over a new connection, when the answer's
         header is there, since how long the other side took to accept it is not known before.
         ``within`` bounds the whole exchange in seconds, body included. Without it the header has to be there
-        one read timeout after the last of the request left, whatever else is said meanwhile. Leaving the
-        context before the body was read closes the connection.
+        one read timeout after the last of the request left, whatever else is said meanwhile. ``idle`` is for
+        how many seconds at most its connection may have been idle, 0 for a new one. Leaving the context
+        before the body was read closes the connection.
 
-        Raises UpstreamUnavailableError, RefusedDestinationError among it, UpstreamTimeoutError, and
-        OverloadedError if this proxy has no connection left or can open none.
+        Raises UpstreamUnavailableError, RefusedDestinationError and ConnectionEndedError among it,
+        UpstreamTimeoutError, and OverloadedError if this proxy has no connection left or can open none.
         """
         timeout = self._timeout
         if within is not None:
@@ -130,7 +142,7 @@ class HttpClient:
         proxy = self._forward_proxies.towards(target)
         with self._mapped_errors(attempt, proxy), _reported(attempt):
             async with asyncio.timeout(None) as header:
-                with _watched(attempt, header, timeout.sock_read):
+                with _watched(attempt, header, timeout.sock_read), self._noted_ends(idle):
                     response = await self._session.request(
                         method,
                         target,
@@ -152,6 +164,19 @@ class HttpClient:
             yield response
         finally:
             response.release()
+
+    @contextmanager
+    def _noted_ends(self, idle: float) -> Iterator[None]:
+        """Ask for a connection, and tell the end of one that had been used before from other failures."""
+        with wanting(idle) as wanted:
+            try:
+                yield
+            except _ENDED:
+                if wanted.used is None:
+                    raise
+                raise ConnectionEndedError(
+                    f"{_subject(self._peer)} hung up before it answered.", unread=wanted.unread
+                ) from None
 
     @contextmanager
     def _mapped_errors(self, attempt: SimpleNamespace, proxy: URL | None) -> Iterator[None]:
@@ -267,7 +292,7 @@ def _no_handshake(peer: str, reason: str) -> str:
 async def chunks(response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
     """Yield the body as it arrives. Raises TruncatedError if it breaks off or stalls."""
     try:
-        async for chunk in response.content.iter_any():
+        async for chunk in pieces(response.content):
             yield chunk
     except (aiohttp.ClientError, TimeoutError, OSError) as error:
         raise TruncatedError(type(error).__name__) from error

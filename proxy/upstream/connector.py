@@ -1,15 +1,21 @@
 """Connections to the other side: what they have to do beyond what aiohttp's do.
 
 What belongs here: the seam with aiohttp's client below a request. ``_factory``, ``_get``, ``_release``,
-``_create_proxy_connection``, ``_parser`` and ``_payload`` are not public, which is why pyproject.toml holds
-aiohttp to a minor version; test_hostile_answers and test_storage_destinations fail if one of them changes.
+``_conns``, ``_create_proxy_connection``, ``_parser``, ``_payload`` and the session's ``_retry_connection``
+are not public, which is why pyproject.toml holds aiohttp to a minor version; test_hostile_answers,
+test_ended_connections and test_storage_destinations fail if one of them changes.
 """
 
 import asyncio
+import math
 import socket
 import ssl
+from collections.abc import Iterator
+from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass
 from functools import partial
+from time import monotonic
 from typing import cast
 
 import aiohttp
@@ -17,13 +23,45 @@ from aiohttp import AddrInfoType
 from aiohttp.client_proto import ResponseHandler
 from aiohttp.client_reqrep import ConnectionKey
 from aiohttp.connector import Connection
+from aiohttp.http import RawResponseMessage
 from aiohttp.tracing import Trace
 
 from proxy.errors import RefusedDestinationError
 from proxy.upstream.destination import Destinations
+from proxy.upstream.kernel import acknowledged, has_ended, is_silent
 
 _towards_proxy: ContextVar[bool] = ContextVar("_towards_proxy", default=False)
 """Whether the connection being opened is to a forward proxy, which the operator has named."""
+
+
+@dataclass
+class Wanted:
+    """What a request asks of its connection, and the one that it got.
+
+    ``idle`` is for how many seconds at most it may have been idle; 0 for a new one. ``used`` is the
+    connection if it had been used before, None if it is new.
+    """
+
+    idle: float = math.inf
+    used: "_Protocol | None" = None
+
+    @property
+    def unread(self) -> bool:
+        """Whether the other side provably had closed the connection before it got any of the request."""
+        return self.used is not None and self.used.unread
+
+
+_wanted: ContextVar[Wanted] = ContextVar("_wanted")
+
+
+@contextmanager
+def wanting(idle: float) -> Iterator[Wanted]:
+    """Ask so much of the connection of the request that is made in this context."""
+    before = _wanted.set(wanted := Wanted(idle))
+    try:
+        yield wanted
+    finally:
+        _wanted.reset(before)
 
 
 class RefusedAddressError(OSError):
@@ -37,11 +75,31 @@ class _Protocol(ResponseHandler):
     ends would look complete (both measured): after a reset, and over TLS also without a closure alert.
     """
 
+    unread = False
+    """Whether the other side closed the connection before any of the request that is out came to it."""
+    _acknowledged: int | None = None
+    """Of how many bytes the other side had said that they came before that request went out."""
+
+    def begin(self) -> None:
+        """Note that the next request goes out now."""
+        self.unread = False
+        self._acknowledged = acknowledged(self.transport)
+
+    def feed_data(self, data: tuple[RawResponseMessage, aiohttp.StreamReader], size: int = 0) -> None:
+        # Servers close the connection after an error that they had not expected, some without a word of it
+        # before (uvicorn: once it has logged the error, which takes milliseconds).
+        if data[0].code >= 500:
+            self.force_close()
+        super().feed_data(data, size)
+
     def set_exception(self, exc: BaseException, *cause: BaseException) -> None:
         super().set_exception(exc, *cause)
         self._break_body(exc)
 
     def eof_received(self) -> None:
+        # Only now: when a request hears of it, the socket is closed.
+        before, transport = self._acknowledged, self.transport
+        self.unread = before is not None and has_ended(transport) and acknowledged(transport) == before
         # Of a body that is framed all is there by now, or its end is missed anyway.
         if not _is_orderly_end(self.transport):
             self._break_body(aiohttp.ClientPayloadError("the connection ended without close_notify"))
@@ -57,6 +115,8 @@ class _Protocol(ResponseHandler):
         if body is not None and not body.is_eof() and body.exception() is None:
             known = isinstance(error, aiohttp.ClientError | OSError)
             body.set_exception(error if known else aiohttp.ClientPayloadError(type(error).__name__))
+            # A reader that the end of a chunk has woken looks for no error: it would wait again, for ever.
+            body.feed_eof()
 
 
 def _is_orderly_end(transport: asyncio.BaseTransport | None) -> bool:
@@ -81,8 +141,10 @@ class Connector(aiohttp.TCPConnector):
     """aiohttp's, that waits for no forward proxy for ever, and for whom silence is the rule between requests.
 
     aiohttp keeps what arrives on an idle connection and takes it for the answer to the next request. That
-    next request may be another client's, so a connection that says anything unasked is closed. ``limit`` is
-    how many there may be, ``destinations`` are the places that may be connected to, None for any.
+    next request may be another client's, so a connection that says anything unasked is closed. It takes the
+    one that has been idle for longest, too, which is the likeliest to be closed by the other side just then:
+    here it is the one that was used last. ``limit`` is how many there may be, ``destinations`` are the places
+    that may be connected to, None for any.
     """
 
     def __init__(self, limit: int, destinations: Destinations | None) -> None:
@@ -109,13 +171,25 @@ class Connector(aiohttp.TCPConnector):
         super()._release(key, protocol, should_close=should_close)
         # Without a parser every byte counts as left over, be it a whole answer or the beginning of one.
         protocol._parser = None
+        if (idle := self._conns.get(key)) and idle[-1][0] is protocol:
+            idle.rotate()
 
     async def _get(self, key: ConnectionKey, traces: list[Trace]) -> Connection | None:
-        while (found := await super()._get(key, traces)) is not None:
-            if found.protocol is not None and not found.protocol.should_close:
+        wanted = _wanted.get()
+        wanted.used = None
+        while self._idle(key) < wanted.idle and (found := await super()._get(key, traces)) is not None:
+            protocol = cast("_Protocol", found.protocol)
+            if not protocol.should_close and is_silent(protocol.transport):
+                protocol.begin()
+                wanted.used = protocol
                 return found
             found.close()
         return None
+
+    def _idle(self, key: ConnectionKey) -> float:
+        """Return for how long the next connection to be taken has been idle, in seconds."""
+        since = (since for protocol, since in self._conns.get(key, ()) if protocol.is_connected())
+        return monotonic() - next(since, -math.inf)
 
 
 def _open_socket(destinations: Destinations, info: AddrInfoType) -> socket.socket:

@@ -20,14 +20,19 @@ _GZIP, _ZLIB, _RAW = 31, 15, -15
 """zlib's numbers for the three formats."""
 
 
+def applied_codings(values: Iterable[str]) -> list[str]:
+    """Return what was done to a body, in order, by the values of its ``Content-Encoding`` fields."""
+    names = [name.strip().lower() for value in values for name in value.split(",")]
+    return [name.removeprefix("x-") for name in names if name not in {"", "identity"}]
+
+
 def decoded(body: bytes, codings: Iterable[str], limit: int) -> bytes:
     """Return a body without its content codings, at most ``limit`` bytes at each step.
 
     ``codings`` are the values of its ``Content-Encoding`` fields. Raises TooLargeToShareError,
     UnknownCodingError, and UpstreamUnavailableError for what is broken.
     """
-    names = [name.strip().lower() for value in codings for name in value.split(",")]
-    applied = [name.removeprefix("x-") for name in names if name not in {"", "identity"}]
+    applied = applied_codings(codings)
     if unknown := set(applied).difference(CODINGS):
         raise UnknownCodingError(f"in the coding {min(unknown)[:40]!r}")
     if len(applied) > _MOST_CODINGS:

@@ -14,6 +14,10 @@ UNAVAILABLE = frozenset({502, 503, 504})
 REPEATED = UNAVAILABLE | {500}
 """Statuses after which a read is repeated. 500 too, since clients that go through the Databricks SDK give up
 their whole download over a single one (seen with mlflow 2.22)."""
+LONGEST_IDLE = 1.5
+"""Seconds. A call that may not be made twice takes a connection that was used within them, or a new one.
+Servers close idle ones after 2 s (gunicorn), 5 s (uvicorn, Node, Apache), 60 s and more; a call that is on
+its way just then fails, and nobody knows whether it was carried out."""
 _SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 _ENDLESS = 1e9
 """Seconds. What is longer is as good as never, and stays a number that can be rounded."""

@@ -280,11 +280,23 @@ def _ask_again(url: str, operation: str, seconds: float) -> None:
                 return
 
 
+class _NoCalls:
+    """Nothing that waits for a place."""
+
+    def __len__(self) -> int:
+        return 0
+
+    def serve(self) -> None:
+        """Let none of them leave."""
+
+
 def _for_places(wanted: int) -> Iterator[Command]:
     async def never(request: str) -> bytes:
         raise NotImplementedError
 
-    members = [SharedPacer(LIMIT, WINDOW, 1.0, never, f"member-{number}") for number in range(MANY)]
+    members = [SharedPacer(LIMIT, WINDOW, 1.0, never, f"member-{n}", _NoCalls()) for n in range(MANY)]
+    for member in members:
+        member._apart = False  # or it would get no places
     requests = [member._request(_News(), wanted, 0.0) for member in members]
     for request in itertools.cycle(requests):
         yield (len(KEYS), *(f"{{b}}:{key}" for key in KEYS), request)

@@ -9,6 +9,7 @@ import calendar
 import hashlib
 import json
 import math
+import ntpath
 import posixpath
 import re
 import tomllib
@@ -155,7 +156,9 @@ def _same_question(one: str, other: str, number: int) -> str:
     meant = [_meant(raw, listing=route.freshness is Freshness.LISTING) for raw in (one, other)]
     for read, means in zip(reads, meant, strict=True):
         if read is None:
-            plain = means is not None and _PLAIN_NAMES.issuperset(means)
+            plain = (
+                means is not None and _PLAIN_NAMES.issuperset(means) and len(means.get("version", "")) <= 32
+            )
             if plain and route.freshness is not Freshness.DISCOVERY:
                 return f"{route.name}: {means} is not shared"
             continue
@@ -429,8 +432,10 @@ def _parse(path: str) -> str:
     meant = (tilde_decoded(segments[1]), segments[2], "/".join(segments[3:]).removesuffix("/"))
     if (found.model, found.version, found.path) != meant:
         return f"{found} is not {meant}"
-    if set(found.path.split("/")) & {"..", "."} or any(c in found.path for c in "\\\0"):
+    if set(found.path.split("/")) & {"..", "."} or "\0" in found.path:
         return f"{found} climbs"
+    if found.path and not ntpath.normpath(f"C:\\base\\{found.path}").startswith("C:\\base\\"):
+        return f"{found} climbs on Windows"
     if artifact_paths.encode(found.model) != segments[1]:
         return f"{found} has two spellings"
     return ""

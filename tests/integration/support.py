@@ -297,6 +297,17 @@ def answering(data: bytes) -> Respond:
     return respond
 
 
+def with_files(respond: Respond, *names: str) -> Respond:
+    """Answer whatever is asked about a directory with these files, and leave the rest to ``respond``."""
+    listing = json.dumps({"files": [{"path": name} for name in names]}).encode()
+    list_files = answering(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(listing), listing))
+
+    async def by_endpoint(inbound: Inbound) -> None:
+        await (list_files if f"/{LIST}?" in inbound.target else respond)(inbound)
+
+    return by_endpoint
+
+
 @dataclass
 class Upstream:
     """A server that parses no more than it must. Its ``respond`` may be changed at any time."""

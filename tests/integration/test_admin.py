@@ -13,7 +13,8 @@ import aiohttp
 import pytest
 from pydantic import SecretStr
 
-from proxy import app, cli
+from proxy import cli
+from proxy import serving as served
 from proxy.demo.workspace import EmulatedWorkspace
 from proxy.errors import InvalidSettingsError
 from proxy.settings import AdminSettings, Settings, TlsSettings
@@ -278,7 +279,7 @@ async def test_it_is_there_until_the_last_client_is_served(
         admin=AdminSettings(host="127.0.0.1", port=0),
     )
     proxy = AsyncExitStack()
-    url = await proxy.enter_async_context(app.serving(settings, administered=told.append))
+    url = await proxy.enter_async_context(served.serving(settings, administered=told.append))
     workspace.hold()
     asking = asyncio.create_task(Api(session, url).get(MODEL, name="m"))
     await workspace.until(count(1))

@@ -121,7 +121,7 @@ class World:
         self._limiter = scenario.limiter()
         pacer = Pacer(scenario.limit, 1.0 + MARGIN, scenario.congestion(scenario.limit, scenario.floor))
         self.pacer = pacer
-        self.queue = Queue(pacer, lambda wait: None, self.random.random, scenario.limits)
+        self.queue = Queue(lambda line: pacer, lambda wait: None, self.random.random, scenario.limits)
 
     @property
     def now(self) -> float:

@@ -164,6 +164,7 @@ def test_other_spellings_are_refused(segment: str) -> None:
         ("mlflow-proxy/m/1", ModelFile("m", "1", "")),
         ("mlflow-proxy/m/1/", ModelFile("m", "1", "")),
         ("mlflow-proxy/m/12/data/a b#ü%41+.txt", ModelFile("m", "12", "data/a b#ü%41+.txt")),
+        ("mlflow-proxy/m/1/a:b\\c\n\x7f", ModelFile("m", "1", "a:b\\c\n\x7f")),
         ("mlflow-proxy/a~2fb/1/..x/...", ModelFile("a/b", "1", "..x/...")),
     ],
 )
@@ -194,8 +195,8 @@ def test_parsing(path: str, expected: ModelFile) -> None:
         "mlflow-proxy/m/1/a//",
         "mlflow-proxy/m/1/..\\x",
         "mlflow-proxy/m/1/a\x00",
-        "mlflow-proxy/m/1/a\n",
-        "mlflow-proxy/m/1/\x7f",
+        "mlflow-proxy/m/1/a\ud800",
+        "mlflow-proxy/m/1/c:\\a",
     ],
 )
 def test_parse_errors(path: str) -> None:

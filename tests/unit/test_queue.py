@@ -43,7 +43,7 @@ class Line:
     order: list[object] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.queue = Queue(self.pacer, self.waits.append, self.jitter, self.limits)
+        self.queue = Queue(lambda line: self.pacer, self.waits.append, self.jitter, self.limits)
 
     async def call(
         self,

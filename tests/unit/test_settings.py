@@ -15,7 +15,7 @@ import pytest
 from pydantic import SecretStr
 from structlog.testing import capture_logs
 
-from proxy import app, cli, settings
+from proxy import cli, serving, settings
 from proxy.errors import InvalidSettingsError
 from proxy.mlflow_api.routes import Group
 
@@ -463,7 +463,7 @@ async def test_an_upstream_that_ends_like_the_api_is_told_at_start(monkeypatch: 
             ]
         )
         with capture_logs() as logs:
-            await app.run(chosen, lambda url: signal.raise_signal(signal.SIGTERM))
+            await serving.run(chosen, lambda url: signal.raise_signal(signal.SIGTERM))
         told = [line for line in logs if line["log_level"] == "warning"]
         assert bool(told) is doubted, path
         assert all(path in line["event"] + str(line) for line in told)
@@ -480,7 +480,7 @@ def test_an_upstream_that_is_the_proxy_itself(host: str) -> None:
 async def test_an_address_that_is_not_ours(host: str) -> None:
     chosen = settings.load(["--upstream", URL, "--host", f"127.0.0.1,{host}", "--port", "0"])
     with pytest.raises(InvalidSettingsError, match=re.escape(f"host: cannot listen on {host}")):
-        async with app.serving(chosen):
+        async with serving.serving(chosen):
             pass
 
 
