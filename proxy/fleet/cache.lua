@@ -13,7 +13,7 @@
 --       secret -> when seen last), then what the operation names.
 -- ARGV: operation, member, mark of the generations and number of the last message that it knows, then what the operation
 --       takes; lists are read from ARGV itself, since Lua cannot unpack long ones.
--- Times are in microseconds, durations in milliseconds. See shared_cache.py.
+-- Times are in microseconds, durations in milliseconds. See session.py.
 
 local GENERATIONS, LOG, SECRETS = KEYS[1], KEYS[2], KEYS[3]
 local DAY, LONGEST_LOG, MOST_GENERATIONS = 86400000, 10000, 100000

@@ -16,6 +16,7 @@ from proxy.errors import FleetUnavailableError
 from proxy.fleet.connection import Connection
 from proxy.fleet.reach import Reach
 from proxy.fleet.sealing import Sealing
+from proxy.fleet.session import Session
 from proxy.fleet.shared_cache import SharedCache
 from proxy.fleet.workspace_name import workspace_name
 from proxy.mlflow_api.routes import Group
@@ -63,15 +64,10 @@ class Fleet:
             return
         sealing = Sealing(secret, workspace)
         self.partition_key = sealing.partition_key
+        prefix = f"{FORM}:{{{self._workspace}:cache}}"
         self.cache = SharedCache(
-            self._connection,
-            f"{FORM}:{{{self._workspace}:cache}}",
-            sealing,
-            self._name,
-            forget,
-            observe,
-            clock,
-            self._hear_of_answers,
+            Session(self._connection, prefix, sealing, self._name, observe, self._hear_of_answers),
+            *(forget, clock),
         )
 
     def start(self) -> None:

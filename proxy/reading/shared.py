@@ -31,8 +31,10 @@ class Turn:
 class FleetCache(Protocol):
     """What the members of a fleet have in common beside the budget: see ``fleet.shared_cache``."""
 
-    connected: bool
-    """Whether answers are shared now."""
+    @property
+    def connected(self) -> bool:
+        """Whether answers are shared now."""
+        ...
 
     def turn(self, read: Read, deadline: Callable[[], float]) -> AbstractAsyncContextManager[Turn]:
         """Ask the fleet for an answer; whoever gets none has to fetch it."""

@@ -22,8 +22,8 @@ from proxy.budget.shared import HEARTBEAT, KEYS, SCRIPT, SharedPacer, _News
 from proxy.demo.plain_http import PlainClient
 from proxy.demo.workspace import EmulatedWorkspace, WorkspaceOptions
 from proxy.fleet.connection import Connection
-from proxy.fleet.shared_cache import ATTEND, BLOCK
-from proxy.fleet.shared_cache import SCRIPT as CACHE_SCRIPT
+from proxy.fleet.presence import ATTEND, BLOCK
+from proxy.fleet.session import SCRIPT as CACHE_SCRIPT
 from proxy.settings import BudgetSettings
 from tests.bench.__main__ import LIMIT
 from tests.bench.fleet_setup import SECRET, Fleet, fleet_of

@@ -16,9 +16,10 @@ from proxy.errors import (
     UpstreamTimeoutError,
     UpstreamUnavailableError,
 )
-from proxy.fleet import shared_cache
+from proxy.fleet import presence, shared_cache
 from proxy.fleet.connection import Connection
 from proxy.fleet.sealing import Sealing
+from proxy.fleet.session import Session
 from proxy.fleet.shared_cache import SharedCache
 from proxy.mlflow_api.messages import StoredResponse
 from proxy.mlflow_api.reads import Key, Read
@@ -66,9 +67,9 @@ class Member:
         self.forgotten: list[Invalidation] = []
         self.outcomes: Counter[str] = Counter()
         self.connection = Connection(url)
+        self.session = Session(self.connection, prefix, Sealing(secret, "workspace"), name, self._observe)
         self.cache = SharedCache(
-            *(self.connection, prefix, Sealing(secret, "workspace"), name),
-            *(self.forgotten.append, self._observe, clock or asyncio.get_running_loop().time),
+            self.session, self.forgotten.append, clock or asyncio.get_running_loop().time
         )
         self.running = asyncio.create_task(self.cache.run())
 
@@ -139,12 +140,12 @@ async def fleet(
 
 async def landed(member: Member) -> None:
     """Wait until what a member brought is where others find it."""
-    await until(lambda: not member.cache._background)
+    await until(lambda: not member.session.background)
 
 
 async def waits(member: Member) -> None:
     """Wait until a member was told that another one is fetching the only thing that is being fetched."""
-    await until(lambda: member.cache._waiting and not member.cache._background)
+    await until(lambda: member.session.leases.waiters and not member.session.background)
     [lease] = await keys(member, "lease:")
     assert await command(member, "HGET", lease, "awaited") == b"1"
 
@@ -332,7 +333,8 @@ async def test_a_dead_members_flight_is_taken_over(
     redis: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(shared_cache, "LEASE", 1.5)
-    monkeypatch.setattr(shared_cache, "ATTEND", 0.1)
+    monkeypatch.setattr(presence, "LEASE", 1.5)
+    monkeypatch.setattr(presence, "ATTEND", 0.1)
     async with fleet(redis.url) as (first, second):
         leading = asyncio.create_task(first.get(hold=asyncio.Event()))
         await until(lambda: first.calls)
@@ -367,8 +369,8 @@ async def test_who_leaves_while_asking_leaves_no_lease(redis: RedisServer) -> No
         await landed(first)
         assert not await keys(first, "lease:")
         assert (await second.get())[1] == "fetched"
-        assert not first.cache._waiting
-        assert not first.cache._leads
+        assert not first.session.leases.waiters
+        assert not first.session.leases.leads
 
 
 # -- writes ----------------------------------------------------------------------------------------
@@ -465,7 +467,7 @@ async def test_without_redis_each_fetches_for_itself_and_later_shares_again(redi
         await first.ready()
         # Something may have been written meanwhile, and was.
         await until(lambda: EVERYTHING in second.forgotten)
-        await until(lambda: not first.cache._untold)
+        await until(lambda: not first.cache._writes.untold)
         await first.get()
         await landed(first)
         await second.ready()
@@ -475,14 +477,14 @@ async def test_without_redis_each_fetches_for_itself_and_later_shares_again(redi
 async def test_members_that_missed_something_drop_everything(redis: RedisServer) -> None:
     async with fleet(redis.url) as (first, second):
         # Something was said that is gone before anyone could read it.
-        await command(first, "HINCRBY", first.cache._key("generations"), "log", 1)
+        await command(first, "HINCRBY", first.session.key("generations"), "log", 1)
         await until(lambda: EVERYTHING in first.forgotten)
         await until(lambda: EVERYTHING in second.forgotten)
 
 
 async def test_members_that_missed_something_hear_so_from_what_comes_next(redis: RedisServer) -> None:
     async with fleet(redis.url) as (first, second):
-        await command(first, "HINCRBY", first.cache._key("generations"), "log", 1)
+        await command(first, "HINCRBY", first.session.key("generations"), "log", 1)
         first.cache.tell(OTHER)
         await until(lambda: EVERYTHING in second.forgotten)
 
@@ -521,4 +523,4 @@ async def test_without_redis_from_the_start(redis: RedisServer) -> None:
         assert (await first.get())[1] == "fetched"
         assert (await second.get())[1] == "fetched"
         with pytest.raises(FleetUnavailableError):
-            await first.cache._sign_of_life()
+            await first.cache._presence.sign_of_life()

@@ -11,7 +11,7 @@ import pytest
 from redis.asyncio import Redis
 
 from proxy.demo.workspace import EmulatedWorkspace, WorkspaceOptions
-from proxy.fleet import shared_cache
+from proxy.fleet import session
 from proxy.reading.store import Entry, Invalidation
 from proxy.serving import serving
 from proxy.settings import BudgetSettings, Settings
@@ -48,9 +48,9 @@ class RedisClock:
 @pytest.fixture
 def redis_clock(redis: RedisServer, monkeypatch: pytest.MonkeyPatch) -> RedisClock:
     true = "local clock = redis.call('TIME')\n"
-    assert true in shared_cache.SCRIPT
+    assert true in session.SCRIPT
     off = f"clock[1] = clock[1] + tonumber(redis.call('GET', '{RedisClock.OFF}') or '0')\n"
-    monkeypatch.setattr(shared_cache, "SCRIPT", shared_cache.SCRIPT.replace(true, true + off))
+    monkeypatch.setattr(session, "SCRIPT", session.SCRIPT.replace(true, true + off))
     return RedisClock(redis)
 
 
@@ -94,9 +94,9 @@ async def test_what_was_stored_in_the_future_is_no_hit_where_nobody_noticed(
         await landed(first)
         for member in (first, second):
             member.running.cancel()
-        await command(first, "HDEL", first.cache._key("generations"), "clock")
+        await command(first, "HDEL", first.session.key("generations"), "clock")
         await redis_clock.set(-SET)
-        second.cache.connected = True
+        second.session.connected = True
         assert (await second.get())[1] == "fetched"
         assert second.outcomes["unreadable"] == 1
 
@@ -158,7 +158,7 @@ async def test_what_somebody_puts_in_the_place_of_the_clock_is_dropped(redis: Re
         await first.get()
         await landed(first)
         for planted in ("noon", "inf", "1e300"):
-            await command(first, "HSET", first.cache._key("generations"), "clock", planted)
+            await command(first, "HSET", first.session.key("generations"), "clock", planted)
             assert (await second.get())[1] == "fetched"
             await landed(second)
             assert (await first.get())[1] == "hit"
