@@ -6,7 +6,8 @@ Those that reach a client do so in the shape of the API's own errors.
 
 import json
 import math
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping
+from typing import ClassVar
 
 
 class MlflowProxyError(Exception):
@@ -26,15 +27,31 @@ class AnswerableError(MlflowProxyError):
 
     status = 500
     error_code = "INTERNAL_ERROR"
+    fields: ClassVar[Mapping[str, str]] = {}
+    """Header fields that every such answer has."""
 
     @property
-    def headers(self) -> dict[str, str]:
-        """Header fields that belong to the answer."""
-        return {}
+    def headers(self) -> Mapping[str, str]:
+        """Header fields of this answer."""
+        return self.fields
 
     def body(self) -> bytes:
         """Return the API's JSON error."""
         return json.dumps({"error_code": self.error_code, "message": str(self)}).encode()
+
+
+class RetryLaterError(AnswerableError):
+    """An error that will be over, in about ``retry_after`` seconds (RFC 9110 section 10.2.3)."""
+
+    def __init__(self, message: str, retry_after: float) -> None:
+        super().__init__(message)
+        self.retry_after = max(1, math.ceil(retry_after))
+        """Whole seconds, at least 1: urllib3 raises on a fraction, the Databricks SDK parses an int."""
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """Tell the client when it is worth coming back."""
+        return {"Retry-After": str(self.retry_after)}
 
 
 class BadRequestError(AnswerableError):
@@ -77,11 +94,8 @@ class UnauthenticatedError(AnswerableError):
 
     status = 401
     error_code = "UNAUTHENTICATED"
-
-    @property
-    def headers(self) -> dict[str, str]:
-        """Name the scheme, as a 401 must (RFC 9110 section 15.5.2, RFC 6750 section 3)."""
-        return {"WWW-Authenticate": 'Bearer realm="mlflow-proxy"'}
+    fields: ClassVar = {"WWW-Authenticate": 'Bearer realm="mlflow-proxy"'}
+    """A 401 names its scheme (RFC 9110 section 15.5.2, RFC 6750 section 3)."""
 
 
 class CredentialUnavailableError(AnswerableError):
@@ -99,22 +113,16 @@ class CredentialRefusedError(AnswerableError):
 
 
 class MethodNotAllowedError(AnswerableError):
-    """The path is known, but not with this method; ``allowed`` are those it takes."""
+    """The path is known, but not with this method; ``Allow`` names others (RFC 9110 section 15.5.6)."""
 
     status = 405
     error_code = "INVALID_PARAMETER_VALUE"
-    allowed = ""
-
-    @property
-    def headers(self) -> dict[str, str]:
-        """Name what is allowed, as a 405 must (RFC 9110 section 15.5.6)."""
-        return {"Allow": self.allowed}
 
 
 class ReadOnlyError(MethodNotAllowedError):
     """A write to the files that the proxy serves from the model registry."""
 
-    allowed = "GET, HEAD"
+    fields: ClassVar = {"Allow": "GET, HEAD"}
 
 
 class PermissionDeniedError(AnswerableError):
@@ -134,7 +142,7 @@ class NoSuchEndpointError(AnswerableError):
 class PostOnlyError(MethodNotAllowedError):
     """A command that was not sent as one."""
 
-    allowed = "POST"
+    fields: ClassVar = {"Allow": "POST"}
 
 
 class NotOfferedError(AnswerableError):
@@ -165,21 +173,11 @@ class AmbiguousNameError(UnusableNameError):
     """A request may be for more than one file; the message names them."""
 
 
-class OverBudgetError(AnswerableError):
+class OverBudgetError(RetryLaterError):
     """The workspace's budget has no place for this call within the client's patience."""
 
     status = 429
     error_code = "REQUEST_LIMIT_EXCEEDED"
-
-    def __init__(self, message: str, retry_after: float) -> None:
-        super().__init__(message)
-        self.retry_after = max(1, math.ceil(retry_after))
-        """Whole seconds, at least 1: urllib3 raises on a fraction, the Databricks SDK parses an int."""
-
-    @property
-    def headers(self) -> dict[str, str]:
-        """Tell the client when it is worth coming back."""
-        return {"Retry-After": str(self.retry_after)}
 
 
 class RefusedAloneError(MlflowProxyError):
@@ -194,14 +192,17 @@ class RefusedAloneError(MlflowProxyError):
         self.client = client
 
 
-class UpstreamUnavailableError(AnswerableError):
-    """The workspace or its storage could not be reached, or broke off before it answered."""
+class BadGatewayError(AnswerableError):
+    """The workspace or its storage could not be reached, or broke off before it answered.
+
+    A client may not know whether its request was carried out.
+    """
 
     status = 502
     error_code = "TEMPORARILY_UNAVAILABLE"
 
 
-class ConnectionEndedError(UpstreamUnavailableError):
+class ConnectionEndedError(BadGatewayError):
     """A connection that had been used before ended instead of bringing an answer.
 
     That is how it looks when the other side closes what it takes for idle. ``unread`` is whether it provably
@@ -213,7 +214,7 @@ class ConnectionEndedError(UpstreamUnavailableError):
         self.unread = unread
 
 
-class RefusedDestinationError(UpstreamUnavailableError):
+class RefusedDestinationError(BadGatewayError):
     """The workspace names a place for a file that the proxy does not ask. Nothing was connected to."""
 
     def __init__(self, reason: str) -> None:
@@ -221,35 +222,25 @@ class RefusedDestinationError(UpstreamUnavailableError):
         self.reason = reason
 
 
-class RefusedRedirectError(UpstreamUnavailableError):
+class RefusedRedirectError(BadGatewayError):
     """Storage redirects to a place that the proxy does not ask. Nothing there was connected to."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(f"The place that storage redirects to for this file was not asked: {reason}.")
 
 
-class UpstreamTimeoutError(AnswerableError):
+class GatewayTimeoutError(AnswerableError):
     """The workspace or its storage did not answer in time."""
 
     status = 504
     error_code = "DEADLINE_EXCEEDED"
 
 
-class UnreachableError(AnswerableError):
-    """The workspace could not be reached: a read failed, or has not even been tried. It has not happened."""
+class ServiceUnavailableError(RetryLaterError):
+    """A read failed, or a call was not tried: it may be repeated, and the Databricks SDK repeats only 503."""
 
     status = 503
     error_code = "TEMPORARILY_UNAVAILABLE"
-
-    def __init__(self, message: str, retry_after: float) -> None:
-        super().__init__(message)
-        self.retry_after = max(1, math.ceil(retry_after))
-        """Whole seconds, as of OverBudgetError."""
-
-    @property
-    def headers(self) -> dict[str, str]:
-        """Tell the client when it is worth coming back."""
-        return {"Retry-After": str(self.retry_after)}
 
 
 class OverloadedError(AnswerableError):
@@ -257,11 +248,7 @@ class OverloadedError(AnswerableError):
 
     status = 503
     error_code = "TEMPORARILY_UNAVAILABLE"
-
-    @property
-    def headers(self) -> dict[str, str]:
-        """Tell the client when it is worth coming back."""
-        return {"Retry-After": "2"}
+    fields: ClassVar = {"Retry-After": "2"}
 
 
 class StoppingError(AnswerableError):
@@ -269,11 +256,8 @@ class StoppingError(AnswerableError):
 
     status = 503
     error_code = "TEMPORARILY_UNAVAILABLE"
-
-    @property
-    def headers(self) -> dict[str, str]:
-        """Tell the client when another may be there."""
-        return {"Retry-After": "1"}
+    fields: ClassVar = {"Retry-After": "1"}
+    """By then another proxy may be there."""
 
 
 class FleetUnavailableError(MlflowProxyError):

@@ -19,12 +19,12 @@ import structlog
 from proxy.access.sharing import Access
 from proxy.budget.queue import Deadline, Queue, Slot
 from proxy.errors import (
+    BadGatewayError,
     ConnectionEndedError,
+    GatewayTimeoutError,
     RefusedAloneError,
     TooLargeToShareError,
     TruncatedError,
-    UpstreamTimeoutError,
-    UpstreamUnavailableError,
 )
 from proxy.metrics import Metrics
 from proxy.mlflow_api.headers import CLIENT, Fields, from_proxy
@@ -153,7 +153,7 @@ class Workspace:
                     attempt = await stack.enter_async_context(
                         self._reaching(call, sent, returned=refusals > 0)
                     )
-                except (UpstreamUnavailableError, UpstreamTimeoutError):
+                except (BadGatewayError, GatewayTimeoutError):
                     failures += 1
                     delay = self._after_failure(call, failures, None)
                     if delay is None:

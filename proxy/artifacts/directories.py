@@ -8,7 +8,7 @@ from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from proxy.errors import UpstreamUnavailableError
+from proxy.errors import BadGatewayError
 from proxy.mlflow_api.answers import Listed, json_object, listed, next_page
 from proxy.mlflow_api.client_names import asked_as, is_plain, listed_as, why_unusable
 from proxy.mlflow_api.messages import StoredResponse
@@ -126,7 +126,7 @@ EMPTY = Directory((), (), {})
 
 
 def read_page(body: bytes, directory: str) -> Pausing[Page]:
-    """Read a page of a directory. Raises UpstreamUnavailableError for what is none.
+    """Read a page of a directory. Raises BadGatewayError for what is none.
 
     A file that is listed as itself has nothing in it.
     """
@@ -189,5 +189,5 @@ def _described(file: Listed) -> dict[str, Any]:
     return {"path": file.name, "is_dir": file.is_dir, **size}
 
 
-def _no_page() -> UpstreamUnavailableError:
-    return UpstreamUnavailableError("The workspace's answer is not a listing of files.")
+def _no_page() -> BadGatewayError:
+    return BadGatewayError("The workspace's answer is not a listing of files.")

@@ -20,6 +20,7 @@ from proxy.artifacts.names import Names
 from proxy.artifacts.registry import FileRegistry
 from proxy.artifacts.storage import Storage
 from proxy.errors import (
+    BadGatewayError,
     BadRequestError,
     FileNotThereError,
     NotOfferedError,
@@ -29,7 +30,6 @@ from proxy.errors import (
     TooLargeToShareError,
     TruncatedError,
     UnusableNameError,
-    UpstreamUnavailableError,
 )
 from proxy.metrics import Metrics
 from proxy.mlflow_api.answers import json_object, signed_url
@@ -147,9 +147,7 @@ class ArtifactFacade:
                 return await send_answer(request, answer)
             signed = signed_url(json_object(answer.response.body) or {})
             if signed is None:
-                raise UpstreamUnavailableError(
-                    "The workspace did not name a place to download this file from."
-                )
+                raise BadGatewayError("The workspace did not name a place to download this file from.")
             try:
                 async with self._storage.open(signed, asked) as response:
                     if response.status == 200 or (
@@ -170,7 +168,7 @@ class ArtifactFacade:
                 await self._registry.disown(answer)
             # A stored URL may have ended before its time; a new one decides. Nothing else needs a new one.
             if not ended or signed_anew or answer.outcome is not Outcome.HIT:
-                raise UpstreamUnavailableError(
+                raise BadGatewayError(
                     f"The workspace's storage answered {response.status} to a signed download."
                 )
             signed_anew = True

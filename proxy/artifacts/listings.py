@@ -19,7 +19,7 @@ from proxy.access.sharing import Caller
 from proxy.artifacts.directories import Directory, Page, Part, Pausing, put_together, read_page
 from proxy.artifacts.registry import FileRegistry
 from proxy.clock import Clock
-from proxy.errors import UpstreamUnavailableError
+from proxy.errors import BadGatewayError
 from proxy.mlflow_api.artifact_paths import ModelFile
 from proxy.mlflow_api.messages import StoredResponse
 from proxy.outcome import Outcome
@@ -71,10 +71,10 @@ class Listings:
                 pages.append(await self._page(answer, where))
                 token, size = pages[-1].token, size + len(answer.response.body)
                 if token in seen or size > _LARGEST:
-                    raise UpstreamUnavailableError(
+                    raise BadGatewayError(
                         f"The workspace's listing goes round, or has no end within {_LARGEST >> 20} MiB."
                     )
-            except UpstreamUnavailableError:
+            except BadGatewayError:
                 await self._registry.disown(answer)
                 raise
             if not token:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from proxy.access.sharing import Caller
-from proxy.errors import NotShareableError, TooLargeToShareError, UpstreamUnavailableError
+from proxy.errors import BadGatewayError, NotShareableError, TooLargeToShareError
 from proxy.mlflow_api.artifact_paths import ModelFile
 from proxy.pipeline import Pipeline
 from proxy.reading.answer import Answer
@@ -40,8 +40,8 @@ class FileRegistry:
         try:
             return await self._pipeline.ask(caller, f"model-versions/{endpoint}", asked, deadline)
         except TooLargeToShareError as error:
-            raise UpstreamUnavailableError(
+            raise BadGatewayError(
                 f"The workspace's {endpoint} answer is larger than cache.max_entry_bytes allows ({error})."
             ) from error
         except NotShareableError as error:
-            raise UpstreamUnavailableError(f"The workspace's {endpoint} answer came {error}.") from error
+            raise BadGatewayError(f"The workspace's {endpoint} answer came {error}.") from error

@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from proxy.errors import (
+    BadGatewayError,
     MlflowProxyError,
     TooLargeToShareError,
     UnknownCodingError,
     UnreadableError,
-    UpstreamUnavailableError,
 )
 from proxy.mlflow_api.messages import StoredResponse
 from proxy.reading.store import Entry
@@ -18,7 +18,7 @@ from proxy.reading.store import Entry
 _EVEN = 1.0
 """Seconds by which clocks of one fleet may go unevenly while an answer is fetched."""
 _ERRORS: Mapping[str, type[MlflowProxyError]] = {
-    "unavailable": UpstreamUnavailableError,
+    "unavailable": BadGatewayError,
     "too-large": TooLargeToShareError,
     "coding": UnknownCodingError,
 }

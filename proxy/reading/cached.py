@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 
 from proxy.access.sharing import Caller
-from proxy.errors import UnreachableError, UpstreamTimeoutError, UpstreamUnavailableError
+from proxy.errors import BadGatewayError, GatewayTimeoutError, ServiceUnavailableError
 from proxy.mlflow_api.reads import Read
 from proxy.outcome import Outcome
 from proxy.party import Party
@@ -55,7 +55,7 @@ class Cached:
         try:
             with self._retryable():
                 answer = await self._below.read(question, caller, party)
-        except (UnreachableError, UpstreamTimeoutError):
+        except (ServiceUnavailableError, GatewayTimeoutError):
             stale = self._stale(question, caller)
             if stale is None:
                 raise
@@ -89,5 +89,5 @@ class Cached:
         """
         try:
             yield
-        except UpstreamUnavailableError as error:
+        except BadGatewayError as error:
             raise self._circuit.unreachable(str(error)) from error

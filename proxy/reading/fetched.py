@@ -4,7 +4,7 @@ import aiohttp
 import structlog
 
 from proxy.access.sharing import Access, Caller
-from proxy.errors import AnswerableError, NotShareableError, TruncatedError, UpstreamUnavailableError
+from proxy.errors import AnswerableError, BadGatewayError, NotShareableError, TruncatedError
 from proxy.mlflow_api import answers
 from proxy.mlflow_api.descriptions import is_of
 from proxy.mlflow_api.headers import NOT_STORED, age, of_decoded, unix_time, vary, without
@@ -84,7 +84,7 @@ class Fetched:
         try:
             body = await read_whole(got, self._largest)
         except TruncatedError as error:
-            raise UpstreamUnavailableError("The workspace broke off in the middle of its answer.") from error
+            raise BadGatewayError("The workspace broke off in the middle of its answer.") from error
         codings = got.headers.getall("Content-Encoding", ())
         body = decoded(body, codings, self._largest)
         kept = without(self._access.returned(fields(got)), NOT_STORED)

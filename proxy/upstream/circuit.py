@@ -12,10 +12,10 @@ from contextlib import contextmanager
 import structlog
 
 from proxy.errors import (
+    BadGatewayError,
     ConnectionEndedError,
-    UnreachableError,
-    UpstreamTimeoutError,
-    UpstreamUnavailableError,
+    GatewayTimeoutError,
+    ServiceUnavailableError,
 )
 from proxy.upstream.circuit_breaker import CircuitBreaker, Circuits, Said, State
 
@@ -52,14 +52,14 @@ class Circuit:
         return _FAILING_ANSWERS if self._circuits.refuses_all(now) else None
 
     def check(self, endpoint: Hashable | None) -> None:
-        """Raise UnreachableError if a call that begins now would not be let through."""
+        """Raise ServiceUnavailableError if a call that begins now would not be let through."""
         refusing = self._circuits.refusing(endpoint, time.monotonic())
         if refusing is not None:
             raise self._refused(refusing)
 
     @contextmanager
     def through(self, endpoint: Hashable | None, *, telling: bool) -> Iterator[Callable[[Said], None]]:
-        """Let a call through unless its circuit is open. Raises UnreachableError.
+        """Let a call through unless its circuit is open. Raises ServiceUnavailableError.
 
         ``endpoint`` is None if answers that fail say nothing about others. Yields what is told, once there is
         an answer, what that says. If none comes that is a failure of the way, unless the call is not
@@ -80,9 +80,9 @@ class Circuit:
 
         try:
             yield note_answer
-        except (UpstreamUnavailableError, UpstreamTimeoutError) as error:
+        except (BadGatewayError, GatewayTimeoutError) as error:
             hurried = (
-                isinstance(error, UpstreamTimeoutError) and time.monotonic() - began < _LEAST_TO_BE_ANSWERED
+                isinstance(error, GatewayTimeoutError) and time.monotonic() - began < _LEAST_TO_BE_ANSWERED
             )
             ended = isinstance(error, ConnectionEndedError)
             if not told and telling and not hurried and not ended:
@@ -94,13 +94,13 @@ class Circuit:
             if not told:
                 self._circuits.gave_up(leave, time.monotonic())
 
-    def unreachable(self, message: str) -> UnreachableError:
+    def unreachable(self, message: str) -> ServiceUnavailableError:
         """Return the error that says so, and when it is worth coming back."""
-        return UnreachableError(message, self._circuits.retry_after(time.monotonic(), _jitter()))
+        return ServiceUnavailableError(message, self._circuits.retry_after(time.monotonic(), _jitter()))
 
-    def _refused(self, by: CircuitBreaker) -> UnreachableError:
+    def _refused(self, by: CircuitBreaker) -> ServiceUnavailableError:
         message = _NO_ANSWER if self._circuits.is_way(by) else _FAILING_ANSWERS
-        return UnreachableError(message, by.retry_after(time.monotonic(), _jitter()))
+        return ServiceUnavailableError(message, by.retry_after(time.monotonic(), _jitter()))
 
     def _log_change(self) -> None:
         if self.state is State.CLOSED:

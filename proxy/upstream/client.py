@@ -14,12 +14,12 @@ from yarl import URL
 from proxy.bodies import pieces
 from proxy.descriptors import is_exhaustion, nearly_exhausted
 from proxy.errors import (
+    BadGatewayError,
     ConnectionEndedError,
+    GatewayTimeoutError,
     OverloadedError,
     TooLargeToShareError,
     TruncatedError,
-    UpstreamTimeoutError,
-    UpstreamUnavailableError,
 )
 from proxy.mlflow_api.headers import end_to_end
 from proxy.upstream.connector import Connector, RefusedAddressError, wanting
@@ -124,8 +124,8 @@ class HttpClient:
         how many seconds at most its connection may have been idle, 0 for a new one. Leaving the context
         before the body was read closes the connection.
 
-        Raises UpstreamUnavailableError, RefusedDestinationError and ConnectionEndedError among it,
-        UpstreamTimeoutError, and OverloadedError if this proxy has no connection left or can open none.
+        Raises BadGatewayError, RefusedDestinationError and ConnectionEndedError among it,
+        GatewayTimeoutError, and OverloadedError if this proxy has no connection left or can open none.
         """
         timeout = self._timeout
         if within is not None:
@@ -157,7 +157,7 @@ class HttpClient:
         wrong = problem(response.status, response.version or (0, 9), response.headers.items())
         if wrong:
             response.close()
-            raise UpstreamUnavailableError(
+            raise BadGatewayError(
                 f"{_subject(self._peer)} answered with something that is not HTTP: {wrong}."
             )
         try:
@@ -188,25 +188,23 @@ class HttpClient:
                 raise refused.__cause__ from None
             if _ran_out(error):
                 raise OverloadedError(_no_descriptor(self._peer)) from error
-            raise UpstreamUnavailableError(_no_connection(self._peer, proxy, error)) from error
+            raise BadGatewayError(_no_connection(self._peer, proxy, error)) from error
         except TimeoutError as error:
             if attempt.queued:
                 raise OverloadedError(
                     f"All {self._connections} connections to {self._peer} are in use ({self._limit})."
                 ) from error
-            raise UpstreamTimeoutError(f"{_subject(self._peer)} did not answer in time.") from error
+            raise GatewayTimeoutError(f"{_subject(self._peer)} did not answer in time.") from error
         except aiohttp.ServerDisconnectedError as error:
-            raise UpstreamUnavailableError(f"{_subject(self._peer)} hung up before it answered.") from error
+            raise BadGatewayError(f"{_subject(self._peer)} hung up before it answered.") from error
         except aiohttp.ClientResponseError as error:
-            raise UpstreamUnavailableError(
+            raise BadGatewayError(
                 f"{_subject(self._peer)} answered with something that is not HTTP."
             ) from error
         except (aiohttp.ClientError, OSError, ValueError) as error:
             if is_exhaustion(error):
                 raise OverloadedError(_no_descriptor(self._peer)) from error
-            raise UpstreamUnavailableError(
-                f"The connection to {self._peer} broke: {type(error).__name__}."
-            ) from error
+            raise BadGatewayError(f"The connection to {self._peer} broke: {type(error).__name__}.") from error
 
 
 def _ran_out(error: aiohttp.ClientError) -> bool:

@@ -7,7 +7,7 @@ to its end, or holds more than one body, is a broken answer: nobody knows what w
 import zlib
 from collections.abc import Iterable
 
-from proxy.errors import TooLargeToShareError, UnknownCodingError, UpstreamUnavailableError
+from proxy.errors import BadGatewayError, TooLargeToShareError, UnknownCodingError
 from proxy.mlflow_api.headers import CODINGS
 
 _MOST_CODINGS = 2
@@ -30,7 +30,7 @@ def decoded(body: bytes, codings: Iterable[str], limit: int) -> bytes:
     """Return a body without its content codings, at most ``limit`` bytes at each step.
 
     ``codings`` are the values of its ``Content-Encoding`` fields. Raises TooLargeToShareError,
-    UnknownCodingError, and UpstreamUnavailableError for what is broken.
+    UnknownCodingError, and BadGatewayError for what is broken.
     """
     applied = applied_codings(codings)
     if unknown := set(applied).difference(CODINGS):
@@ -72,5 +72,5 @@ def _is_zlib(body: bytes) -> bool:
     return len(body) > 1 and body[0] & 0x0F == 8 and int.from_bytes(body[:2], "big") % 31 == 0
 
 
-def _broken(name: str) -> UpstreamUnavailableError:
-    return UpstreamUnavailableError(f"The workspace's answer is damaged: it does not decode as {name}.")
+def _broken(name: str) -> BadGatewayError:
+    return BadGatewayError(f"The workspace's answer is damaged: it does not decode as {name}.")

@@ -10,11 +10,11 @@ import pytest
 from redis.asyncio import Redis
 
 from proxy.errors import (
+    BadGatewayError,
     FleetUnavailableError,
+    GatewayTimeoutError,
     OverBudgetError,
     TooLargeToShareError,
-    UpstreamTimeoutError,
-    UpstreamUnavailableError,
 )
 from proxy.fleet import presence, shared_cache
 from proxy.fleet.connection import Connection
@@ -283,7 +283,7 @@ async def test_an_answer_that_cannot_be_kept_serves_those_who_waited(redis: Redi
         assert (await second.get())[1] == "fetched"
 
 
-@pytest.mark.parametrize("error", [UpstreamUnavailableError("gone"), TooLargeToShareError("large")])
+@pytest.mark.parametrize("error", [BadGatewayError("gone"), TooLargeToShareError("large")])
 async def test_an_error_that_all_would_meet_is_told_to_those_who_waited(
     redis: RedisServer, error: Exception
 ) -> None:
@@ -301,7 +301,7 @@ async def test_an_error_that_all_would_meet_is_told_to_those_who_waited(
         assert (await second.get())[1] == "fetched"
 
 
-@pytest.mark.parametrize("error", [OverBudgetError("late", 1), UpstreamTimeoutError("late"), KeyError("bug")])
+@pytest.mark.parametrize("error", [OverBudgetError("late", 1), GatewayTimeoutError("late"), KeyError("bug")])
 async def test_who_waited_for_a_flight_that_ran_out_of_time_fetches_itself(
     redis: RedisServer, error: Exception
 ) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from proxy.errors import FleetUnavailableError, UpstreamUnavailableError
+from proxy.errors import BadGatewayError, FleetUnavailableError
 from proxy.fleet import presence
 from proxy.fleet.leases import Lead
 from proxy.fleet.record import pack_error
@@ -144,7 +144,7 @@ async def test_an_error_put_in_the_place_of_an_answer_is_ignored(redis: RedisSer
         await landed(first)
         [key] = await keys(first, "entry:")
         name = key.decode().rpartition(":")[2]
-        failure = pack_error(UpstreamUnavailableError("gone"))
+        failure = pack_error(BadGatewayError("gone"))
         assert failure is not None
         await command(first, "HSET", key, "sealed", first.session.sealing.seal(failure, name))
         assert (await second.get())[1] == "fetched"

@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 
-from proxy.errors import ConnectionEndedError, UpstreamUnavailableError
+from proxy.errors import BadGatewayError, ConnectionEndedError
 from proxy.upstream.circuit import Circuit
 from proxy.upstream.circuit_breaker import FAILURES, State
 
@@ -12,17 +12,17 @@ from proxy.upstream.circuit_breaker import FAILURES, State
 @pytest.mark.parametrize(
     ("error", "state"),
     [
-        (UpstreamUnavailableError("no answer"), State.OPEN),
+        (BadGatewayError("no answer"), State.OPEN),
         (ConnectionEndedError("an idle connection", unread=False), State.CLOSED),
     ],
 )
 def test_an_idle_connection_that_ends_is_no_failure_of_the_way(
-    error: UpstreamUnavailableError, state: State, monkeypatch: pytest.MonkeyPatch
+    error: BadGatewayError, state: State, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = itertools.count(1.0)
     monkeypatch.setattr("proxy.upstream.circuit.time.monotonic", lambda: next(now))
     circuit = Circuit()
     for _ in range(FAILURES):
-        with pytest.raises(UpstreamUnavailableError), circuit.through(None, telling=True):
+        with pytest.raises(BadGatewayError), circuit.through(None, telling=True):
             raise error
     assert circuit.state is state

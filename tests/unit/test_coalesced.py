@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from proxy.access.sharing import Caller
 from proxy.clock import Clock
-from proxy.errors import OverBudgetError, UpstreamTimeoutError, UpstreamUnavailableError
+from proxy.errors import BadGatewayError, GatewayTimeoutError, OverBudgetError
 from proxy.mlflow_api.caller_fields import NOBODY
 from proxy.mlflow_api.messages import Client, StoredResponse
 from proxy.mlflow_api.reads import Key, Read
@@ -203,11 +203,11 @@ def test_one_cancelled_at_once_leaves_nothing_behind() -> None:
 def test_everyone_gets_the_error_and_nobody_can_join_it_any_more() -> None:
     async def main() -> None:
         flights = Flights()
-        call = Calls(error=UpstreamUnavailableError("gone"))
+        call = Calls(error=BadGatewayError("gone"))
         seen: list[tuple[int, int]] = []
 
         async def ask() -> None:
-            with pytest.raises(UpstreamUnavailableError):
+            with pytest.raises(BadGatewayError):
                 await flights.fetch(read(), LATER, "client", call)
             # At the very first moment after waking:
             seen.append((len(flights), call.started))
@@ -218,7 +218,7 @@ def test_everyone_gets_the_error_and_nobody_can_join_it_any_more() -> None:
     run(main())
 
 
-@pytest.mark.parametrize("error", [None, UpstreamUnavailableError("gone")])
+@pytest.mark.parametrize("error", [None, BadGatewayError("gone")])
 def test_it_is_out_of_the_table_before_anyone_wakes(error: Exception | None) -> None:
     async def main() -> None:
         flights = Flights()
@@ -226,7 +226,7 @@ def test_it_is_out_of_the_table_before_anyone_wakes(error: Exception | None) -> 
         again: list[bool] = []
 
         async def ask_twice() -> None:
-            with contextlib.suppress(UpstreamUnavailableError):
+            with contextlib.suppress(BadGatewayError):
                 await flights.fetch(read(), LATER, "client", call)
             call.error = None
             again.append((await flights.fetch(read(), LATER, "client", call))[1])
@@ -306,13 +306,13 @@ def test_nobody_joins_a_flight_that_is_out_of_time() -> None:
     async def main() -> None:
         async def ends_late(flight: Flight) -> StoredResponse:
             await asyncio.sleep(flight.deadline - now() + 1.0)
-            raise UpstreamTimeoutError("too late")
+            raise GatewayTimeoutError("too late")
 
         flights = Flights()
         first = await join(flights, ends_late, deadline=5.0)
         await asyncio.sleep(5.5)
         second = await join(flights, Calls(seconds=1.0), deadline=50.0)
-        with pytest.raises(UpstreamTimeoutError):
+        with pytest.raises(GatewayTimeoutError):
             await first
         assert now() == 6.0
         assert (await second)[1] is False
@@ -324,7 +324,7 @@ def test_nobody_joins_a_flight_that_is_out_of_time() -> None:
 def test_an_error_that_nobody_waits_for_any_more_is_not_reported_as_lost(steps: int) -> None:
     async def main() -> None:
         flights = Flights()
-        call = Calls(seconds=1.0, error=UpstreamUnavailableError("gone"))
+        call = Calls(seconds=1.0, error=BadGatewayError("gone"))
         task = await join(flights, call)
         await asyncio.sleep(1.0)
         for _ in range(steps):
@@ -344,7 +344,7 @@ def test_an_error_while_being_cancelled_is_not_reported_as_lost() -> None:
             try:
                 await asyncio.sleep(10.0)
             finally:
-                raise UpstreamUnavailableError("broke while closing")
+                raise BadGatewayError("broke while closing")
 
         task = await join(Flights(), call)
         task.cancel()
@@ -482,7 +482,7 @@ def test_at_most_one_joinable_flight_per_question(
                     assert len(joinable[client.model] - late) <= 1
                     await asyncio.sleep(min(client.takes, max(0.0, flight.deadline - now())))
                     if client.fails:
-                        raise UpstreamUnavailableError("gone")
+                        raise BadGatewayError("gone")
                     return response(str(flown.index(flight)).encode())
                 finally:
                     joinable[client.model].discard(flight)
@@ -495,7 +495,7 @@ def test_at_most_one_joinable_flight_per_question(
                 assert flown[int(found.body)].holds or any(
                     begun_at <= moment <= now() and model == client.model for moment, model in written
                 ), "whoever asked after a write got an answer from before it"
-            except (OverBudgetError, UpstreamUnavailableError):
+            except (OverBudgetError, BadGatewayError):
                 pass
             finally:
                 del waiting[number]

@@ -9,7 +9,7 @@ import pytest
 
 from proxy.access.sharing import Access, Caller
 from proxy.clock import Clock
-from proxy.errors import RefusedAloneError, UnreachableError, UpstreamTimeoutError, UpstreamUnavailableError
+from proxy.errors import BadGatewayError, GatewayTimeoutError, RefusedAloneError, ServiceUnavailableError
 from proxy.metrics import Metrics
 from proxy.mlflow_api.caller_fields import NOBODY
 from proxy.mlflow_api.messages import Client, StoredResponse
@@ -105,7 +105,7 @@ async def test_callers_that_refuse_stored_answers_ask_directly(memory: Memory) -
     assert (found.outcome, len(below.asked), len(direct.asked)) == (Outcome.REQUEST, 0, 1)
 
 
-@pytest.mark.parametrize("error", [UnreachableError("down", 2), UpstreamTimeoutError("late")])
+@pytest.mark.parametrize("error", [ServiceUnavailableError("down", 2), GatewayTimeoutError("late")])
 async def test_expired_answers_serve_while_there_is_no_other(memory: Memory, error: Exception) -> None:
     question = listing()
     memory.store.put(question.key, entry(stored=30.0, lasts=20.0))
@@ -117,8 +117,8 @@ async def test_expired_answers_serve_while_there_is_no_other(memory: Memory, err
 
 
 async def test_a_502_is_a_503_with_a_retry_after(memory: Memory) -> None:
-    reader = cached(memory, Below(raising(UpstreamUnavailableError("broke off"))))
-    with pytest.raises(UnreachableError, match="broke off") as refused:
+    reader = cached(memory, Below(raising(BadGatewayError("broke off"))))
+    with pytest.raises(ServiceUnavailableError, match="broke off") as refused:
         await reader.read(listing(), caller(), Party("a"))
     assert int(refused.value.headers["Retry-After"]) >= 1
 

@@ -5,12 +5,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.errors import (
+    BadGatewayError,
+    GatewayTimeoutError,
     OverBudgetError,
     TooLargeToShareError,
     UnknownCodingError,
     UnreadableError,
-    UpstreamTimeoutError,
-    UpstreamUnavailableError,
 )
 from proxy.fleet.record import Record, pack, pack_error, unpack
 from proxy.mlflow_api.messages import StoredResponse
@@ -41,7 +41,7 @@ def test_a_record_comes_back_as_it_was(record: Record) -> None:
 
 
 @pytest.mark.parametrize(
-    "error", [UpstreamUnavailableError("gone"), TooLargeToShareError("8 MiB"), UnknownCodingError("in br")]
+    "error", [BadGatewayError("gone"), TooLargeToShareError("8 MiB"), UnknownCodingError("in br")]
 )
 def test_an_error_that_is_everyones_comes_back(error: Exception) -> None:
     packed = pack_error(error)
@@ -51,7 +51,7 @@ def test_an_error_that_is_everyones_comes_back(error: Exception) -> None:
 
 
 @pytest.mark.parametrize(
-    "error", [OverBudgetError("late", 1), UpstreamTimeoutError("late"), ValueError("bug")]
+    "error", [OverBudgetError("late", 1), GatewayTimeoutError("late"), ValueError("bug")]
 )
 def test_an_error_of_ones_own_is_not_handed_on(error: Exception) -> None:
     assert pack_error(error) is None
