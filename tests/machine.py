@@ -2,7 +2,7 @@
 
 import time
 
-from proxy.clock import Clock
+from mlflow_proxy.clock import Clock
 
 
 class Machine:

@@ -18,13 +18,13 @@ from typing import NamedTuple
 
 import redis
 
-from proxy.budget.shared import HEARTBEAT, KEYS, SCRIPT, SharedPacer, _News
-from proxy.demo.plain_http import PlainClient
-from proxy.demo.workspace import EmulatedWorkspace, WorkspaceOptions
-from proxy.fleet.connection import Connection
-from proxy.fleet.presence import ATTEND, BLOCK
-from proxy.fleet.session import SCRIPT as CACHE_SCRIPT
-from proxy.settings import BudgetSettings
+from mlflow_proxy.budget.shared import HEARTBEAT, KEYS, SCRIPT, SharedPacer, _News
+from mlflow_proxy.demo.plain_http import PlainClient
+from mlflow_proxy.demo.workspace import EmulatedWorkspace, WorkspaceOptions
+from mlflow_proxy.fleet.connection import Connection
+from mlflow_proxy.fleet.presence import ATTEND, BLOCK
+from mlflow_proxy.fleet.session import SCRIPT as CACHE_SCRIPT
+from mlflow_proxy.settings import BudgetSettings
 from tests.bench.__main__ import LIMIT
 from tests.bench.fleet_setup import SECRET, Fleet, fleet_of
 from tests.bench.measure import LOADERS, loaders

@@ -13,9 +13,9 @@ import time
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing.synchronize import Event
 
-from proxy.demo.models import Model, ModelVersion
-from proxy.demo.plain_http import PlainClient
-from proxy.demo.workspace import EmulatedWorkspace, WorkspaceOptions
+from mlflow_proxy.demo.models import Model, ModelVersion
+from mlflow_proxy.demo.plain_http import PlainClient
+from mlflow_proxy.demo.workspace import EmulatedWorkspace, WorkspaceOptions
 from tests.bench import setups
 from tests.bench.table import print_table
 

@@ -12,12 +12,12 @@ from random import Random
 
 import pytest
 
-import proxy.access.sharing
-import proxy.reading.fetched
-from proxy.access.partition import Partitions, partitions
-from proxy.mlflow_api.caller_fields import Told
-from proxy.reading.proven import Proven, _Verdict
-from proxy.reading.writes import Writes
+import mlflow_proxy.access.sharing
+import mlflow_proxy.reading.fetched
+from mlflow_proxy.access.partition import Partitions, partitions
+from mlflow_proxy.mlflow_api.caller_fields import Told
+from mlflow_proxy.reading.proven import Proven, _Verdict
+from mlflow_proxy.reading.writes import Writes
 from tests.differential.gateway import Gateway
 from tests.differential.judge import Asked, Asker, Judge, Verdict, is_torn, marker
 from tests.differential.open_source import open_source
@@ -87,7 +87,7 @@ def _ignoring(name: str) -> dict[str, object]:
     return {"partitions": ignoring}
 
 
-_SHARING = proxy.access.sharing
+_SHARING = mlflow_proxy.access.sharing
 BREAKAGES: dict[str, tuple[object, dict[str, object], str]] = {
     "no proof": (Proven, {"_verdict": _proven}, "LEAK: told although refused"),
     "one partition": (
@@ -99,7 +99,7 @@ BREAKAGES: dict[str, tuple[object, dict[str, object], str]] = {
     "address": (_SHARING, _ignoring("x-forwarded-for"), "LEAK: told although refused"),
     "user": (_SHARING, _ignoring("x-forwarded-user"), "LEAK: told although refused"),
     "tenant": (_SHARING, _ignoring("x-mlflow-workspace"), "LEAK: told something else"),
-    "mark": (proxy.reading.fetched, {"why_personal": lambda read, response: None}, "LEAK: "),
+    "mark": (mlflow_proxy.reading.fetched, {"why_personal": lambda read, response: None}, "LEAK: "),
 }
 
 

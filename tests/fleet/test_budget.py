@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 from redis.asyncio import Redis
 
-from proxy.budget import shared, silence
-from proxy.budget.congestion import Cubic
-from proxy.budget.queue import Queue
-from proxy.budget.shared import KEYS, SCRIPT, Line, SharedPacer
-from proxy.demo.journal import most_within
-from proxy.errors import FleetUnavailableError
-from proxy.fleet.connection import Connection
+from mlflow_proxy.budget import shared, silence
+from mlflow_proxy.budget.congestion import Cubic
+from mlflow_proxy.budget.queue import Queue
+from mlflow_proxy.budget.shared import KEYS, SCRIPT, Line, SharedPacer
+from mlflow_proxy.demo.journal import most_within
+from mlflow_proxy.errors import FleetUnavailableError
+from mlflow_proxy.fleet.connection import Connection
 from tests.fleet.redis_server import RedisServer
 
 LIMIT, WINDOW = 40, 1.04

@@ -9,22 +9,22 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 
-from proxy.errors import (
+from mlflow_proxy.errors import (
     BadGatewayError,
     FleetUnavailableError,
     GatewayTimeoutError,
     OverBudgetError,
     TooLargeToShareError,
 )
-from proxy.fleet import presence, shared_cache
-from proxy.fleet.connection import Connection
-from proxy.fleet.sealing import Sealing
-from proxy.fleet.session import Session
-from proxy.fleet.shared_cache import SharedCache
-from proxy.mlflow_api.messages import StoredResponse
-from proxy.mlflow_api.reads import Key, Read
-from proxy.mlflow_api.routes import match
-from proxy.reading.store import Entry, Invalidation
+from mlflow_proxy.fleet import presence, shared_cache
+from mlflow_proxy.fleet.connection import Connection
+from mlflow_proxy.fleet.sealing import Sealing
+from mlflow_proxy.fleet.session import Session
+from mlflow_proxy.fleet.shared_cache import SharedCache
+from mlflow_proxy.mlflow_api.messages import StoredResponse
+from mlflow_proxy.mlflow_api.reads import Key, Read
+from mlflow_proxy.mlflow_api.routes import match
+from mlflow_proxy.reading.store import Entry, Invalidation
 from tests.fleet.redis_server import RedisServer
 
 ROUTE = match("GET", "/api/2.0/mlflow/model-versions/list-artifacts")

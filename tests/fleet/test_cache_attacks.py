@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from proxy.errors import BadGatewayError, FleetUnavailableError
-from proxy.fleet import presence
-from proxy.fleet.leases import Lead
-from proxy.fleet.record import pack_error
-from proxy.reading.store import Invalidation
+from mlflow_proxy.errors import BadGatewayError, FleetUnavailableError
+from mlflow_proxy.fleet import presence
+from mlflow_proxy.fleet.leases import Lead
+from mlflow_proxy.fleet.record import pack_error
+from mlflow_proxy.reading.store import Invalidation
 from tests.fleet.redis_server import RedisServer
 from tests.fleet.test_cache import (
     EVERYTHING,

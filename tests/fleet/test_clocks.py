@@ -10,11 +10,11 @@ import aiohttp
 import pytest
 from redis.asyncio import Redis
 
-from proxy.demo.workspace import EmulatedWorkspace, WorkspaceOptions
-from proxy.fleet import session
-from proxy.reading.store import Entry, Invalidation
-from proxy.serving import serving
-from proxy.settings import BudgetSettings, Settings
+from mlflow_proxy.demo.workspace import EmulatedWorkspace, WorkspaceOptions
+from mlflow_proxy.fleet import session
+from mlflow_proxy.reading.store import Entry, Invalidation
+from mlflow_proxy.serving import serving
+from mlflow_proxy.settings import BudgetSettings, Settings
 from tests.fleet.redis_server import RedisServer
 from tests.fleet.test_cache import URL, command, entry, fleet, landed, until, waits
 from tests.integration.conftest import sample

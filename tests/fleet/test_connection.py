@@ -9,9 +9,9 @@ from typing import TypeVar
 
 import pytest
 
-from proxy.errors import FleetUnavailableError, InvalidSettingsError
-from proxy.fleet.address import parse
-from proxy.fleet.connection import PATIENCE, Connection
+from mlflow_proxy.errors import FleetUnavailableError, InvalidSettingsError
+from mlflow_proxy.fleet.address import parse
+from mlflow_proxy.fleet.connection import PATIENCE, Connection
 from tests.fleet.endpoint import Endpoint
 from tests.fleet.redis_server import (
     SYNCHRONISED,

@@ -8,10 +8,10 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from proxy.demo.workspace import EmulatedWorkspace, WorkspaceOptions
-from proxy.reading.store import Invalidation
-from proxy.serving import serving
-from proxy.settings import BudgetSettings, Settings
+from mlflow_proxy.demo.workspace import EmulatedWorkspace, WorkspaceOptions
+from mlflow_proxy.reading.store import Invalidation
+from mlflow_proxy.serving import serving
+from mlflow_proxy.settings import BudgetSettings, Settings
 from tests.fleet import test_cache as members
 from tests.fleet.endpoint import Endpoint
 from tests.fleet.redis_server import SYNCHRONISED, NetworkRedisServer, SentinelServer, running, until

@@ -8,12 +8,12 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from proxy.demo.answers import Answer
-from proxy.demo.workspace import EmulatedWorkspace, WorkspaceOptions
-from proxy.errors import FleetUnavailableError
-from proxy.fleet.connection import Connection
-from proxy.serving import serving
-from proxy.settings import BudgetSettings, CacheSettings, Settings
+from mlflow_proxy.demo.answers import Answer
+from mlflow_proxy.demo.workspace import EmulatedWorkspace, WorkspaceOptions
+from mlflow_proxy.errors import FleetUnavailableError
+from mlflow_proxy.fleet.connection import Connection
+from mlflow_proxy.serving import serving
+from mlflow_proxy.settings import BudgetSettings, CacheSettings, Settings
 from tests.fleet.redis_server import (
     ClusterServer,
     NetworkRedisServer,

@@ -11,12 +11,12 @@ import pytest
 from pydantic import SecretStr
 from structlog.testing import capture_logs
 
-from proxy.demo.answers import Answer
-from proxy.demo.workspace import EmulatedWorkspace, WorkspaceOptions
-from proxy.fleet.shared_cache import SharedCache
-from proxy.serving import serving
-from proxy.settings import BudgetSettings, FleetSettings, Settings
-from proxy.upstream.retry import FAILURES
+from mlflow_proxy.demo.answers import Answer
+from mlflow_proxy.demo.workspace import EmulatedWorkspace, WorkspaceOptions
+from mlflow_proxy.fleet.shared_cache import SharedCache
+from mlflow_proxy.serving import serving
+from mlflow_proxy.settings import BudgetSettings, FleetSettings, Settings
+from mlflow_proxy.upstream.retry import FAILURES
 from tests.fleet.redis_server import RedisServer
 from tests.integration.conftest import sample
 from tests.integration.support import (

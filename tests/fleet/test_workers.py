@@ -20,7 +20,7 @@ import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
-from proxy.demo.workspace import EmulatedWorkspace, WorkspaceOptions
+from mlflow_proxy.demo.workspace import EmulatedWorkspace, WorkspaceOptions
 from tests.certificates import Authority
 from tests.fleet.redis_server import RedisServer
 from tests.integration.support import MODEL, MUCH, Api, count, settle
@@ -105,7 +105,7 @@ QUIET = {
 
 def command(upstream: str, *options: str) -> tuple[str, ...]:
     serve = ("serve", "--upstream", upstream, "--port", "0", "--log-format", "json")
-    return (sys.executable, "-m", "proxy", *serve, "--workers", str(WORKERS), *options)
+    return (sys.executable, "-m", "mlflow_proxy", *serve, "--workers", str(WORKERS), *options)
 
 
 @asynccontextmanager

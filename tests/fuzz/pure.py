@@ -19,19 +19,19 @@ from random import Random
 from typing import Any
 from urllib.parse import unquote
 
-from proxy.access import clients
-from proxy.access.credential import bearer
-from proxy.access.partition import partitions
-from proxy.access.reach import is_mlflow
-from proxy.errors import BadRequestError, UnreadableError
-from proxy.mlflow_api import artifact_paths, caller_fields, headers
-from proxy.mlflow_api.answers import json_object, signed_url, versions
-from proxy.mlflow_api.api_prefixes import API_PREFIXES
-from proxy.mlflow_api.messages import NO_CLIENT
-from proxy.mlflow_api.reads import json_parameters, parameters, shareable, written_models
-from proxy.mlflow_api.routes import ROUTES, UNKNOWN, Freshness, Invalidates, match
-from proxy.mlflow_api.signed_urls import expires_at
-from proxy.upstream.retry import retry_after_seconds
+from mlflow_proxy.access import clients
+from mlflow_proxy.access.credential import bearer
+from mlflow_proxy.access.partition import partitions
+from mlflow_proxy.access.reach import is_mlflow
+from mlflow_proxy.errors import BadRequestError, UnreadableError
+from mlflow_proxy.mlflow_api import artifact_paths, caller_fields, headers
+from mlflow_proxy.mlflow_api.answers import json_object, signed_url, versions
+from mlflow_proxy.mlflow_api.api_prefixes import API_PREFIXES
+from mlflow_proxy.mlflow_api.messages import NO_CLIENT
+from mlflow_proxy.mlflow_api.reads import json_parameters, parameters, shareable, written_models
+from mlflow_proxy.mlflow_api.routes import ROUTES, UNKNOWN, Freshness, Invalidates, match
+from mlflow_proxy.mlflow_api.signed_urls import expires_at
+from mlflow_proxy.upstream.retry import retry_after_seconds
 from tests.fuzz.expected import percent_decoded, tilde_decoded
 
 Arguments = tuple[Any, ...]

@@ -18,11 +18,11 @@ from multidict import CIMultiDictProxy
 from prometheus_client.parser import text_string_to_metric_families
 from yarl import URL
 
-from proxy.clock import Clock
-from proxy.demo.answers import Fault
-from proxy.demo.journal import Arrivals
-from proxy.serving import serving
-from proxy.settings import (
+from mlflow_proxy.clock import Clock
+from mlflow_proxy.demo.answers import Fault
+from mlflow_proxy.demo.journal import Arrivals
+from mlflow_proxy.serving import serving
+from mlflow_proxy.settings import (
     AccessSettings,
     AdminSettings,
     ArtifactSettings,

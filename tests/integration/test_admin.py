@@ -13,11 +13,11 @@ import aiohttp
 import pytest
 from pydantic import SecretStr
 
-from proxy import cli
-from proxy import serving as served
-from proxy.demo.workspace import EmulatedWorkspace
-from proxy.errors import InvalidSettingsError
-from proxy.settings import AdminSettings, Settings, TlsSettings
+from mlflow_proxy import cli
+from mlflow_proxy import serving as served
+from mlflow_proxy.demo.workspace import EmulatedWorkspace
+from mlflow_proxy.errors import InvalidSettingsError
+from mlflow_proxy.settings import AdminSettings, Settings, TlsSettings
 from tests.certificates import Authority
 from tests.integration.support import (
     HIT,
@@ -358,7 +358,7 @@ async def test_the_command_purges(
 
 async def test_the_command_as_a_process(api: Api) -> None:
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "proxy", "purge", "m", "--url", api.url),
+        *(sys.executable, "-m", "mlflow_proxy", "purge", "m", "--url", api.url),
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
         env={"PYTHONPATH": str(Path(__file__).parents[2])},

@@ -11,8 +11,8 @@ from typing import Literal
 
 import pytest
 
-from proxy.demo.models import Content, Model, ModelVersion, Pattern
-from proxy.demo.workspace import EmulatedWorkspace, WorkspaceOptions
+from mlflow_proxy.demo.models import Content, Model, ModelVersion, Pattern
+from mlflow_proxy.demo.workspace import EmulatedWorkspace, WorkspaceOptions
 from tests.environments import CLIENTS
 from tests.integration.support import MUCH, proxied
 

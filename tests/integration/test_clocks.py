@@ -8,10 +8,10 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from proxy.demo.answers import Answer
-from proxy.demo.models import Model
-from proxy.demo.workspace import EmulatedWorkspace, WorkspaceOptions
-from proxy.settings import AccessSettings, BudgetSettings, CacheSettings
+from mlflow_proxy.demo.answers import Answer
+from mlflow_proxy.demo.models import Model
+from mlflow_proxy.demo.workspace import EmulatedWorkspace, WorkspaceOptions
+from mlflow_proxy.settings import AccessSettings, BudgetSettings, CacheSettings
 from tests.integration.conftest import FILES, sample
 from tests.integration.support import (
     API,

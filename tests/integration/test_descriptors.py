@@ -10,8 +10,8 @@ from typing import Any
 import aiohttp
 import pytest
 
-from proxy.demo.workspace import EmulatedWorkspace
-from proxy.settings import ConnectionSettings, TlsSettings
+from mlflow_proxy.demo.workspace import EmulatedWorkspace
+from mlflow_proxy.settings import ConnectionSettings, TlsSettings
 from tests.certificates import Authority
 from tests.descriptors import no_descriptors_left
 from tests.integration.support import HIT, MODEL, Api, RawClient, Upstream, proxied, raw, settle

@@ -10,11 +10,11 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-import proxy.workspace
-from proxy.budget.queue import Slot
-from proxy.settings import ConnectionSettings
-from proxy.upstream.client import HttpClient, Sent
-from proxy.workspace import Call
+import mlflow_proxy.workspace
+from mlflow_proxy.budget.queue import Slot
+from mlflow_proxy.settings import ConnectionSettings
+from mlflow_proxy.upstream.client import HttpClient, Sent
+from mlflow_proxy.workspace import Call
 from tests.certificates import Authority
 from tests.integration.support import (
     API,
@@ -48,7 +48,7 @@ REGISTERED = b'HTTP/1.1 200 OK\r\nContent-Length: 33\r\n\r\n{"registered_model":
 @pytest.fixture(autouse=True)
 def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let reads be repeated at once: what is told here is the same each time."""
-    monkeypatch.setattr("proxy.workspace.backoff", lambda *_: 0.0)
+    monkeypatch.setattr("mlflow_proxy.workspace.backoff", lambda *_: 0.0)
 
 
 @pytest.fixture(params=["http", "https"])
@@ -85,7 +85,7 @@ def end(call: Inbound, how: int = socket.SHUT_RDWR) -> None:
 @asynccontextmanager
 async def as_it_goes_out(monkeypatch: pytest.MonkeyPatch, happens: Callable[[], None]) -> AsyncIterator[None]:
     """Let something happen once, after a call has got its connection and before any of it is written."""
-    noting, left = proxy.workspace._noting, iter([happens])
+    noting, left = mlflow_proxy.workspace._noting, iter([happens])
 
     def with_it(call: Call, slot: Slot | None) -> Sent:
         sent = noting(call, slot)
@@ -97,7 +97,7 @@ async def as_it_goes_out(monkeypatch: pytest.MonkeyPatch, happens: Callable[[], 
         return noted
 
     with monkeypatch.context() as patch:
-        patch.setattr("proxy.workspace._noting", with_it)
+        patch.setattr("mlflow_proxy.workspace._noting", with_it)
         yield
     assert next(left, None) is None, "it has happened"
 
@@ -154,7 +154,7 @@ async def test_what_may_not_be_made_twice_takes_no_connection_that_was_idle(
     upstream: Upstream, proxy_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await write(proxy_url)
-    monkeypatch.setattr("proxy.workspace.LONGEST_IDLE", 0.0)
+    monkeypatch.setattr("mlflow_proxy.workspace.LONGEST_IDLE", 0.0)
     for method in ("POST", "PATCH", "PUT", "DELETE"):
         assert (await write(proxy_url, method=method)).status == 200
     assert connections(upstream) == [0, 1, 2, 3, 4]
@@ -175,7 +175,7 @@ async def test_what_can_be_sent_only_once_takes_no_connection_that_was_idle(
     await write(proxy_url)
     for _ in range(2):
         await raw(proxy_url, "GET", READ, *CHUNKED)
-        monkeypatch.setattr("proxy.workspace.LONGEST_IDLE", 0.0)
+        monkeypatch.setattr("mlflow_proxy.workspace.LONGEST_IDLE", 0.0)
     assert connections(upstream) == [0, 0, 1]
 
 

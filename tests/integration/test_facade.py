@@ -8,9 +8,9 @@ from typing import Literal
 import aiohttp
 import pytest
 
-from proxy.demo.answers import Answer, Hang, Truncate
-from proxy.demo.models import Model, ModelVersion, Pattern
-from proxy.demo.workspace import EmulatedWorkspace, WorkspaceOptions
+from mlflow_proxy.demo.answers import Answer, Hang, Truncate
+from mlflow_proxy.demo.models import Model, ModelVersion, Pattern
+from mlflow_proxy.demo.workspace import EmulatedWorkspace, WorkspaceOptions
 from tests.integration.conftest import FILES, sample
 from tests.integration.support import (
     HIT,

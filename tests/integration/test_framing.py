@@ -14,7 +14,7 @@ import aiohttp
 import pytest
 from structlog.testing import capture_logs
 
-from proxy.settings import TlsSettings
+from mlflow_proxy.settings import TlsSettings
 from tests.certificates import Authority
 from tests.integration.support import (
     API,

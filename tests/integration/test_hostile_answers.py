@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 import pytest
 from structlog.testing import capture_logs
 
-from proxy.settings import BudgetSettings, CacheSettings, ConnectionSettings
+from mlflow_proxy.settings import BudgetSettings, CacheSettings, ConnectionSettings
 from tests.integration.support import (
     API,
     CONFIG,
@@ -43,7 +43,7 @@ UNREACHED = {PLAIN: 502, READ: 503}
 @pytest.fixture(autouse=True)
 def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let reads be repeated at once: what is told here is the same each time."""
-    monkeypatch.setattr("proxy.workspace.backoff", lambda *_: 0.0)
+    monkeypatch.setattr("mlflow_proxy.workspace.backoff", lambda *_: 0.0)
 
 
 @pytest.fixture

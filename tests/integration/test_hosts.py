@@ -9,9 +9,9 @@ from typing import Any, Literal
 import pytest
 from aiohttp import web
 
-from proxy.admin import crew
-from proxy.demo.workspace import EmulatedWorkspace, WorkspaceOptions
-from proxy.settings import AccessSettings, AdminSettings
+from mlflow_proxy.admin import crew
+from mlflow_proxy.demo.workspace import EmulatedWorkspace, WorkspaceOptions
+from mlflow_proxy.settings import AccessSettings, AdminSettings
 from tests.integration.support import (
     API,
     CONFIG,

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import aiohttp
 import pytest
 
-from proxy.serving import serving
-from proxy.settings import BudgetSettings, ConnectionSettings, Settings
-from proxy.upstream import client as upstream_client
+from mlflow_proxy.serving import serving
+from mlflow_proxy.settings import BudgetSettings, ConnectionSettings, Settings
+from mlflow_proxy.upstream import client as upstream_client
 from tests.integration.support import (
     MODEL,
     MUCH,

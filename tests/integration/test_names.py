@@ -16,19 +16,19 @@ import aiohttp
 import pytest
 from aiohttp import web
 
-from proxy.artifacts import listings
-from proxy.artifacts.directories import put_together, read_page
-from proxy.demo.answers import Answer, no_fault
-from proxy.demo.models import Model, ModelVersion
-from proxy.demo.workspace import EmulatedWorkspace, WorkspaceOptions
-from proxy.mlflow_api.client_names import (
+from mlflow_proxy.artifacts import listings
+from mlflow_proxy.artifacts.directories import put_together, read_page
+from mlflow_proxy.demo.answers import Answer, no_fault
+from mlflow_proxy.demo.models import Model, ModelVersion
+from mlflow_proxy.demo.workspace import EmulatedWorkspace, WorkspaceOptions
+from mlflow_proxy.mlflow_api.client_names import (
     asked_as,
     listed_as,
     rebuilt_by_newer_pythons,
     rebuilt_by_older_pythons,
     why_unusable,
 )
-from proxy.settings import AccessSettings, CacheSettings
+from mlflow_proxy.settings import AccessSettings, CacheSettings
 from tests.environments import CLIENTS
 from tests.integration.support import FRESH, HIT, LIST, MUCH, SIGN, Api, proxied, raw
 from tests.integration.test_clients import download, files_in, job

@@ -16,8 +16,8 @@ from urllib.parse import parse_qsl, quote
 
 import pytest
 
-from proxy import logs
-from proxy.settings import AccessSettings, AdminSettings, CacheSettings
+from mlflow_proxy import logs
+from mlflow_proxy.settings import AccessSettings, AdminSettings, CacheSettings
 from tests.integration.support import (
     API,
     CONFIG,

@@ -13,8 +13,8 @@ from urllib.parse import urlsplit
 import aiohttp
 import pytest
 
-from proxy.demo.workspace import EmulatedWorkspace
-from proxy.settings import ArtifactSettings, ConnectionSettings
+from mlflow_proxy.demo.workspace import EmulatedWorkspace
+from mlflow_proxy.settings import ArtifactSettings, ConnectionSettings
 from tests.certificates import Authority
 from tests.integration.conftest import FILES
 from tests.integration.forward_proxy import ForwardProxy

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
-from proxy.settings import ConnectionSettings
+from mlflow_proxy.settings import ConnectionSettings
 from tests.certificates import Authority, subject
 from tests.integration.forward_proxy import ForwardProxy
 from tests.integration.support import (

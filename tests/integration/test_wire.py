@@ -8,7 +8,7 @@ from contextlib import closing, suppress
 
 import pytest
 
-from proxy.settings import BudgetSettings, CacheSettings, ConnectionSettings
+from mlflow_proxy.settings import BudgetSettings, CacheSettings, ConnectionSettings
 from tests.integration.support import (
     API,
     MUCH,

@@ -7,9 +7,9 @@ import aiohttp
 import pytest
 from aiohttp import web
 
-from proxy.demo.answers import Answer, Fault, Reset
-from proxy.demo.workspace import EmulatedWorkspace, WorkspaceOptions
-from proxy.settings import BudgetSettings
+from mlflow_proxy.demo.answers import Answer, Fault, Reset
+from mlflow_proxy.demo.workspace import EmulatedWorkspace, WorkspaceOptions
+from mlflow_proxy.settings import BudgetSettings
 from tests.integration.support import (
     API,
     BYPASS,

@@ -16,10 +16,10 @@ from typing import Any
 
 import redis
 
-from proxy.budget.queue import Queue
-from proxy.budget.shared import KEYS, SCRIPT, Line, SharedPacer
-from proxy.demo.journal import most_within
-from proxy.errors import FleetUnavailableError
+from mlflow_proxy.budget.queue import Queue
+from mlflow_proxy.budget.shared import KEYS, SCRIPT, Line, SharedPacer
+from mlflow_proxy.demo.journal import most_within
+from mlflow_proxy.errors import FleetUnavailableError
 from tests.virtual_time import run
 
 LIMIT, WINDOW = 40, 1.04

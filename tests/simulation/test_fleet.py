@@ -8,8 +8,8 @@ import redis
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from proxy.budget.shared import GAP, KEYS
-from proxy.budget.silence import FLOORS, FORGOTTEN, LEAVE, MISSING, PRESUMED, SPARE
+from mlflow_proxy.budget.shared import GAP, KEYS
+from mlflow_proxy.budget.silence import FLOORS, FORGOTTEN, LEAVE, MISSING, PRESUMED, SPARE
 from tests.simulation.fleet import LIMIT, WINDOW, Clocked, FleetWorld, Member, real_redis, simulate
 
 SETTLED = 3.0

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from proxy.errors import BadRequestError
-from proxy.mlflow_api.answers import SignedUrl, VersionStatus, json_object, signed_url, versions
-from proxy.mlflow_api.artifact_paths import (
+from mlflow_proxy.errors import BadRequestError
+from mlflow_proxy.mlflow_api.answers import SignedUrl, VersionStatus, json_object, signed_url, versions
+from mlflow_proxy.mlflow_api.artifact_paths import (
     ModelFile,
     artifact_uri,
     decode,
@@ -18,7 +18,7 @@ from proxy.mlflow_api.artifact_paths import (
     parse,
     rewrite_download_uri,
 )
-from proxy.mlflow_api.messages import StoredResponse
+from mlflow_proxy.mlflow_api.messages import StoredResponse
 
 VERSION = {"name": "m", "version": "3", "status": "READY", "creation_timestamp": 1700000000000}
 SEEN = VersionStatus("m", "3", "READY", 1700000000000)

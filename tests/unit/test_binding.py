@@ -7,8 +7,8 @@ from contextlib import ExitStack, contextmanager
 
 import pytest
 
-from proxy.errors import InvalidSettingsError
-from proxy.listener.binding import listen
+from mlflow_proxy.errors import InvalidSettingsError
+from mlflow_proxy.listener.binding import listen
 
 Addresses = list[tuple[str, int]]
 

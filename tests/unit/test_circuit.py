@@ -4,9 +4,9 @@ import itertools
 
 import pytest
 
-from proxy.errors import BadGatewayError, ConnectionEndedError
-from proxy.upstream.circuit import Circuit
-from proxy.upstream.circuit_breaker import FAILURES, State
+from mlflow_proxy.errors import BadGatewayError, ConnectionEndedError
+from mlflow_proxy.upstream.circuit import Circuit
+from mlflow_proxy.upstream.circuit_breaker import FAILURES, State
 
 
 @pytest.mark.parametrize(
@@ -20,7 +20,7 @@ def test_an_idle_connection_that_ends_is_no_failure_of_the_way(
     error: BadGatewayError, state: State, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = itertools.count(1.0)
-    monkeypatch.setattr("proxy.upstream.circuit.time.monotonic", lambda: next(now))
+    monkeypatch.setattr("mlflow_proxy.upstream.circuit.time.monotonic", lambda: next(now))
     circuit = Circuit()
     for _ in range(FAILURES):
         with pytest.raises(BadGatewayError), circuit.through(None, telling=True):

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.access.clients import parse, warning
-from proxy.access.reach import is_mlflow
-from proxy.errors import UnreadableError
+from mlflow_proxy.access.clients import parse, warning
+from mlflow_proxy.access.reach import is_mlflow
+from mlflow_proxy.errors import UnreadableError
 
 TOKENS = {"a": "token-of-a", "b": "token-of-b"}
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.clock import LEAP, Clock
+from mlflow_proxy.clock import LEAP, Clock
 
 EXACT = 1e-3
 """Seconds: what floats lose in moments as far apart as these."""

@@ -11,19 +11,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.access.sharing import Caller
-from proxy.clock import Clock
-from proxy.errors import BadGatewayError, GatewayTimeoutError, OverBudgetError
-from proxy.mlflow_api.caller_fields import NOBODY
-from proxy.mlflow_api.messages import Client, StoredResponse
-from proxy.mlflow_api.reads import Key, Read
-from proxy.mlflow_api.routes import match
-from proxy.outcome import Outcome
-from proxy.party import Party
-from proxy.reading.answer import Answer
-from proxy.reading.coalesced import Coalesced
-from proxy.reading.generations import Generations
-from proxy.reading.store import Entry, Invalidation
+from mlflow_proxy.access.sharing import Caller
+from mlflow_proxy.clock import Clock
+from mlflow_proxy.errors import BadGatewayError, GatewayTimeoutError, OverBudgetError
+from mlflow_proxy.mlflow_api.caller_fields import NOBODY
+from mlflow_proxy.mlflow_api.messages import Client, StoredResponse
+from mlflow_proxy.mlflow_api.reads import Key, Read
+from mlflow_proxy.mlflow_api.routes import match
+from mlflow_proxy.outcome import Outcome
+from mlflow_proxy.party import Party
+from mlflow_proxy.reading.answer import Answer
+from mlflow_proxy.reading.coalesced import Coalesced
+from mlflow_proxy.reading.generations import Generations
+from mlflow_proxy.reading.store import Entry, Invalidation
 from tests.virtual_time import run, ticks
 
 ROUTE = match("GET", "/api/2.0/mlflow/model-versions/list-artifacts")

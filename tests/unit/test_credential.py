@@ -13,11 +13,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.access import credential
-from proxy.access.credential import PAUSE, Credential, Fetched, TokenFile, bearer, due
-from proxy.access.files import INTERVAL, WatchedFile
-from proxy.access.threads import MOST_ABANDONED, Blocking
-from proxy.errors import CredentialUnavailableError, InvalidSettingsError
+from mlflow_proxy.access import credential
+from mlflow_proxy.access.credential import PAUSE, Credential, Fetched, TokenFile, bearer, due
+from mlflow_proxy.access.files import INTERVAL, WatchedFile
+from mlflow_proxy.access.threads import MOST_ABANDONED, Blocking
+from mlflow_proxy.errors import CredentialUnavailableError, InvalidSettingsError
 
 moments = st.floats(0, 1e9)
 

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.errors import BadGatewayError, TooLargeToShareError, UnknownCodingError
-from proxy.upstream.decoding import decoded
+from mlflow_proxy.errors import BadGatewayError, TooLargeToShareError, UnknownCodingError
+from mlflow_proxy.upstream.decoding import decoded
 
 LIMIT = 1_000_000
 TEXT = b'{"files": []}' * 1000

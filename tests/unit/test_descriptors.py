@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.descriptors import Room, is_exhaustion, nearly_exhausted
-from proxy.listener.accepting import Complaints
+from mlflow_proxy.descriptors import Room, is_exhaustion, nearly_exhausted
+from mlflow_proxy.listener.accepting import Complaints
 from tests.descriptors import no_descriptors_left
 
 WANTED = Room(clients=10_000, upstream=256, administration=0)

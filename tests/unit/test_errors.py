@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.errors import (
+from mlflow_proxy.errors import (
     AnswerableError,
     BadGatewayError,
     BadRequestError,

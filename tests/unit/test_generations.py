@@ -3,8 +3,8 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.reading.generations import Generations
-from proxy.reading.store import Invalidation
+from mlflow_proxy.reading.generations import Generations
+from mlflow_proxy.reading.store import Invalidation
 
 MODELS = ("m", "M", "Straße", "STRASSE", "other")
 

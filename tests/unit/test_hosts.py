@@ -8,9 +8,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from proxy.addresses import canonical, is_loopback
-from proxy.errors import PermissionDeniedError
-from proxy.listener.hosts import LOOPBACK_ONLY, Hosts
+from mlflow_proxy.addresses import canonical, is_loopback
+from mlflow_proxy.errors import PermissionDeniedError
+from mlflow_proxy.listener.hosts import LOOPBACK_ONLY, Hosts
 
 LISTED = ("Proxy.Internal", "under_score", "caf.example.", "192.0.2.7", "[2001:DB8::7]")
 LOOPBACK = Hosts.of(["127.0.0.1"], (), loopback=True)

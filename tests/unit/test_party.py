@@ -6,7 +6,7 @@ from contextlib import ExitStack
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.party import Party
+from mlflow_proxy.party import Party
 
 
 def test_a_client_is_named_once_however_often_it_waits() -> None:

@@ -6,14 +6,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.clock import Clock
-from proxy.mlflow_api.messages import StoredResponse
-from proxy.mlflow_api.reads import shareable
-from proxy.mlflow_api.routes import match
-from proxy.reading.generations import Generations
-from proxy.reading.memory import Memory
-from proxy.reading.proofs import PROOF, Credential, Proofs, is_proof, needs_proof
-from proxy.reading.store import Invalidation
+from mlflow_proxy.clock import Clock
+from mlflow_proxy.mlflow_api.messages import StoredResponse
+from mlflow_proxy.mlflow_api.reads import shareable
+from mlflow_proxy.mlflow_api.routes import match
+from mlflow_proxy.reading.generations import Generations
+from mlflow_proxy.reading.memory import Memory
+from mlflow_proxy.reading.proofs import PROOF, Credential, Proofs, is_proof, needs_proof
+from mlflow_proxy.reading.store import Invalidation
 
 YES = StoredResponse(200, "OK", (), b'{"registered_model": {"name": "m", "creation_timestamp": 16}}')
 NO = StoredResponse(403, "Forbidden", (), b"no")

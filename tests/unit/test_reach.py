@@ -2,7 +2,7 @@
 
 import pytest
 
-from proxy.fleet.reach import FIRST_PAUSE, LONGEST_PAUSE, QUIET, STEADY, Backoff, Reach
+from mlflow_proxy.fleet.reach import FIRST_PAUSE, LONGEST_PAUSE, QUIET, STEADY, Backoff, Reach
 
 
 def test_who_stays_away_is_tried_less_and_less_often() -> None:

@@ -7,26 +7,31 @@ from dataclasses import dataclass, field, replace
 
 import pytest
 
-from proxy.access.sharing import Access, Caller
-from proxy.clock import Clock
-from proxy.errors import BadGatewayError, GatewayTimeoutError, RefusedAloneError, ServiceUnavailableError
-from proxy.metrics import Metrics
-from proxy.mlflow_api.caller_fields import NOBODY
-from proxy.mlflow_api.messages import Client, StoredResponse
-from proxy.mlflow_api.reads import Key, Read, question_about
-from proxy.outcome import Outcome
-from proxy.party import Party
-from proxy.reading.answer import Answer
-from proxy.reading.cached import Cached
-from proxy.reading.kept import Kept
-from proxy.reading.learning import Learning
-from proxy.reading.memory import Memory
-from proxy.reading.personal import Personal
-from proxy.reading.proofs import PROOF
-from proxy.reading.proven import Proven
-from proxy.reading.shared import Shared, Turn
-from proxy.reading.store import Entry, Invalidation
-from proxy.upstream.circuit import Circuit
+from mlflow_proxy.access.sharing import Access, Caller
+from mlflow_proxy.clock import Clock
+from mlflow_proxy.errors import (
+    BadGatewayError,
+    GatewayTimeoutError,
+    RefusedAloneError,
+    ServiceUnavailableError,
+)
+from mlflow_proxy.metrics import Metrics
+from mlflow_proxy.mlflow_api.caller_fields import NOBODY
+from mlflow_proxy.mlflow_api.messages import Client, StoredResponse
+from mlflow_proxy.mlflow_api.reads import Key, Read, question_about
+from mlflow_proxy.outcome import Outcome
+from mlflow_proxy.party import Party
+from mlflow_proxy.reading.answer import Answer
+from mlflow_proxy.reading.cached import Cached
+from mlflow_proxy.reading.kept import Kept
+from mlflow_proxy.reading.learning import Learning
+from mlflow_proxy.reading.memory import Memory
+from mlflow_proxy.reading.personal import Personal
+from mlflow_proxy.reading.proofs import PROOF
+from mlflow_proxy.reading.proven import Proven
+from mlflow_proxy.reading.shared import Shared, Turn
+from mlflow_proxy.reading.store import Entry, Invalidation
+from mlflow_proxy.upstream.circuit import Circuit
 
 PREFIX = "/api/2.0/mlflow/"
 MODEL = b'{"registered_model": {"name": "m", "creation_timestamp": 7}}'

@@ -7,11 +7,11 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from proxy import __version__
-from proxy.mlflow_api.api_prefixes import API_PREFIXES
-from proxy.mlflow_api.messages import NO_CLIENT, Client, UpstreamRequest
-from proxy.mlflow_api.reads import Read, json_parameters, parameters, shareable, written_models
-from proxy.mlflow_api.routes import match
+from mlflow_proxy import __version__
+from mlflow_proxy.mlflow_api.api_prefixes import API_PREFIXES
+from mlflow_proxy.mlflow_api.messages import NO_CLIENT, Client, UpstreamRequest
+from mlflow_proxy.mlflow_api.reads import Read, json_parameters, parameters, shareable, written_models
+from mlflow_proxy.mlflow_api.routes import match
 
 BASE = "/api/2.0/mlflow/"
 MODELS = "registered-models/search"

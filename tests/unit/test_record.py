@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.errors import (
+from mlflow_proxy.errors import (
     BadGatewayError,
     GatewayTimeoutError,
     OverBudgetError,
@@ -12,9 +12,9 @@ from proxy.errors import (
     UnknownCodingError,
     UnreadableError,
 )
-from proxy.fleet.record import Record, pack, pack_error, unpack
-from proxy.mlflow_api.messages import StoredResponse
-from proxy.reading.store import Entry
+from mlflow_proxy.fleet.record import Record, pack, pack_error, unpack
+from mlflow_proxy.mlflow_api.messages import StoredResponse
+from mlflow_proxy.reading.store import Entry
 
 # Header values as aiohttp gives them: bytes that are no UTF-8 are lone surrogates.
 TEXTS = st.text(st.characters() | st.characters(min_codepoint=0xDC80, max_codepoint=0xDCFF))

@@ -15,9 +15,9 @@ import pytest
 from pydantic import SecretStr
 from structlog.testing import capture_logs
 
-from proxy import cli, serving, settings
-from proxy.errors import InvalidSettingsError
-from proxy.mlflow_api.routes import Group
+from mlflow_proxy import cli, serving, settings
+from mlflow_proxy.errors import InvalidSettingsError
+from mlflow_proxy.mlflow_api.routes import Group
 
 ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "config.example.toml"
@@ -392,7 +392,7 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
 
 def run_command(*arguments: str, **environment: str) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(
-        [sys.executable, "-m", "proxy", *arguments],
+        [sys.executable, "-m", "mlflow_proxy", *arguments],
         env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
         capture_output=True,
         text=True,

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.budget.silence import LEAVE, MISSING, PRESUMED, STRANGERS, Promise, shares
+from mlflow_proxy.budget.silence import LEAVE, MISSING, PRESUMED, STRANGERS, Promise, shares
 
 WINDOW = 1.04
 

@@ -6,9 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from proxy.mlflow_api.messages import StoredResponse
-from proxy.mlflow_api.reads import Key
-from proxy.reading.store import Entry, Invalidation, MemoryStore
+from mlflow_proxy.mlflow_api.messages import StoredResponse
+from mlflow_proxy.mlflow_api.reads import Key
+from mlflow_proxy.reading.store import Entry, Invalidation, MemoryStore
 
 OVERHEAD = 1024
 MODELS = ["m", "M", "other", "Straße", "STRASSE"]

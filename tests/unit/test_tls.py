@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
-from proxy import cli, tls
-from proxy.errors import InvalidSettingsError
+from mlflow_proxy import cli, tls
+from mlflow_proxy.errors import InvalidSettingsError
 from tests.certificates import Authority, Kind, Pair, subject
 from tests.descriptors import no_descriptors_left
 

@@ -11,9 +11,9 @@ from databricks.sdk.environments import ALL_ENVS
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.access.mode import Setting, in_force
-from proxy.discovery import HEAD_START, keep_asking, watching
-from proxy.mlflow_api.upstream_kind import (
+from mlflow_proxy.access.mode import Setting, in_force
+from mlflow_proxy.discovery import HEAD_START, keep_asking, watching
+from mlflow_proxy.mlflow_api.upstream_kind import (
     NOT_ASKED,
     Kind,
     KnownUpstream,

@@ -5,8 +5,8 @@ import string
 
 import pytest
 
-from proxy.fleet.workspace_name import workspace_name
-from proxy.settings import Settings
+from mlflow_proxy.fleet.workspace_name import workspace_name
+from mlflow_proxy.settings import Settings
 
 PLAIN = [
     "https://my-workspace.cloud.databricks.com",

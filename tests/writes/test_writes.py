@@ -4,9 +4,9 @@ from collections.abc import Callable
 
 import pytest
 
-import proxy.mlflow_api.routes
-import proxy.reading.generations
-import proxy.reading.writes
+import mlflow_proxy.mlflow_api.routes
+import mlflow_proxy.reading.generations
+import mlflow_proxy.reading.writes
 from tests.writes.run import report, run
 
 pytestmark = pytest.mark.timeout(120)
@@ -32,9 +32,9 @@ def _nothing(*_: object) -> int:
 @pytest.mark.parametrize(
     ("where", "name", "broken"),
     [
-        (proxy.reading.writes.Writes, "note", _nothing),
-        (proxy.mlflow_api.routes, "is_harmless", lambda path: True),
-        (proxy.reading.generations.Generations, "holds", lambda *_: True),
+        (mlflow_proxy.reading.writes.Writes, "note", _nothing),
+        (mlflow_proxy.mlflow_api.routes, "is_harmless", lambda path: True),
+        (mlflow_proxy.reading.generations.Generations, "holds", lambda *_: True),
     ],
     ids=["nothing is dropped", "unknown writes drop nothing", "what was asked before a write counts"],
 )
