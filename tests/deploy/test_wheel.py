@@ -18,7 +18,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     wheels, target = tmp_path_factory.mktemp("wheels"), tmp_path_factory.mktemp("installed")
     pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
     offline = ["--no-deps", "--no-index"]
-    build = ["wheel", *offline, "--no-build-isolation", "--wheel-dir", wheels]
+    build = ["wheel", *offline, "--no-build-isolation", "--wheel-dir", str(wheels)]
     subprocess.run([*pip, *build, ROOT], check=True, timeout=100)
     [wheel] = wheels.glob("mlflow_proxy-*.whl")
     subprocess.run([*pip, "install", *offline, "--target", target, wheel], check=True, timeout=100)
