@@ -46,5 +46,5 @@ def logs_go_where_they_went() -> Iterator[None]:
     root.handlers[:], root.level = handlers, level
     structlog.reset_defaults()
     # A logger that was used meanwhile has kept what it was told then.
-    for module in [each for name, each in sys.modules.items() if name.startswith("proxy.")]:
+    for module in [each for name, each in sys.modules.items() if name.startswith("mlflow_proxy.")]:
         vars(getattr(module, "log", None) or SimpleNamespace()).pop("bind", None)

@@ -12,12 +12,12 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 
-from proxy import __version__
-from proxy.demo.light_client import WORKERS, callers
-from proxy.demo.limiters import LIMITERS
-from proxy.demo.models import storm_model
-from proxy.demo.tokens import proofs
-from proxy.demo.workspace import EmulatedWorkspace, WorkspaceOptions
+from mlflow_proxy import __version__
+from mlflow_proxy.demo.light_client import WORKERS, callers
+from mlflow_proxy.demo.limiters import LIMITERS
+from mlflow_proxy.demo.models import storm_model
+from mlflow_proxy.demo.tokens import proofs
+from mlflow_proxy.demo.workspace import EmulatedWorkspace, WorkspaceOptions
 from tests.bench import setups
 from tests.bench.budget import print_simulation
 from tests.bench.measure import Hits, Setup, Storm, loaders, measure_hits, measure_storm

@@ -7,8 +7,8 @@ the same on every machine.
 from collections.abc import Callable, Iterator
 from functools import partial
 
-from proxy.budget.congestion import Congestion, Cubic
-from proxy.demo.limiters import BatchReported, FixedWindow, Limiter, SlidingWindow, TokenBucket
+from mlflow_proxy.budget.congestion import Congestion, Cubic
+from mlflow_proxy.demo.limiters import BatchReported, FixedWindow, Limiter, SlidingWindow, TokenBucket
 from tests.bench.table import print_table
 from tests.simulation.aimd import Aimd
 from tests.simulation.world import LIMIT, Record, Scenario, Steps, fairness, simulate

@@ -20,12 +20,12 @@ from typing import NamedTuple
 
 from aiohttp import web
 
-from proxy import __version__
-from proxy.demo.journal import Arrival
-from proxy.demo.light_client import WORKERS, Caller, Download, storm
-from proxy.demo.models import Model, storm_model
-from proxy.demo.plain_http import PlainClient
-from proxy.demo.workspace import REGISTRY, EmulatedWorkspace, WorkspaceOptions
+from mlflow_proxy import __version__
+from mlflow_proxy.demo.journal import Arrival
+from mlflow_proxy.demo.light_client import WORKERS, Caller, Download, storm
+from mlflow_proxy.demo.models import Model, storm_model
+from mlflow_proxy.demo.plain_http import PlainClient
+from mlflow_proxy.demo.workspace import REGISTRY, EmulatedWorkspace, WorkspaceOptions
 from tests.bench import fleet_costs
 from tests.bench.__main__ import DIRECTORIES, FILES, FLOOR, LIMIT
 from tests.bench.fleet_setup import SECRET, Fleet, fleet_of

@@ -18,13 +18,13 @@ from typing import NamedTuple
 
 import redis
 
-from proxy.budget.shared import HEARTBEAT, KEYS, SCRIPT, SharedPacer, _News
-from proxy.demo.plain_http import PlainClient
-from proxy.demo.workspace import EmulatedWorkspace, WorkspaceOptions
-from proxy.fleet.connection import Connection
-from proxy.fleet.shared_cache import ATTEND, BLOCK
-from proxy.fleet.shared_cache import SCRIPT as CACHE_SCRIPT
-from proxy.settings import BudgetSettings
+from mlflow_proxy.budget.shared import HEARTBEAT, KEYS, SCRIPT, SharedPacer, _News
+from mlflow_proxy.demo.plain_http import PlainClient
+from mlflow_proxy.demo.workspace import EmulatedWorkspace, WorkspaceOptions
+from mlflow_proxy.fleet.connection import Connection
+from mlflow_proxy.fleet.presence import ATTEND, BLOCK
+from mlflow_proxy.fleet.session import SCRIPT as CACHE_SCRIPT
+from mlflow_proxy.settings import BudgetSettings
 from tests.bench.__main__ import LIMIT
 from tests.bench.fleet_setup import SECRET, Fleet, fleet_of
 from tests.bench.measure import LOADERS, loaders
@@ -280,11 +280,23 @@ def _ask_again(url: str, operation: str, seconds: float) -> None:
                 return
 
 
+class _NoCalls:
+    """Nothing that waits for a place."""
+
+    def __len__(self) -> int:
+        return 0
+
+    def serve(self) -> None:
+        """Let none of them leave."""
+
+
 def _for_places(wanted: int) -> Iterator[Command]:
     async def never(request: str) -> bytes:
         raise NotImplementedError
 
-    members = [SharedPacer(LIMIT, WINDOW, 1.0, never, f"member-{number}") for number in range(MANY)]
+    members = [SharedPacer(LIMIT, WINDOW, 1.0, never, f"member-{n}", _NoCalls()) for n in range(MANY)]
+    for member in members:
+        member._apart = False  # or it would get no places
     requests = [member._request(_News(), wanted, 0.0) for member in members]
     for request in itertools.cycle(requests):
         yield (len(KEYS), *(f"{{b}}:{key}" for key in KEYS), request)

@@ -13,7 +13,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from proxy.demo.plain_http import PlainClient
+from mlflow_proxy.demo.plain_http import PlainClient
 from tests.bench.network import Network
 from tests.bench.setups import proxy_process
 from tests.fleet.redis_server import RedisServer

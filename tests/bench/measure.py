@@ -14,10 +14,10 @@ from concurrent.futures import ProcessPoolExecutor
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
 
-from proxy.demo.light_client import API, Caller, Download, storm
-from proxy.demo.models import Model
-from proxy.demo.plain_http import PlainClient
-from proxy.demo.workspace import EmulatedWorkspace, WorkspaceOptions
+from mlflow_proxy.demo.light_client import API, Caller, Download, storm
+from mlflow_proxy.demo.models import Model
+from mlflow_proxy.demo.plain_http import PlainClient
+from mlflow_proxy.demo.workspace import EmulatedWorkspace, WorkspaceOptions
 from tests.bench.storage import StorageProcess
 
 LOADERS = 2

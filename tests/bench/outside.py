@@ -14,13 +14,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from proxy import __version__
-from proxy.demo.command import OUTSIDER, outside_traffic, refusals_by_proxy
-from proxy.demo.journal import Arrival, Arrivals
-from proxy.demo.light_client import WORKERS, Caller
-from proxy.demo.models import storm_model
-from proxy.demo.storm import door_variables, real_clients
-from proxy.demo.workspace import EmulatedWorkspace, WorkspaceOptions
+from mlflow_proxy import __version__
+from mlflow_proxy.demo.command import OUTSIDER, outside_traffic, refusals_by_proxy
+from mlflow_proxy.demo.journal import Arrival, Arrivals
+from mlflow_proxy.demo.light_client import WORKERS, Caller
+from mlflow_proxy.demo.models import storm_model
+from mlflow_proxy.demo.storm import door_variables, real_clients
+from mlflow_proxy.demo.workspace import EmulatedWorkspace, WorkspaceOptions
 from tests.bench import setups
 from tests.bench.measure import load, loaders
 from tests.bench.storage import StorageProcess

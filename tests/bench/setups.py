@@ -62,7 +62,7 @@ async def proxy_process(
         *before,
         *_POLITELY,
         sys.executable,
-        *("-m", "proxy", "serve", "--upstream", upstream, "--port", "0"),
+        *("-m", "mlflow_proxy", "serve", "--upstream", upstream, "--port", "0"),
         *("--log-format", "json", "--shutdown-grace", "0", *options),
         env={**os.environ, "MLFLOW_PROXY_FLEET__SECRET": secret} if secret else None,
         stderr=asyncio.subprocess.PIPE,

@@ -13,9 +13,9 @@ from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
 from typing import Any
 
-from proxy.demo.models import Model
-from proxy.demo.signing import Signer
-from proxy.demo.storage import EmulatedStorage
+from mlflow_proxy.demo.models import Model
+from mlflow_proxy.demo.signing import Signer
+from mlflow_proxy.demo.storage import EmulatedStorage
 
 
 class StorageProcess(EmulatedStorage):

@@ -15,9 +15,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import quote, urlencode
 
-from proxy.demo.light_client import Caller, LightClient
-from proxy.demo.models import Content, chunks
-from proxy.demo.plain_http import HttpError, PlainClient, Response
+from mlflow_proxy.demo.light_client import Caller, LightClient
+from mlflow_proxy.demo.models import Content, chunks
+from mlflow_proxy.demo.plain_http import HttpError, PlainClient, Response
 from tests.chaos.modes import EVERYONE, SECRET, TEAMS, Asked, Mode, token
 from tests.integration import test_clients as real
 

@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Literal
 from urllib.parse import parse_qs, unquote, urlsplit
 
-from proxy.demo.journal import Arrival
-from proxy.demo.workspace import DISCOVERY, EmulatedWorkspace
+from mlflow_proxy.demo.journal import Arrival
+from mlflow_proxy.demo.workspace import DISCOVERY, EmulatedWorkspace
 from tests.integration.support import raw
 
 Sharing = Literal["credential", "proven", "service"]

@@ -17,10 +17,10 @@ from pathlib import Path
 
 from aiohttp import web
 
-from proxy.demo.answers import Answer, Delay, Fault, Reset
-from proxy.demo.models import Content, Model, ModelVersion, Pattern
-from proxy.demo.server import EmulatedServer
-from proxy.demo.workspace import EmulatedWorkspace, WorkspaceOptions
+from mlflow_proxy.demo.answers import Answer, Delay, Fault, Reset
+from mlflow_proxy.demo.models import Content, Model, ModelVersion, Pattern
+from mlflow_proxy.demo.server import EmulatedServer
+from mlflow_proxy.demo.workspace import EmulatedWorkspace, WorkspaceOptions
 from tests.chaos.load_balancer import LoadBalancer
 from tests.chaos.modes import EVERYONE, SECRET, TEAMS, Mode
 from tests.fleet.redis_server import RedisServer
@@ -100,7 +100,7 @@ class Replica:
         """Start it; returns when it serves."""
         root = Path(__file__).parents[2]
         self._process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "proxy", "serve", "--port", str(self.port), *self._arguments),
+            *(sys.executable, "-m", "mlflow_proxy", "serve", "--port", str(self.port), *self._arguments),
             stderr=asyncio.subprocess.PIPE,
             env={**os.environ, "PYTHONPATH": str(root)},
         )

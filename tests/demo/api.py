@@ -5,7 +5,7 @@ from typing import Any
 import aiohttp
 from yarl import URL
 
-from proxy.demo.workspace import EmulatedWorkspace
+from mlflow_proxy.demo.workspace import EmulatedWorkspace
 
 API = "/api/2.0/mlflow/"
 

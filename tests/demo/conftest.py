@@ -5,8 +5,8 @@ from collections.abc import AsyncIterator, Mapping
 import aiohttp
 import pytest
 
-from proxy.demo.models import Content, Model, ModelVersion, Pattern
-from proxy.demo.workspace import EmulatedWorkspace, WorkspaceOptions
+from mlflow_proxy.demo.models import Content, Model, ModelVersion, Pattern
+from mlflow_proxy.demo.workspace import EmulatedWorkspace, WorkspaceOptions
 
 FILES: dict[str, Content] = {
     "MLmodel": b"flavors: {}\n",

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from proxy.cli import main
+from mlflow_proxy.cli import main
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.demo.limiters import (
+from mlflow_proxy.demo.limiters import (
     LIMITERS,
     BatchReported,
     FixedWindow,

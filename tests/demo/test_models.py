@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.demo.models import Entry, ModelVersion, Pattern, chunks, part, storm_model
+from mlflow_proxy.demo.models import Entry, ModelVersion, Pattern, chunks, part, storm_model
 
 
 def walk(version: ModelVersion) -> tuple[list[str], list[str]]:

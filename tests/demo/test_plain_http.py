@@ -2,10 +2,10 @@
 
 import itertools
 
-from proxy.demo.light_client import Caller, callers, storm
-from proxy.demo.models import storm_model
-from proxy.demo.plain_http import PlainClient
-from proxy.demo.workspace import EmulatedWorkspace, WorkspaceOptions
+from mlflow_proxy.demo.light_client import Caller, callers, storm
+from mlflow_proxy.demo.models import storm_model
+from mlflow_proxy.demo.plain_http import PlainClient
+from mlflow_proxy.demo.workspace import EmulatedWorkspace, WorkspaceOptions
 from tests.integration.support import Inbound, Upstream
 
 

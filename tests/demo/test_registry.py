@@ -6,8 +6,8 @@ from typing import Any
 import aiohttp
 import pytest
 
-from proxy.demo.models import Model, ModelVersion
-from proxy.demo.workspace import EmulatedWorkspace, WorkspaceOptions
+from mlflow_proxy.demo.models import Model, ModelVersion
+from mlflow_proxy.demo.workspace import EmulatedWorkspace, WorkspaceOptions
 from tests.demo.api import call
 from tests.demo.conftest import FILES
 

@@ -4,9 +4,9 @@ import aiohttp
 import pytest
 from yarl import URL
 
-from proxy.demo.models import Pattern, chunks
-from proxy.demo.signing import SignedUrlForm
-from proxy.demo.workspace import EmulatedWorkspace, WorkspaceOptions
+from mlflow_proxy.demo.models import Pattern, chunks
+from mlflow_proxy.demo.signing import SignedUrlForm
+from mlflow_proxy.demo.workspace import EmulatedWorkspace, WorkspaceOptions
 from tests.demo.api import signed
 from tests.demo.conftest import FILES, sample
 

@@ -5,12 +5,12 @@ import hashlib
 import pytest
 from aiohttp import web
 
-from proxy.app import serving
-from proxy.demo.answers import Answer, Fault, Truncate
-from proxy.demo.light_client import Caller, differences, storm
-from proxy.demo.models import storm_model
-from proxy.demo.workspace import DISCOVERY, EmulatedWorkspace, WorkspaceOptions
-from proxy.settings import Settings
+from mlflow_proxy.demo.answers import Answer, Fault, Truncate
+from mlflow_proxy.demo.light_client import Caller, differences, storm
+from mlflow_proxy.demo.models import storm_model
+from mlflow_proxy.demo.workspace import DISCOVERY, EmulatedWorkspace, WorkspaceOptions
+from mlflow_proxy.serving import serving
+from mlflow_proxy.settings import Settings
 from tests.integration.support import OWN, QUIET
 
 FILES, DIRECTORIES = 7, 3

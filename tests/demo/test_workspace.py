@@ -8,10 +8,10 @@ import aiohttp
 import pytest
 from aiohttp import web
 
-from proxy.demo.answers import Answer, Delay, Fault, Hang, Reset, Truncate
-from proxy.demo.limiters import LIMITERS
-from proxy.demo.models import Model, storm_model
-from proxy.demo.workspace import DISCOVERY, EmulatedWorkspace, WorkspaceOptions
+from mlflow_proxy.demo.answers import Answer, Delay, Fault, Hang, Reset, Truncate
+from mlflow_proxy.demo.limiters import LIMITERS
+from mlflow_proxy.demo.models import Model, storm_model
+from mlflow_proxy.demo.workspace import DISCOVERY, EmulatedWorkspace, WorkspaceOptions
 from tests.demo.api import API, call, signed
 from tests.demo.conftest import sample
 

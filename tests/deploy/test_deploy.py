@@ -16,8 +16,8 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from proxy import settings
-from proxy.demo.workspace import EmulatedWorkspace, WorkspaceOptions
+from mlflow_proxy import settings
+from mlflow_proxy.demo.workspace import EmulatedWorkspace, WorkspaceOptions
 
 ROOT = Path(__file__).resolve().parents[2]
 DEPLOY = ROOT / "deploy"
@@ -91,7 +91,7 @@ def free_port() -> int:
 @pytest.fixture
 async def node(tmp_path: Path) -> AsyncIterator[Node]:
     command = tmp_path / "mlflow-proxy"
-    command.write_text(f'#!/bin/sh\ncd "{ROOT}" && exec "{sys.executable}" -m proxy "$@"\n')
+    command.write_text(f'#!/bin/sh\ncd "{ROOT}" && exec "{sys.executable}" -m mlflow_proxy "$@"\n')
     command.chmod(0o755)
     async with EmulatedWorkspace(options=WorkspaceOptions(latency=0)) as workspace:
         node = Node(tmp_path / "home", free_port(), workspace.url, command)

@@ -17,16 +17,16 @@ from typing import Any, Self
 from aiohttp import web
 from multidict import CIMultiDict
 
-from proxy.demo import registry
-from proxy.demo.answers import Answer, ApiError, Delay, Fault, json_answer
-from proxy.demo.journal import Arrival
-from proxy.demo.models import Content, Model, ModelVersion
-from proxy.demo.other_apis import discovery_documents
-from proxy.demo.registry import Registry
-from proxy.demo.server import EmulatedServer
-from proxy.demo.shapes import Call
-from proxy.demo.signing import Signer
-from proxy.demo.storage import EmulatedStorage
+from mlflow_proxy.demo import registry
+from mlflow_proxy.demo.answers import Answer, ApiError, Delay, Fault, json_answer
+from mlflow_proxy.demo.journal import Arrival
+from mlflow_proxy.demo.models import Content, Model, ModelVersion
+from mlflow_proxy.demo.other_apis import discovery_documents
+from mlflow_proxy.demo.registry import Registry
+from mlflow_proxy.demo.server import EmulatedServer
+from mlflow_proxy.demo.shapes import Call
+from mlflow_proxy.demo.signing import Signer
+from mlflow_proxy.demo.storage import EmulatedStorage
 from tests.differential import questions
 from tests.differential.judge import SPOILT, Asker, marker
 from tests.differential.questions import (

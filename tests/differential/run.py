@@ -12,8 +12,8 @@ from typing import Any
 
 import aiohttp
 
-from proxy.app import serving
-from proxy.settings import Settings
+from mlflow_proxy.serving import serving
+from mlflow_proxy.settings import Settings
 from tests.chaos.scene import Replica, free_ports
 from tests.differential.judge import FINDINGS, Asked, Asker, Judge
 from tests.differential.questions import Question

@@ -12,10 +12,12 @@ from random import Random
 
 import pytest
 
-import proxy.access.sharing
-import proxy.pipeline
-from proxy.access.partition import Partitions, partitions
-from proxy.mlflow_api.caller_fields import Told
+import mlflow_proxy.access.sharing
+import mlflow_proxy.reading.fetched
+from mlflow_proxy.access.partition import Partitions, partitions
+from mlflow_proxy.mlflow_api.caller_fields import Told
+from mlflow_proxy.reading.proven import Proven, _Verdict
+from mlflow_proxy.reading.writes import Writes
 from tests.differential.gateway import Gateway
 from tests.differential.judge import Asked, Asker, Judge, Verdict, is_torn, marker
 from tests.differential.open_source import open_source
@@ -68,9 +70,9 @@ async def test_an_open_source_server_with_permissions(tmp_path: Path) -> None:
 # -- whether it can find anything --------------------------------------------------------------------------
 
 
-async def _proven(*asked: object) -> int:
+async def _proven(*asked: object) -> _Verdict:
     """Take everything for proven, and all models for created at the same time."""
-    return 0
+    return _Verdict(created=0)
 
 
 def _ignoring(name: str) -> dict[str, object]:
@@ -85,19 +87,19 @@ def _ignoring(name: str) -> dict[str, object]:
     return {"partitions": ignoring}
 
 
-_SHARING, _PIPELINE = proxy.access.sharing, proxy.pipeline.Pipeline
+_SHARING = mlflow_proxy.access.sharing
 BREAKAGES: dict[str, tuple[object, dict[str, object], str]] = {
-    "no proof": (_PIPELINE, {"_proof": _proven}, "LEAK: told although refused"),
+    "no proof": (Proven, {"_verdict": _proven}, "LEAK: told although refused"),
     "one partition": (
         _SHARING,
         {"partitions": lambda told, key, mode: Partitions("same", "same", "same")},
         "LEAK: ",
     ),
-    "writes unnoticed": (_PIPELINE, {"_invalidate_after": lambda *told: None}, "STALE: told something else"),
+    "writes unnoticed": (Writes, {"note": lambda *told: 0}, "STALE: told something else"),
     "address": (_SHARING, _ignoring("x-forwarded-for"), "LEAK: told although refused"),
     "user": (_SHARING, _ignoring("x-forwarded-user"), "LEAK: told although refused"),
     "tenant": (_SHARING, _ignoring("x-mlflow-workspace"), "LEAK: told something else"),
-    "mark": (proxy.pipeline, {"why_personal": lambda read, response: None}, "LEAK: "),
+    "mark": (mlflow_proxy.reading.fetched, {"why_personal": lambda read, response: None}, "LEAK: "),
 }
 
 

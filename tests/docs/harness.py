@@ -14,7 +14,7 @@ from pathlib import Path
 
 import aiohttp
 
-from proxy import __file__ as package_file
+from mlflow_proxy import __file__ as package_file
 from tests.docs.blocks import STAND_INS, TOKEN, WORKSPACE
 
 ROOT = Path(__file__).resolve().parents[2]

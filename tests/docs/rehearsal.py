@@ -14,7 +14,7 @@ from functools import cache
 from pathlib import Path
 from unittest.mock import patch
 
-from proxy import cli
+from mlflow_proxy import cli
 from tests.docs.harness import ROOT
 
 _PYTHONS = {".venv/bin/python", "python"}

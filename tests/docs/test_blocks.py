@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from proxy.demo.models import Model, ModelVersion
-from proxy.demo.workspace import REGISTRY, EmulatedWorkspace, WorkspaceOptions
+from mlflow_proxy.demo.models import Model, ModelVersion
+from mlflow_proxy.demo.workspace import REGISTRY, EmulatedWorkspace, WorkspaceOptions
 from tests.certificates import Authority
 from tests.docs.blocks import (
     MODEL,

@@ -10,8 +10,8 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from proxy import settings
-from proxy.demo.workspace import EmulatedWorkspace, WorkspaceOptions
+from mlflow_proxy import settings
+from mlflow_proxy.demo.workspace import EmulatedWorkspace, WorkspaceOptions
 from tests.docs.documents import ALL, DOCUMENTS, blocks_of, text_of
 from tests.docs.harness import PACKAGE, ROOT, Bench, until_it_answers
 from tests.docs.markdown import spans, without_blocks

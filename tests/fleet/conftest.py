@@ -12,7 +12,7 @@ from tests.fleet.redis_server import RedisServer
 def patient(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let a slow machine be slow: it is no Redis that is gone."""
     if request.node.get_closest_marker("impatient") is None:
-        monkeypatch.setattr("proxy.fleet.connection.PATIENCE", 30.0)
+        monkeypatch.setattr("mlflow_proxy.fleet.connection.PATIENCE", 30.0)
 
 
 @pytest.fixture

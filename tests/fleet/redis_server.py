@@ -4,10 +4,10 @@ import asyncio
 import random
 import shutil
 import signal
-from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import redis.asyncio
 
@@ -15,6 +15,8 @@ from tests.certificates import Authority
 
 ATTEMPTS = 20
 """How many ports are tried: a free one may be taken by another program before the server takes it."""
+SYNCHRONISED = ("--repl-diskless-sync-delay", "0")
+"""Options of servers that are to replicate at once."""
 
 
 async def until(condition: Callable[[], Awaitable[bool]]) -> None:
@@ -118,6 +120,27 @@ class NetworkRedisServer(RedisServer):
         self._certificate = certificate
         self.port = 0
         """Known once it is started."""
+
+    async def replicate(self, primary: "NetworkRedisServer") -> None:
+        """Become a replica of another one that has none; returns once each knows that it is."""
+        await self.ask("REPLICAOF", "127.0.0.1", str(primary.port))
+
+        async def condition() -> bool:
+            [told, heard] = [await server.ask("INFO", "replication") for server in (primary, self)]
+            online = told.get("slave0", {}).get("state") == "online"
+            return online and bool(heard["master_link_status"] == "up")
+
+        await until(condition)
+
+    async def hand_over(self, replica: "NetworkRedisServer") -> None:
+        """Change places with a replica, which loses no write; returns once both are what the other was."""
+        await self.ask("FAILOVER", "TO", "127.0.0.1", str(replica.port))
+
+        async def condition() -> bool:
+            roles = [(await server.ask("ROLE"))[0] for server in (self, replica)]
+            return roles == [b"slave", b"master"]
+
+        await until(condition)
 
     async def come_back(self) -> None:
         """Start it again where it was."""
@@ -230,3 +253,16 @@ class SentinelServer(NetworkRedisServer):
         configuration = self._directory / "sentinel.conf"
         configuration.write_text("\n".join(lines))
         return [str(configuration), "--sentinel"]
+
+
+Server = TypeVar("Server", bound=RedisServer)
+
+
+@asynccontextmanager
+async def running(server: Server) -> AsyncIterator[Server]:
+    """Start a server and kill it in the end."""
+    try:
+        await server.start()
+        yield server
+    finally:
+        await server.kill()

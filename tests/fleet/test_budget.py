@@ -10,16 +10,21 @@ from pathlib import Path
 import pytest
 from redis.asyncio import Redis
 
-from proxy.budget import shared
-from proxy.budget.congestion import Cubic
-from proxy.budget.queue import Queue
-from proxy.budget.shared import KEYS, SCRIPT, SharedPacer
-from proxy.demo.journal import most_within
-from proxy.errors import FleetUnavailableError
-from proxy.fleet.connection import Connection
+from mlflow_proxy.budget import shared, silence
+from mlflow_proxy.budget.congestion import Cubic
+from mlflow_proxy.budget.queue import Queue
+from mlflow_proxy.budget.shared import KEYS, SCRIPT, Line, SharedPacer
+from mlflow_proxy.demo.journal import most_within
+from mlflow_proxy.errors import FleetUnavailableError
+from mlflow_proxy.fleet.connection import Connection
 from tests.fleet.redis_server import RedisServer
 
 LIMIT, WINDOW = 40, 1.04
+CLOCKED = SCRIPT.replace(
+    "local clock = redis.call('TIME')",
+    "local clock = redis.call('TIME')\nclock[1] = clock[1] + (redis.call('GET', 'ahead') or 0)",
+)
+"""The script on a clock that can be set: the key says by how many seconds it is ahead."""
 
 
 class Member:
@@ -29,13 +34,15 @@ class Member:
         self.name = name
         self.cut_off = False
         self.connection = Connection(url)
-        self._script = self.connection.script(SCRIPT)
+        self._script = self.connection.script(CLOCKED)
         self._keys = [f"{{{prefix}}}:{key}" for key in KEYS]
-        self.pacer = SharedPacer(LIMIT, WINDOW, 1.0, self._ask, name)
-        self.queue = Queue(self.pacer, lambda wait: None, lambda: 0.0)
-        self.pacer.attach(self.queue.__len__, self.queue.serve)
+        self.queue = Queue(self._budget, lambda wait: None, lambda: 0.0)
         self.refuse: Callable[[], float | None] | None = None
         self._sent = sent
+
+    def _budget(self, line: Line) -> SharedPacer:
+        self.pacer = SharedPacer(LIMIT, WINDOW, 1.0, self._ask, self.name, line)
+        return self.pacer
 
     async def _ask(self, request: str) -> bytes:
         if self.cut_off:
@@ -133,7 +140,7 @@ async def test_members_that_never_called_count_when_redis_is_killed(redis: Redis
         calls = [asyncio.create_task(each.saturate()) for each in everyone.members[:busy] for _ in range(20)]
         await asyncio.sleep(3 * shared.HEARTBEAT)
         await redis.kill()
-        await asyncio.sleep(2 * shared.ALONE)
+        await asyncio.sleep(2 * (silence.MISSING + silence.LEAVE + WINDOW))
         calls += [asyncio.create_task(each.saturate()) for each in everyone.members[busy:] for _ in range(20)]
         await everyone.until(2 * LIMIT)
         for call in calls:
@@ -148,7 +155,7 @@ async def test_many_members_killed_at_once_leave_places_for_the_others(redis: Re
         await asyncio.sleep(2 * shared.HEARTBEAT)
         for each in everyone.members[10:]:
             each.cut_off = True
-        await asyncio.sleep(shared.MISSING + WINDOW)
+        await asyncio.sleep(silence.MISSING + WINDOW)
         calls = [asyncio.create_task(each.saturate()) for each in everyone.members[:10]]
         await everyone.until(LIMIT)
         for call in calls:
@@ -157,7 +164,7 @@ async def test_many_members_killed_at_once_leave_places_for_the_others(redis: Re
     assert everyone.busiest_second() <= LIMIT
 
 
-@pytest.mark.parametrize("evicted", [("window",), ("state",), KEYS])
+@pytest.mark.parametrize("evicted", [("window",), ("state",), ("shares",), KEYS], ids=str)
 async def test_a_redis_that_evicts_keys(redis: RedisServer, evicted: tuple[str, ...]) -> None:
     async with crowd(redis.url, 2) as everyone:
         await everyone.until(LIMIT)
@@ -166,6 +173,42 @@ async def test_a_redis_that_evicts_keys(redis: RedisServer, evicted: tuple[str, 
         async with Redis.from_url(redis.url) as client:
             await client.delete(*(f"{{test}}:{key}" for key in evicted))
         await everyone.until(2 * LIMIT)
+    assert everyone.busiest_second() <= LIMIT
+
+
+@pytest.mark.parametrize("key", ["state", "window", "shares"])
+async def test_somebody_puts_something_else_where_the_budget_lay(redis: RedisServer, key: str) -> None:
+    async with crowd(redis.url, 4) as everyone:
+        await everyone.until(LIMIT + LIMIT // 2)
+        for value in ("one thing", "another"):
+            await redis.ask("SET", f"{{test}}:{key}", value)
+            await everyone.until(2 * LIMIT)
+        assert not any(member.pacer.alone for member in everyone.members)
+    assert everyone.busiest_second() <= LIMIT
+
+
+async def test_a_redis_that_comes_back_as_it_was_before(redis: RedisServer) -> None:
+    async with crowd(redis.url, 4, busy=False) as everyone:
+        await asyncio.gather(*(member.call() for member in everyone.members))
+        await redis.ask("SAVE")
+        for _ in range(3):
+            await asyncio.sleep(silence.LEAVE + 2 * WINDOW)
+            # An idle budget is spent at once, and would be again.
+            await asyncio.gather(*(each.call() for each in everyone.members for _ in range(LIMIT // 4)))
+            await redis.kill()
+            await redis.start()
+            await asyncio.gather(*(each.call() for each in everyone.members for _ in range(LIMIT // 4)))
+    assert everyone.busiest_second() <= LIMIT
+
+
+@pytest.mark.parametrize("seconds", [-300, 1, 60])
+async def test_the_clock_of_redis_is_set(redis: RedisServer, seconds: int) -> None:
+    async with crowd(redis.url, 4) as everyone:
+        await everyone.until(LIMIT + LIMIT // 2)
+        await redis.ask("SET", "ahead", str(seconds))
+        before = time.monotonic()
+        await everyone.until(4 * LIMIT)
+        assert time.monotonic() - before < 60
     assert everyone.busiest_second() <= LIMIT
 
 
@@ -182,11 +225,29 @@ async def test_one_member_cut_off_from_redis_but_not_from_the_workspace(redis: R
     assert everyone.busiest_second() <= LIMIT
 
 
+async def test_who_is_cut_off_for_long_falls_to_its_floor_before_the_others_take_its_share(
+    redis: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (shared, silence):
+        monkeypatch.setattr(module, "PRESUMED", 7.0)
+    async with crowd(redis.url, 4) as everyone:
+        await everyone.until(2 * LIMIT)
+        lost = everyone.members[0]
+        lost.cut_off = True
+        await everyone.until(12 * LIMIT)
+        assert [member.pacer.alone for member in everyone.members] == [True, False, False, False]
+        assert lost.pacer.rate(0) == int(silence.FLOORS * LIMIT / (4 + 1))
+        lost.cut_off = False
+        await everyone.until(2 * LIMIT)
+        assert [member.pacer.alone for member in everyone.members] == [False] * 4
+    assert everyone.busiest_second() <= LIMIT
+
+
 async def test_without_redis_from_the_start_a_member_takes_a_share(tmp_path: Path) -> None:
     async with crowd(f"unix://{tmp_path}/none.sock", 1) as everyone:
-        await everyone.until(2 * LIMIT // shared.STRANGERS)
+        await everyone.until(2 * LIMIT // silence.STRANGERS)
         assert everyone.members[0].pacer.alone
-    assert everyone.busiest_second() <= LIMIT // shared.STRANGERS
+    assert everyone.busiest_second() <= LIMIT // silence.STRANGERS
 
 
 async def test_one_members_refusal_slows_all_down_once(redis: RedisServer) -> None:
@@ -233,6 +294,14 @@ async def test_a_pause_that_one_member_was_asked_for_is_everyones(redis: RedisSe
         await asyncio.sleep(2 * shared.FLUSH)
         await second.call()
         assert everyone.sent[-1][0] - refused_at >= 1.0 - shared.FLUSH
+
+
+async def test_what_lies_in_redis_ends_by_itself(redis: RedisServer) -> None:
+    async with crowd(redis.url, 2) as everyone:
+        await everyone.until(3 * LIMIT)
+        keys = await redis.ask("KEYS", "{test}:*")
+        assert len(keys) >= 5
+        assert all([await redis.ask("PTTL", key.decode()) > 0 for key in keys])
 
 
 async def test_two_workspaces_on_one_redis_never_mix(redis: RedisServer) -> None:

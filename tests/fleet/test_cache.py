@@ -9,21 +9,22 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 
-from proxy.cache.store import Entry, Invalidation
-from proxy.errors import (
+from mlflow_proxy.errors import (
+    BadGatewayError,
     FleetUnavailableError,
+    GatewayTimeoutError,
     OverBudgetError,
     TooLargeToShareError,
-    UpstreamTimeoutError,
-    UpstreamUnavailableError,
 )
-from proxy.fleet import shared_cache
-from proxy.fleet.connection import Connection
-from proxy.fleet.sealing import Sealing
-from proxy.fleet.shared_cache import SharedCache
-from proxy.mlflow_api.messages import StoredResponse
-from proxy.mlflow_api.reads import Read
-from proxy.mlflow_api.routes import match
+from mlflow_proxy.fleet import presence, shared_cache
+from mlflow_proxy.fleet.connection import Connection
+from mlflow_proxy.fleet.sealing import Sealing
+from mlflow_proxy.fleet.session import Session
+from mlflow_proxy.fleet.shared_cache import SharedCache
+from mlflow_proxy.mlflow_api.messages import StoredResponse
+from mlflow_proxy.mlflow_api.reads import Key, Read
+from mlflow_proxy.mlflow_api.routes import match
+from mlflow_proxy.reading.store import Entry, Invalidation
 from tests.fleet.redis_server import RedisServer
 
 ROUTE = match("GET", "/api/2.0/mlflow/model-versions/list-artifacts")
@@ -32,7 +33,7 @@ URL = b"https://storage.test/file?X-Amz-Signature=0123456789"
 
 
 def read(model: str | None = "model", partition: str = "credential", path: str = "") -> Read:
-    return Read((partition, ROUTE.name, (("name", model or ""), ("path", path))), ROUTE, model, "1")
+    return Read(Key(partition, "GET", ROUTE.path, (("name", model or ""), ("path", path))), ROUTE, model, "1")
 
 
 def entry(
@@ -51,15 +52,24 @@ def never() -> float:
 class Member:
     """A proxy's part in the cache; `calls` is what the workspace was asked by all of them."""
 
-    def __init__(self, url: str, name: str, calls: list[str], secret: str, prefix: str) -> None:
+    def __init__(
+        self,
+        url: str,
+        name: str,
+        calls: list[str],
+        secret: str,
+        prefix: str,
+        clock: Callable[[], float] | None = None,
+    ) -> None:
         self.url = url
         self.name = name
         self.calls = calls
         self.forgotten: list[Invalidation] = []
         self.outcomes: Counter[str] = Counter()
         self.connection = Connection(url)
+        self.session = Session(self.connection, prefix, Sealing(secret, "workspace"), name, self._observe)
         self.cache = SharedCache(
-            self.connection, prefix, Sealing(secret, "workspace"), name, self.forgotten.append, self._observe
+            self.session, self.forgotten.append, clock or asyncio.get_running_loop().time
         )
         self.running = asyncio.create_task(self.cache.run())
 
@@ -105,11 +115,17 @@ async def until(what: Callable[[], object]) -> None:
 
 @asynccontextmanager
 async def fleet(
-    url: str, count: int = 2, *, secrets: Sequence[str] = (), prefix: str = "test:{ws}", wait: bool = True
+    url: str,
+    count: int = 2,
+    *,
+    secrets: Sequence[str] = (),
+    prefix: str = "test:{ws}",
+    wait: bool = True,
+    clock: Callable[[], float] | None = None,
 ) -> AsyncIterator[list[Member]]:
     calls: list[str] = []
     members = [
-        Member(url, f"member-{number}", calls, secrets[number] if secrets else SECRET, prefix)
+        Member(url, f"member-{number}", calls, secrets[number] if secrets else SECRET, prefix, clock)
         for number in range(count)
     ]
     try:
@@ -124,12 +140,12 @@ async def fleet(
 
 async def landed(member: Member) -> None:
     """Wait until what a member brought is where others find it."""
-    await until(lambda: not member.cache._background)
+    await until(lambda: not member.session.background)
 
 
 async def waits(member: Member) -> None:
     """Wait until a member was told that another one is fetching the only thing that is being fetched."""
-    await until(lambda: member.cache._waiting and not member.cache._background)
+    await until(lambda: member.session.leases.waiters and not member.session.background)
     [lease] = await keys(member, "lease:")
     assert await command(member, "HGET", lease, "awaited") == b"1"
 
@@ -267,7 +283,7 @@ async def test_an_answer_that_cannot_be_kept_serves_those_who_waited(redis: Redi
         assert (await second.get())[1] == "fetched"
 
 
-@pytest.mark.parametrize("error", [UpstreamUnavailableError("gone"), TooLargeToShareError("large")])
+@pytest.mark.parametrize("error", [BadGatewayError("gone"), TooLargeToShareError("large")])
 async def test_an_error_that_all_would_meet_is_told_to_those_who_waited(
     redis: RedisServer, error: Exception
 ) -> None:
@@ -285,7 +301,7 @@ async def test_an_error_that_all_would_meet_is_told_to_those_who_waited(
         assert (await second.get())[1] == "fetched"
 
 
-@pytest.mark.parametrize("error", [OverBudgetError("late", 1), UpstreamTimeoutError("late"), KeyError("bug")])
+@pytest.mark.parametrize("error", [OverBudgetError("late", 1), GatewayTimeoutError("late"), KeyError("bug")])
 async def test_who_waited_for_a_flight_that_ran_out_of_time_fetches_itself(
     redis: RedisServer, error: Exception
 ) -> None:
@@ -317,7 +333,8 @@ async def test_a_dead_members_flight_is_taken_over(
     redis: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(shared_cache, "LEASE", 1.5)
-    monkeypatch.setattr(shared_cache, "ATTEND", 0.1)
+    monkeypatch.setattr(presence, "LEASE", 1.5)
+    monkeypatch.setattr(presence, "ATTEND", 0.1)
     async with fleet(redis.url) as (first, second):
         leading = asyncio.create_task(first.get(hold=asyncio.Event()))
         await until(lambda: first.calls)
@@ -352,8 +369,8 @@ async def test_who_leaves_while_asking_leaves_no_lease(redis: RedisServer) -> No
         await landed(first)
         assert not await keys(first, "lease:")
         assert (await second.get())[1] == "fetched"
-        assert not first.cache._waiting
-        assert not first.cache._leads
+        assert not first.session.leases.waiters
+        assert not first.session.leases.leads
 
 
 # -- writes ----------------------------------------------------------------------------------------
@@ -450,7 +467,7 @@ async def test_without_redis_each_fetches_for_itself_and_later_shares_again(redi
         await first.ready()
         # Something may have been written meanwhile, and was.
         await until(lambda: EVERYTHING in second.forgotten)
-        await until(lambda: not first.cache._untold)
+        await until(lambda: not first.cache._writes.untold)
         await first.get()
         await landed(first)
         await second.ready()
@@ -460,14 +477,14 @@ async def test_without_redis_each_fetches_for_itself_and_later_shares_again(redi
 async def test_members_that_missed_something_drop_everything(redis: RedisServer) -> None:
     async with fleet(redis.url) as (first, second):
         # Something was said that is gone before anyone could read it.
-        await command(first, "HINCRBY", first.cache._key("generations"), "log", 1)
+        await command(first, "HINCRBY", first.session.key("generations"), "log", 1)
         await until(lambda: EVERYTHING in first.forgotten)
         await until(lambda: EVERYTHING in second.forgotten)
 
 
 async def test_members_that_missed_something_hear_so_from_what_comes_next(redis: RedisServer) -> None:
     async with fleet(redis.url) as (first, second):
-        await command(first, "HINCRBY", first.cache._key("generations"), "log", 1)
+        await command(first, "HINCRBY", first.session.key("generations"), "log", 1)
         first.cache.tell(OTHER)
         await until(lambda: EVERYTHING in second.forgotten)
 
@@ -506,4 +523,4 @@ async def test_without_redis_from_the_start(redis: RedisServer) -> None:
         assert (await first.get())[1] == "fetched"
         assert (await second.get())[1] == "fetched"
         with pytest.raises(FleetUnavailableError):
-            await first.cache._sign_of_life()
+            await first.cache._presence.sign_of_life()

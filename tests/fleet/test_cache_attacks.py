@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from proxy.cache.store import Invalidation
-from proxy.errors import FleetUnavailableError, UpstreamUnavailableError
-from proxy.fleet import shared_cache
-from proxy.fleet.record import pack_error
-from proxy.fleet.shared_cache import _Lead
+from mlflow_proxy.errors import BadGatewayError, FleetUnavailableError
+from mlflow_proxy.fleet import presence
+from mlflow_proxy.fleet.leases import Lead
+from mlflow_proxy.fleet.record import pack_error
+from mlflow_proxy.reading.store import Invalidation
 from tests.fleet.redis_server import RedisServer
 from tests.fleet.test_cache import (
     EVERYTHING,
@@ -38,26 +38,26 @@ AGES = 1e6
 def spy(member: Member) -> Counter[str]:
     """Count what a member says to Redis from now on, by operation."""
     said: Counter[str] = Counter()
-    script = member.cache._script
+    script = member.session.script
 
     async def counting(keys: Sequence[str], arguments: Sequence[str | bytes]) -> Any:
         said[str(arguments[0])] += 1
         return await script(keys, arguments)
 
-    member.cache._script = counting
+    member.session.script = counting
     return said
 
 
 def delay_answers(member: Member, seconds: float) -> None:
     """Let what Redis answers be under way for some time."""
-    script = member.cache._script
+    script = member.session.script
 
     async def delayed(keys: Sequence[str], arguments: Sequence[str | bytes]) -> Any:
         reply = await script(keys, arguments)
         await asyncio.sleep(seconds)
         return reply
 
-    member.cache._script = delayed
+    member.session.script = delayed
 
 
 # -- what somebody else put into Redis -------------------------------------------------------------
@@ -82,9 +82,9 @@ async def test_a_planted_message_keeps_no_write_from_being_heard(
     redis: RedisServer, monkeypatch: pytest.MonkeyPatch, planted: tuple[str | bytes | int, ...]
 ) -> None:
     # What comes next has to set it right, not the next sign of life.
-    monkeypatch.setattr(shared_cache, "ATTEND", AGES)
+    monkeypatch.setattr(presence, "ATTEND", AGES)
     async with fleet(redis.url) as (first, second):
-        await command(first, "XADD", first.cache._key("log"), "*", *planted)
+        await command(first, "XADD", first.session.key("log"), "*", *planted)
         first.cache.tell(OTHER)
         await until(lambda: OTHER in second.forgotten or EVERYTHING in second.forgotten)
         second.forgotten.clear()
@@ -99,7 +99,7 @@ async def test_a_message_of_another_version_is_taken_for_a_write_of_everything(
     redis: RedisServer, message: bytes
 ) -> None:
     async with fleet(redis.url) as (first, second):
-        await first.cache._ask("write", [], first.cache._sealing.seal(message, "log"), "files", "1", "all")
+        await first.session.ask("write", [], first.session.sealing.seal(message, "log"), "files", "1", "all")
         await until(lambda: second.forgotten == [EVERYTHING])
         assert not second.running.done()
 
@@ -120,17 +120,17 @@ async def test_whatever_stands_in_redis_members_share_again_when_it_is_gone(
 ) -> None:
     async with fleet(redis.url) as members:
         how, key, *rest = words
-        await command(members[0], "DEL", members[0].cache._key(str(key)))
-        await command(members[0], how, members[0].cache._key(str(key)), *rest)
+        await command(members[0], "DEL", members[0].session.key(str(key)))
+        await command(members[0], how, members[0].session.key(str(key)), *rest)
         for member in members:
             member.cache.tell(FILES)
             await member.cache.told()
             with suppress(FleetUnavailableError):
-                await member.cache._sign_of_life()
+                await member.cache._presence.sign_of_life()
             assert (await member.get(read(member.name)))[0] == URL
         await command(members[0], "FLUSHALL")
         for member in members:
-            await until(lambda member=member: member.cache.connected and not member.cache._untold)  # type: ignore[misc]
+            await until(lambda member=member: member.cache.connected and not member.cache._writes.untold)  # type: ignore[misc]
             assert not member.running.done()
         await members[0].get(read("new"))
         await landed(members[0])
@@ -144,9 +144,9 @@ async def test_an_error_put_in_the_place_of_an_answer_is_ignored(redis: RedisSer
         await landed(first)
         [key] = await keys(first, "entry:")
         name = key.decode().rpartition(":")[2]
-        failure = pack_error(UpstreamUnavailableError("gone"))
+        failure = pack_error(BadGatewayError("gone"))
         assert failure is not None
-        await command(first, "HSET", key, "sealed", first.cache._sealing.seal(failure, name))
+        await command(first, "HSET", key, "sealed", first.session.sealing.seal(failure, name))
         assert (await second.get())[1] == "fetched"
 
 
@@ -174,14 +174,14 @@ async def test_who_met_something_unreadable_still_shares_the_flight_under_way(re
 async def test_a_write_after_an_eviction_is_heard(
     redis: RedisServer, monkeypatch: pytest.MonkeyPatch, gone: list[str]
 ) -> None:
-    monkeypatch.setattr(shared_cache, "ATTEND", AGES)
+    monkeypatch.setattr(presence, "ATTEND", AGES)
     async with fleet(redis.url) as (first, second):
         for _ in range(3):
             first.cache.tell(OTHER)
         await until(lambda: len(second.forgotten) == 3)
         second.forgotten.clear()
         for kind in gone:
-            await command(first, "DEL", first.cache._key(kind))
+            await command(first, "DEL", first.session.key(kind))
         first.cache.tell(FILES)
         await until(lambda: FILES in second.forgotten or EVERYTHING in second.forgotten)
 
@@ -189,7 +189,7 @@ async def test_a_write_after_an_eviction_is_heard(
 async def test_what_was_heard_is_not_read_again_and_again(
     redis: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(shared_cache, "ATTEND", AGES)
+    monkeypatch.setattr(presence, "ATTEND", AGES)
     async with fleet(redis.url) as (first, second):
         for _ in range(10):
             first.cache.tell(OTHER)
@@ -203,10 +203,10 @@ async def test_what_was_heard_is_not_read_again_and_again(
             return await read_stream(*arguments)
 
         monkeypatch.setattr(second.connection, "read_stream", counting)
-        await command(first, "DEL", first.cache._key("generations"))
+        await command(first, "DEL", first.session.key("generations"))
         for _ in range(5):
             first.cache.tell(OTHER)
-        await until(lambda: second.cache._number == 5)
+        await until(lambda: second.session.number == 5)
         await asyncio.sleep(0.3)
         assert reads <= 10
 
@@ -214,11 +214,11 @@ async def test_what_was_heard_is_not_read_again_and_again(
 async def test_a_log_that_begins_before_what_was_heard_is_noticed(redis: RedisServer) -> None:
     """As after an eviction, when the clock of Redis went back."""
     async with fleet(redis.url) as (first, second):
-        log = first.cache._key("log")
+        log = first.session.key("log")
         first.cache.tell(OTHER)
         await until(lambda: second.forgotten == [OTHER])
         await command(first, "DEL", log)
-        number = await command(first, "HINCRBY", first.cache._key("generations"), "log", 1)
+        number = await command(first, "HINCRBY", first.session.key("generations"), "log", 1)
         await command(first, "XADD", log, "1-1", "number", number, "kind", "write", "text", "")
         await until(lambda: EVERYTHING in second.forgotten)
 
@@ -283,7 +283,7 @@ async def test_writes_do_not_wait_for_a_silent_redis_one_after_the_other(redis: 
         finally:
             redis.resume()
         assert said["write"] <= 2
-        await until(lambda: first.cache.connected and not first.cache._untold)
+        await until(lambda: first.cache.connected and not first.cache._writes.untold)
 
 
 async def test_many_writes_are_told_together(redis: RedisServer) -> None:
@@ -301,8 +301,8 @@ async def test_many_writes_are_told_together(redis: RedisServer) -> None:
 async def test_as_many_flights_and_waiters_as_there_may_be(redis: RedisServer) -> None:
     async with fleet(redis.url) as (first, _):
         for number in range(20_000):
-            first.cache._leads[str(number)] = _Lead(str(number), str(number), "", "", 0.0, 0.0)
-        await first.cache._sign_of_life()
+            first.session.leases.leads[str(number)] = Lead(str(number), str(number), "", "", 0.0, 0.0)
+        await first.cache._presence.sign_of_life()
 
 
 async def test_a_crowd_of_questions_needs_few_connections(redis: RedisServer) -> None:
@@ -353,8 +353,8 @@ async def test_who_leaves_while_waiting_leaves_nothing(redis: RedisServer) -> No
         await landed(second)
         assert await second.get() == (URL, "hit")
         for member in (first, second):
-            assert not member.cache._waiting
-            assert not member.cache._leads
+            assert not member.session.leases.waiters
+            assert not member.session.leases.leads
         assert not await keys(first, "lease:")
 
 
@@ -363,13 +363,13 @@ async def test_who_leaves_while_waiting_leaves_nothing(redis: RedisServer) -> No
 
 async def test_a_bug_does_not_end_the_conversation(redis: RedisServer) -> None:
     async with fleet(redis.url) as (first, second):
-        forget = second.cache._forget
+        forget = second.cache._writes._forget
 
         def fails(what: Invalidation) -> None:
-            second.cache._forget = forget
+            second.cache._writes._forget = forget
             raise RuntimeError("a bug")
 
-        second.cache._forget = fails
+        second.cache._writes._forget = fails
         first.cache.tell(OTHER)
         await until(lambda: second.forgotten == [EVERYTHING])
         await first.get()

@@ -9,15 +9,18 @@ from typing import TypeVar
 
 import pytest
 
-from proxy.errors import FleetUnavailableError, InvalidSettingsError
-from proxy.fleet.address import parse
-from proxy.fleet.connection import PATIENCE, Connection
+from mlflow_proxy.errors import FleetUnavailableError, InvalidSettingsError
+from mlflow_proxy.fleet.address import parse
+from mlflow_proxy.fleet.connection import PATIENCE, Connection
+from tests.fleet.endpoint import Endpoint
 from tests.fleet.redis_server import (
+    SYNCHRONISED,
     Certificate,
     ClusterServer,
     NetworkRedisServer,
     RedisServer,
     SentinelServer,
+    running,
     until,
 )
 
@@ -36,15 +39,6 @@ async def take_turns(count: int) -> None:
     """Let all others run so many times: from before a call begins to when it waits for its answer."""
     for _ in range(count):
         await asyncio.sleep(0)
-
-
-@asynccontextmanager
-async def running(server: Server) -> AsyncIterator[Server]:
-    try:
-        await server.start()
-        yield server
-    finally:
-        await server.kill()
 
 
 @asynccontextmanager
@@ -229,6 +223,20 @@ async def works(url: str) -> None:
         assert (await reading)[0][1] == {b"bytes": ANY_BYTES}
 
 
+async def test_a_server_without_the_client_command_is_used(tmp_path: Path) -> None:
+    """As many a proxy in front of a Redis is, and a user who may run nothing but what is needed."""
+    without = ("--rename-command", "CLIENT", "")
+    async with (
+        running(NetworkRedisServer(tmp_path / "redis", *without)) as server,
+        running(SentinelServer(tmp_path / "sentinel", server)) as sentinel,
+    ):
+        await works(server.url)
+        await works(f"redis+sentinel://{sentinel.host}/main")
+    async with running(ClusterServer(tmp_path / "cluster", *without)) as cluster:
+        await cluster.whole()
+        await works(f"redis+cluster://{cluster.host}")
+
+
 async def test_after_a_failover_the_new_master_is_used(tmp_path: Path) -> None:
     async with (
         running(NetworkRedisServer(tmp_path / "master", "--repl-diskless-sync-delay", "0")) as master,
@@ -264,6 +272,97 @@ async def test_after_a_failover_the_new_master_is_used(tmp_path: Path) -> None:
             await until_it_works(lambda: add(["stream"], ["after"]))
             assert (await reread)[0][1] == {b"bytes": b"after"}
             assert (await replica.ask("ROLE"))[0] == b"master"
+
+
+async def test_a_primary_that_was_demoted_behind_its_endpoint_is_left(tmp_path: Path) -> None:
+    async with (
+        running(NetworkRedisServer(tmp_path / "one", *SYNCHRONISED)) as one,
+        running(NetworkRedisServer(tmp_path / "two", *SYNCHRONISED)) as two,
+        Endpoint(one) as endpoint,
+        connected(endpoint.url) as connection,
+    ):
+        await two.replicate(one)
+        add = connection.script(ADD)
+        await asyncio.gather(*(add(["stream"], ["before"]) for _ in range(5)))
+        assert len(await connection.read_stream("stream", "0", 1)) == 5
+        await one.hand_over(two)
+        # As long as the endpoint stands for the one that is a replica now, nothing is to be found anywhere.
+        for _ in range(3):
+            with pytest.raises(FleetUnavailableError, match="read only replica"):
+                await add(["stream"], ["refused"])
+        endpoint.server = two
+        last = await until_it_works(lambda: add(["stream"], ["after"]))
+        assert isinstance(last, bytes)
+        # Whoever reads has left as well, or would hear nothing if the old one heard nothing any more.
+        await one.ask("REPLICAOF", "NO", "ONE")
+        await until_it_works(lambda: add(["stream"], ["heard"]))
+        [(_, fields)] = await connection.read_stream("stream", last.decode(), 1)
+        assert fields == {b"bytes": b"heard"}
+        await endpoint.until_left(one)
+
+
+async def test_a_replica_that_lost_its_primary_is_left(tmp_path: Path) -> None:
+    stale = ("--replicaof", *NOWHERE.split(":"), "--replica-serve-stale-data", "no")
+    async with (
+        running(NetworkRedisServer(tmp_path / "one", *stale)) as one,
+        running(NetworkRedisServer(tmp_path / "two")) as two,
+        Endpoint(one) as endpoint,
+        connected(endpoint.url) as connection,
+    ):
+        with pytest.raises(FleetUnavailableError, match="Link with MASTER is down"):
+            await connection.read_stream("stream", "0", 0.001)
+        endpoint.server = two
+        assert await until_it_works(lambda: connection.read_stream("stream", "0", 0.001)) == []
+
+
+async def test_a_primary_that_lost_its_replicas_is_left(tmp_path: Path) -> None:
+    async with (
+        running(NetworkRedisServer(tmp_path / "one", "--min-replicas-to-write", "1")) as one,
+        running(NetworkRedisServer(tmp_path / "two")) as two,
+        Endpoint(one) as endpoint,
+        connected(endpoint.url) as connection,
+    ):
+        add = connection.script(ADD)
+        with pytest.raises(FleetUnavailableError, match="Not enough good replicas"):
+            await add(["stream"], ["refused"])
+        endpoint.server = two
+        await until_it_works(lambda: add(["stream"], ["after"]))
+
+
+async def test_a_silent_redis_is_left_with_all_connections(tmp_path: Path) -> None:
+    """Or each of those that lie idle would be found dead on its own, when a crowd of calls comes."""
+    async with (
+        running(NetworkRedisServer(tmp_path / "one")) as one,
+        running(NetworkRedisServer(tmp_path / "two")) as two,
+        Endpoint(one) as endpoint,
+        connected(endpoint.url) as connection,
+    ):
+        echo = connection.script(ECHO)
+
+        async def crowd() -> None:
+            await asyncio.gather(*(echo([], [str(number)]) for number in range(50)))
+
+        await until_it_works(crowd)
+        one.stop()
+        endpoint.server = two
+        with pytest.raises(FleetUnavailableError):
+            await echo([], ["lost"])
+        await endpoint.until_left(one)
+        assert await until_it_works(lambda: echo([], ["found"])) == b"found"
+        one.resume()
+
+
+async def test_what_a_redis_refuses_of_one_is_no_reason_to_leave(tmp_path: Path) -> None:
+    async with (
+        running(NetworkRedisServer(tmp_path, "--maxmemory", "100kb")) as server,
+        connected(server.url) as connection,
+    ):
+        for script in (ECHO, ADD, "return redis.call('GET')", ECHO):
+            with suppress(FleetUnavailableError):
+                await connection.script(script)(["key"], ["value"])
+        statistics = await server.ask("INFO", "stats")
+        # Of the test's own, one that asked whether it answers and this one.
+        assert statistics["total_connections_received"] == 3
 
 
 async def test_in_a_cluster_keys_are_looked_for_where_they_are(tmp_path: Path) -> None:

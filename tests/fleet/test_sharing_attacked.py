@@ -5,8 +5,8 @@ import asyncio
 import pytest
 from aiohttp import web
 
-from proxy.demo.answers import Answer, Fault
-from proxy.demo.workspace import EmulatedWorkspace, WorkspaceOptions
+from mlflow_proxy.demo.answers import Answer, Fault
+from mlflow_proxy.demo.workspace import EmulatedWorkspace, WorkspaceOptions
 from tests.fleet.redis_server import RedisServer
 from tests.fleet.test_sharing import PERMISSIONS, PROVEN, fleet
 from tests.integration.support import LIST, MUCH, SIGN, count, settle

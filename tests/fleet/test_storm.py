@@ -12,10 +12,10 @@ import pytest
 from pydantic import SecretStr
 from redis.asyncio import Redis
 
-from proxy.app import serving
-from proxy.demo.models import Model
-from proxy.demo.workspace import EmulatedWorkspace, WorkspaceOptions
-from proxy.settings import BudgetSettings, CacheSettings, FleetSettings, Settings
+from mlflow_proxy.demo.models import Model
+from mlflow_proxy.demo.workspace import EmulatedWorkspace, WorkspaceOptions
+from mlflow_proxy.serving import serving
+from mlflow_proxy.settings import BudgetSettings, CacheSettings, FleetSettings, Settings
 from tests.fleet.redis_server import RedisServer
 from tests.integration.support import MODEL, MUCH, OWN, QUIET, Api, settle
 

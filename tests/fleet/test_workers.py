@@ -20,7 +20,7 @@ import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
-from proxy.demo.workspace import EmulatedWorkspace, WorkspaceOptions
+from mlflow_proxy.demo.workspace import EmulatedWorkspace, WorkspaceOptions
 from tests.certificates import Authority
 from tests.fleet.redis_server import RedisServer
 from tests.integration.support import MODEL, MUCH, Api, count, settle
@@ -105,7 +105,7 @@ QUIET = {
 
 def command(upstream: str, *options: str) -> tuple[str, ...]:
     serve = ("serve", "--upstream", upstream, "--port", "0", "--log-format", "json")
-    return (sys.executable, "-m", "proxy", *serve, "--workers", str(WORKERS), *options)
+    return (sys.executable, "-m", "mlflow_proxy", *serve, "--workers", str(WORKERS), *options)
 
 
 @asynccontextmanager
@@ -189,6 +189,18 @@ async def test_every_worker_serves(running: Running) -> None:
     while min(answered(await running.metrics()).values()) == 0:
         burst += 1
         assert set(await asyncio.gather(*reads(running, 10, f"burst-{burst}"))) == {404}
+
+
+async def test_they_serve_several_addresses(workspace: EmulatedWorkspace, redis: RedisServer) -> None:
+    own = ("--admin.host", "127.0.0.3,127.0.0.4", "--admin.port", "0")
+    async with serving(workspace.url, redis.url, "--host", "127.0.0.1,127.0.0.2", *own) as running:
+        first, second = running.api.url.split()
+        assert first.rpartition(":")[2] == second.rpartition(":")[2]
+        for url in (first, second):
+            assert (await Api(running.api.session, url).get(MODEL, name="absent")).status == 404
+        for url in (await running.log.until("serving"))[0]["admin"].split():
+            async with running.api.session.get(url + "/-/healthz") as response:
+                assert response.status == 200
 
 
 async def test_connections_wait_for_workers_that_are_busy(running: Running) -> None:

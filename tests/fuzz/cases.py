@@ -68,7 +68,15 @@ WIRES: tuple[Wire, ...] = (
         "credential",
         b"POST /a HTTP/1.1\r\nHost: 127.0.0.1\r\nExpect: 100-continue\r\nContent-Length: 9\r\n\r\n",
     ),
+    # It arrived without its second chunk and looked complete: the end of the first came with the error.
+    Wire(
+        "credential",
+        b"PATCH /a HTTP/1.1\r\nHost: 127.0.0.1\r\nTransfer-Encoding: chunked\r\n\r\n"
+        b"4\r\nwiki\r\n8 ; e\r\nabcdefgh\r\n0\r\n\r\n",
+        (66, 73),
+    ),
 )
+
 PURES: tuple[Pure, ...] = (
     # strptime reads a month and a day of one digit each, and digits of other scripts.
     Pure("a signed URL's expiry", ("https://s.test/f?X-Amz-Date=2026111T120000Z&X-Amz-Expires=900",)),
@@ -78,4 +86,6 @@ PURES: tuple[Pure, ...] = (
     # An int too large for a float; no number at all.
     Pure("a token of the proxy's own", ("e30.eyJleHAiOiA5" + "OTk5" * 200 + "fQ.x",)),
     Pure("a token of the proxy's own", ("e30.eyJleHAiOiBOYU59.x",)),
+    # A client without a token, and no word about it.
+    Pure("a file of clients", (b"[clients]\na=[]",)),
 )

@@ -157,8 +157,8 @@ def _about_whose(
     own = " ".join(value for values in shown(request) for value in values).strip()
     shows = said.get("shown")
     if isinstance(shows, str):
-        shows = expected.text(shows.encode("latin-1"))
-    mine = {PRINCIPAL.decode()} if mode == "service" else {own}
+        shows = expected.spaced(expected.text(shows.encode("latin-1")))
+    mine = {PRINCIPAL.decode()} if mode == "service" else {expected.spaced(own)}
     if "/.well-known/" in str(said["asked"]):
         mine.add("")
     if shows is not None and shows not in mine:
@@ -289,7 +289,11 @@ def _alike(request: Message, candidates: Sequence[list[tuple[str, str]]]) -> boo
     if not any(part in request.target.decode("latin-1") for part in shared):
         return False
     kept = [pair for pair in arrived if pair not in _OWN and not pair[1].startswith("mlflow-proxy/")]
-    return any(all(pair in candidate for pair in kept) for candidate in candidates)
+    return any(all(pair in _spaced(candidate) for pair in _spaced(kept)) for candidate in candidates)
+
+
+def _spaced(fields: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
+    return [(name, expected.spaced(value) if name == "cookie" else value) for name, value in fields]
 
 
 def _about_storage(scene: Scene) -> Iterator[tuple[str, str]]:

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from tests.fuzz.http1 import Message
@@ -85,10 +85,16 @@ def told(message: Message) -> list[tuple[str, str]]:
 def shown(message: Message) -> Shown:
     """Return the credentials that a message carries from one end to the other."""
     fields = end_to_end(message)
+    cookies = (spaced(value) for name, value in fields if name == "cookie")
     return (
         tuple(value for name, value in fields if name == "authorization"),
-        tuple(value for name, value in fields if name == "cookie"),
+        tuple(cookie for cookie in cookies if cookie),
     )
+
+
+def spaced(cookies: str) -> str:
+    """Return the pairs of a Cookie field as RFC 6265 section 4.2.1 spaces them, which tells nothing."""
+    return "; ".join(pair for each in cookies.split(";") if (pair := each.strip(" \t")))
 
 
 def passed(request: Message) -> Passed:
@@ -166,9 +172,19 @@ def _about(model: str, version: str, path: str, credential: Shown) -> set[Lookup
     return {
         (f"{_LOOKUP}registered-models/get", (name,), credential),
         (f"{_LOOKUP}model-versions/get", (name, number), credential),
-        (listing, tuple(canonical(listing, (name, ("path", path), number))), credential),
+        # What a name means is looked up in the directories on the way to it.
+        *(
+            (listing, tuple(canonical(listing, (name, ("path", at), number))), credential)
+            for at in _way(path)
+        ),
         (f"{_LOOKUP}model-versions/get-signed-download-uri", (name, ("path", path), number), credential),
     }
+
+
+def _way(path: str) -> Iterator[str]:
+    """Yield the root, the directories above a path, and itself."""
+    segments = path.split("/")
+    return ("/".join(segments[:depth]) for depth in range(len(segments) + 1))
 
 
 def _facade(target: bytes) -> tuple[tuple[str, str, str] | None, bool]:
@@ -178,12 +194,21 @@ def _facade(target: bytes) -> tuple[tuple[str, str, str] | None, bool]:
         return None, False
     kind, rest, query = parts[1], parts[2] or b"", parts[3] or b""
     paths = [percent_decoded(rest)]
+    ours = _reserved(paths[0])
     if kind == b"artifacts" and not rest:
         pairs = [pair.partition(b"=") for pair in query.split(b"&")]
         paths = [percent_decoded(value, plus=True) for name, _, value in pairs if name == b"path"]
-    ours = any(path is not None and (path + "/").startswith(_RESERVED + "/") for path in paths)
+        ours = any(map(_reserved, paths))
+    elif query and paths[0] is not None:
+        # Clients leave a question mark in a file's name as it is.
+        said = percent_decoded(query)
+        paths = [None if said is None else f"{paths[0]}?{said}"]
     named = _file(paths[0]) if kind == b"artifacts" and len(paths) == 1 else None
     return named, ours
+
+
+def _reserved(path: str | None) -> bool:
+    return path is not None and f"{path}/".startswith(f"{_RESERVED}/")
 
 
 def _file(path: str | None) -> tuple[str, str, str] | None:

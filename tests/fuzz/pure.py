@@ -9,6 +9,7 @@ import calendar
 import hashlib
 import json
 import math
+import ntpath
 import posixpath
 import re
 import tomllib
@@ -18,18 +19,19 @@ from random import Random
 from typing import Any
 from urllib.parse import unquote
 
-from proxy.access import clients
-from proxy.access.credential import bearer
-from proxy.access.partition import partitions
-from proxy.access.reach import is_mlflow
-from proxy.errors import BadRequestError, UnreadableError
-from proxy.mlflow_api import artifact_paths, caller_fields, headers
-from proxy.mlflow_api.answers import json_object, signed_url, versions
-from proxy.mlflow_api.api_prefixes import API_PREFIXES
-from proxy.mlflow_api.reads import json_parameters, parameters, shareable, written_models
-from proxy.mlflow_api.routes import ROUTES, UNKNOWN, Freshness, Invalidates, match
-from proxy.mlflow_api.signed_urls import expires_at
-from proxy.upstream.retry import retry_after_seconds
+from mlflow_proxy.access import clients
+from mlflow_proxy.access.credential import bearer
+from mlflow_proxy.access.partition import partitions
+from mlflow_proxy.access.reach import is_mlflow
+from mlflow_proxy.errors import BadRequestError, UnreadableError
+from mlflow_proxy.mlflow_api import artifact_paths, caller_fields, headers
+from mlflow_proxy.mlflow_api.answers import json_object, signed_url, versions
+from mlflow_proxy.mlflow_api.api_prefixes import API_PREFIXES
+from mlflow_proxy.mlflow_api.messages import NO_CLIENT
+from mlflow_proxy.mlflow_api.reads import json_parameters, parameters, shareable, written_models
+from mlflow_proxy.mlflow_api.routes import ROUTES, UNKNOWN, Freshness, Invalidates, match
+from mlflow_proxy.mlflow_api.signed_urls import expires_at
+from mlflow_proxy.upstream.retry import retry_after_seconds
 from tests.fuzz.expected import percent_decoded, tilde_decoded
 
 Arguments = tuple[Any, ...]
@@ -154,11 +156,13 @@ def _same_question(one: str, other: str, number: int) -> str:
     meant = [_meant(raw, listing=route.freshness is Freshness.LISTING) for raw in (one, other)]
     for read, means in zip(reads, meant, strict=True):
         if read is None:
-            plain = means is not None and _PLAIN_NAMES.issuperset(means)
+            plain = (
+                means is not None and _PLAIN_NAMES.issuperset(means) and len(means.get("version", "")) <= 32
+            )
             if plain and route.freshness is not Freshness.DISCOVERY:
                 return f"{route.name}: {means} is not shared"
             continue
-        asked = read.request((), "", fresh=False).target.partition("?")
+        asked = read.request((), NO_CLIENT, fresh=False).target.partition("?")
         if means is None or asked[0] != path or query_meaning(asked[2]) != means:
             return f"{route.name}: {asked} for {means}"
     if reads[0] is None or reads[1] is None:
@@ -248,7 +252,7 @@ def _bodies(body: bytes) -> str:
     read = shareable(
         match("POST", latest), "POST", latest, (("Content-Type", "application/json"),), body, "p"
     )
-    if read is not None and json.loads(read.request((), "", fresh=False).body) != json.loads(body):
+    if read is not None and json.loads(read.request((), NO_CLIENT, fresh=False).body) != json.loads(body):
         return f"{read.key} is another question"
     try:
         meant = json.loads(body)
@@ -428,8 +432,10 @@ def _parse(path: str) -> str:
     meant = (tilde_decoded(segments[1]), segments[2], "/".join(segments[3:]).removesuffix("/"))
     if (found.model, found.version, found.path) != meant:
         return f"{found} is not {meant}"
-    if set(found.path.split("/")) & {"..", "."} or any(c in found.path for c in "\\\0"):
+    if set(found.path.split("/")) & {"..", "."} or "\0" in found.path:
         return f"{found} climbs"
+    if found.path and not ntpath.normpath(f"C:\\base\\{found.path}").startswith("C:\\base\\"):
+        return f"{found} climbs on Windows"
     if artifact_paths.encode(found.model) != segments[1]:
         return f"{found} has two spellings"
     return ""

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 import structlog
 from structlog.typing import EventDict, WrappedLogger
 
-from proxy.settings import AccessSettings, BudgetSettings, CacheSettings, ConnectionSettings
+from mlflow_proxy.settings import AccessSettings, BudgetSettings, CacheSettings, ConnectionSettings
 from tests.fuzz.expected import PRINCIPAL
 from tests.fuzz.grammar import MODES
 from tests.fuzz.http1 import DoubtfulError, IncompleteError, Message, take_response

@@ -11,13 +11,15 @@ from urllib.parse import unquote
 
 import pytest
 
-import proxy.access.sharing
-import proxy.artifacts.facade
-import proxy.forwarding
-import proxy.pipeline
-from proxy.access.partition import Partitions
-from proxy.errors import TruncatedError
-from proxy.upstream.client import chunks
+import mlflow_proxy.access.sharing
+import mlflow_proxy.artifacts.facade
+import mlflow_proxy.forwarding
+import mlflow_proxy.passing
+import mlflow_proxy.pipeline
+from mlflow_proxy.access.partition import Partitions
+from mlflow_proxy.errors import TruncatedError
+from mlflow_proxy.reading.proven import Proven, _Verdict
+from mlflow_proxy.upstream.client import chunks
 from tests.fuzz import checks, pure
 from tests.fuzz.cases import PURES, RELAXED, WIRES, Pure
 from tests.fuzz.grammar import Wire
@@ -68,9 +70,9 @@ def test_what_was_found_in_pure_functions(case: Pure) -> None:
 # -- whether it can find anything --------------------------------------------------------------------------
 
 
-async def _proven(*asked: object) -> int:
+async def _proven(*asked: object) -> _Verdict:
     """Take everything for proven, and all models for created at the same time."""
-    return 0
+    return _Verdict(created=0)
 
 
 async def _swallowed(response: Any) -> AsyncIterator[bytes]:
@@ -83,16 +85,20 @@ async def _swallowed(response: Any) -> AsyncIterator[bytes]:
 
 BREAKAGES: dict[str, tuple[object, str, object]] = {
     "an answer under another credential": (
-        proxy.access.sharing,
+        mlflow_proxy.access.sharing,
         "partitions",
         lambda told, key, mode: Partitions("same", "same", "same"),
     ),
-    "a secret for who may not see it": (proxy.pipeline.Pipeline, "_proof", _proven),
-    "a request nobody made": (proxy.artifacts.facade, "_decoded", lambda raw: unquote(unquote(raw))),
-    "a truncated body looks complete": (proxy.pipeline, "chunks", _swallowed),
-    "a field that belongs to one connection goes further": (proxy.forwarding, "end_to_end", list),
-    "the proxy failed": (proxy.pipeline, "shareable", lambda *asked: asked[99]),
-    "storage got a credential": (proxy.artifacts.facade, "_ASKED_OF_STORAGE", frozenset({"authorization"})),
+    "a secret for who may not see it": (Proven, "_verdict", _proven),
+    "a request nobody made": (mlflow_proxy.artifacts.facade, "_decoded", lambda raw: unquote(unquote(raw))),
+    "a truncated body looks complete": (mlflow_proxy.passing, "chunks", _swallowed),
+    "a field that belongs to one connection goes further": (mlflow_proxy.forwarding, "end_to_end", list),
+    "the proxy failed": (mlflow_proxy.pipeline, "shareable", lambda *asked: asked[99]),
+    "storage got a credential": (
+        mlflow_proxy.artifacts.facade,
+        "_ASKED_OF_STORAGE",
+        frozenset({"authorization"}),
+    ),
 }
 
 

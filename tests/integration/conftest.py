@@ -5,8 +5,8 @@ from collections.abc import AsyncIterator
 import aiohttp
 import pytest
 
-from proxy.demo.models import Content, Model, Pattern
-from proxy.demo.workspace import EmulatedWorkspace, WorkspaceOptions
+from mlflow_proxy.demo.models import Content, Model, Pattern
+from mlflow_proxy.demo.workspace import EmulatedWorkspace, WorkspaceOptions
 from tests.demo import conftest as demo
 from tests.integration.support import MUCH, Api, Upstream, proxied
 

@@ -18,10 +18,11 @@ from multidict import CIMultiDictProxy
 from prometheus_client.parser import text_string_to_metric_families
 from yarl import URL
 
-from proxy.app import serving
-from proxy.demo.answers import Fault
-from proxy.demo.journal import Arrivals
-from proxy.settings import (
+from mlflow_proxy.clock import Clock
+from mlflow_proxy.demo.answers import Fault
+from mlflow_proxy.demo.journal import Arrivals
+from mlflow_proxy.serving import serving
+from mlflow_proxy.settings import (
     AccessSettings,
     AdminSettings,
     ArtifactSettings,
@@ -79,8 +80,9 @@ async def proxied(
     tls: TlsSettings | None = None,
     admin: AdminSettings | None = None,
     allowed_hosts: Sequence[str] = (),
-    host: str = "127.0.0.1",
+    host: str | Sequence[str] = "127.0.0.1",
     administered: Callable[[str], None] = lambda url: None,
+    clock: Clock | None = None,
 ) -> AsyncIterator[str]:
     """Serve a proxy in this process, a quiet one unless told otherwise; yields its URL."""
     connections = connections or QUIET
@@ -100,7 +102,7 @@ async def proxied(
         tls=tls or TlsSettings(),
         admin=admin or AdminSettings(),
     )
-    async with serving(settings, administered=administered) as url:
+    async with serving(settings, administered=administered, clock=clock) as url:
         yield url
 
 
@@ -293,6 +295,17 @@ def answering(data: bytes) -> Respond:
         await inbound.send(data)
 
     return respond
+
+
+def with_files(respond: Respond, *names: str) -> Respond:
+    """Answer whatever is asked about a directory with these files, and leave the rest to ``respond``."""
+    listing = json.dumps({"files": [{"path": name} for name in names]}).encode()
+    list_files = answering(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(listing), listing))
+
+    async def by_endpoint(inbound: Inbound) -> None:
+        await (list_files if f"/{LIST}?" in inbound.target else respond)(inbound)
+
+    return by_endpoint
 
 
 @dataclass

@@ -13,10 +13,11 @@ import aiohttp
 import pytest
 from pydantic import SecretStr
 
-from proxy import app, cli
-from proxy.demo.workspace import EmulatedWorkspace
-from proxy.errors import InvalidSettingsError
-from proxy.settings import AdminSettings, Settings, TlsSettings
+from mlflow_proxy import cli
+from mlflow_proxy import serving as served
+from mlflow_proxy.demo.workspace import EmulatedWorkspace
+from mlflow_proxy.errors import InvalidSettingsError
+from mlflow_proxy.settings import AdminSettings, Settings, TlsSettings
 from tests.certificates import Authority
 from tests.integration.support import (
     HIT,
@@ -278,7 +279,7 @@ async def test_it_is_there_until_the_last_client_is_served(
         admin=AdminSettings(host="127.0.0.1", port=0),
     )
     proxy = AsyncExitStack()
-    url = await proxy.enter_async_context(app.serving(settings, administered=told.append))
+    url = await proxy.enter_async_context(served.serving(settings, administered=told.append))
     workspace.hold()
     asking = asyncio.create_task(Api(session, url).get(MODEL, name="m"))
     await workspace.until(count(1))
@@ -357,7 +358,7 @@ async def test_the_command_purges(
 
 async def test_the_command_as_a_process(api: Api) -> None:
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "proxy", "purge", "m", "--url", api.url),
+        *(sys.executable, "-m", "mlflow_proxy", "purge", "m", "--url", api.url),
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
         env={"PYTHONPATH": str(Path(__file__).parents[2])},

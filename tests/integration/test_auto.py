@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from proxy.demo.workspace import EmulatedWorkspace, WorkspaceOptions
-from proxy.settings import AccessSettings, CacheSettings, ConnectionSettings
+from mlflow_proxy.demo.workspace import EmulatedWorkspace, WorkspaceOptions
+from mlflow_proxy.settings import AccessSettings, CacheSettings, ConnectionSettings
 from tests.integration.conftest import sample
 from tests.integration.support import (
     CONFIG,

@@ -8,7 +8,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from proxy.settings import AccessSettings
+from mlflow_proxy.settings import AccessSettings
 from tests.integration.mlflow_server import mlflow_server
 from tests.integration.support import API, HIT, LATEST, MODEL, Api, Reply, proxied
 

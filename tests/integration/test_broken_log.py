@@ -12,14 +12,14 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from proxy.demo.workspace import EmulatedWorkspace
+from mlflow_proxy.demo.workspace import EmulatedWorkspace
 from tests.integration.support import MODEL, Api, count, settle
 
 ROOT = Path(__file__).parents[2]
 BEFORE_A_FREEZE = 361
 """Lines that a pipe of 64 KiB takes."""
 COMMAND = (
-    'exec "$0" -m proxy serve --upstream "$1" --port 0 --log-format json '
+    'exec "$0" -m mlflow_proxy serve --upstream "$1" --port 0 --log-format json '
     "--connections.forwarded-fields never --access.sharing credential"
 )
 """Quietly: the workspace is asked nothing that no client asks."""

@@ -11,15 +11,15 @@ import aiohttp
 import pytest
 from aiohttp import web
 
-from proxy.budget.congestion import Cubic
-from proxy.demo.answers import Answer, Fault, Reset, no_fault
-from proxy.demo.command import refusals_by_proxy
-from proxy.demo.journal import Arrivals
-from proxy.demo.models import storm_model
-from proxy.demo.storm import door_variables, real_clients
-from proxy.demo.workspace import EmulatedWorkspace, WorkspaceOptions
-from proxy.settings import AccessSettings, BudgetSettings, CacheSettings
-from proxy.upstream.retry import FAILURES
+from mlflow_proxy.budget.congestion import Cubic
+from mlflow_proxy.demo.answers import Answer, Fault, Reset, no_fault
+from mlflow_proxy.demo.command import refusals_by_proxy
+from mlflow_proxy.demo.journal import Arrivals
+from mlflow_proxy.demo.models import storm_model
+from mlflow_proxy.demo.storm import door_variables, real_clients
+from mlflow_proxy.demo.workspace import EmulatedWorkspace, WorkspaceOptions
+from mlflow_proxy.settings import AccessSettings, BudgetSettings, CacheSettings
+from mlflow_proxy.upstream.retry import FAILURES
 from tests.environments import CLIENTS
 from tests.integration.conftest import sample
 from tests.integration.support import (

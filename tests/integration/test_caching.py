@@ -11,11 +11,11 @@ import aiohttp
 import pytest
 from aiohttp import web
 
-from proxy.demo.answers import Answer, Fault, Hang, Reset, Truncate, no_fault
-from proxy.demo.models import Model, ModelVersion
-from proxy.demo.workspace import DISCOVERY, EmulatedWorkspace, WorkspaceOptions
-from proxy.settings import CacheSettings
-from proxy.upstream.retry import FAILURES
+from mlflow_proxy.demo.answers import Answer, Fault, Hang, Reset, Truncate, no_fault
+from mlflow_proxy.demo.models import Model, ModelVersion
+from mlflow_proxy.demo.workspace import DISCOVERY, EmulatedWorkspace, WorkspaceOptions
+from mlflow_proxy.settings import CacheSettings
+from mlflow_proxy.upstream.retry import FAILURES
 from tests.integration.conftest import sample
 from tests.integration.support import (
     API,

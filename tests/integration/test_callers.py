@@ -9,7 +9,7 @@ from urllib.parse import parse_qsl
 import pytest
 from structlog.testing import capture_logs
 
-from proxy.settings import AccessSettings, CacheSettings
+from mlflow_proxy.settings import AccessSettings, CacheSettings
 from tests.integration.support import (
     API,
     HIT,

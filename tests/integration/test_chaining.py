@@ -10,8 +10,8 @@ from email.utils import format_datetime
 import aiohttp
 import pytest
 
-from proxy.demo.workspace import EmulatedWorkspace
-from proxy.settings import BudgetSettings, CacheSettings
+from mlflow_proxy.demo.workspace import EmulatedWorkspace
+from mlflow_proxy.settings import BudgetSettings, CacheSettings
 from tests.integration.conftest import FILES
 from tests.integration.support import (
     MODEL,

@@ -12,11 +12,11 @@ import aiohttp
 import pytest
 from structlog.testing import capture_logs
 
-from proxy import discovery
-from proxy.app import serving
-from proxy.demo.workspace import EmulatedWorkspace
-from proxy.mlflow_api.forwarded import FORWARDED
-from proxy.settings import AccessSettings, CacheSettings, ConnectionSettings, Settings, TlsSettings
+from mlflow_proxy import discovery
+from mlflow_proxy.demo.workspace import EmulatedWorkspace
+from mlflow_proxy.mlflow_api.forwarded import FORWARDED
+from mlflow_proxy.serving import serving
+from mlflow_proxy.settings import AccessSettings, CacheSettings, ConnectionSettings, Settings, TlsSettings
 from tests.certificates import Authority
 from tests.integration.conftest import FILES
 from tests.integration.mlflow_server import mlflow_server

@@ -14,9 +14,21 @@ import aiohttp
 import pytest
 from structlog.testing import capture_logs
 
-from proxy.settings import TlsSettings
+from mlflow_proxy.settings import TlsSettings
 from tests.certificates import Authority
-from tests.integration.support import API, Api, RawClient, RawReply, Upstream, proxied, raw, settle
+from tests.integration.support import (
+    API,
+    OK,
+    Api,
+    Inbound,
+    RawClient,
+    RawReply,
+    Upstream,
+    answering,
+    proxied,
+    raw,
+    settle,
+)
 
 PLAIN = "/api/2.0/some/thing"
 """A request that means nothing to the proxy: its body streams."""
@@ -412,6 +424,35 @@ async def test_refused(upstream: Upstream, proxy_url: str, case: Refused, way: s
         assert canary.outcome == outcome
     assert [inbound.line for inbound in upstream.seen] == [f"GET {READ} HTTP/1.1"]
     assert all(inbound.received is None for inbound in begun)
+
+
+@pytest.mark.parametrize("garbage", [b"zz\r\n", b"4 ; a\r\nwiki\r\n0\r\n\r\n", b"0\r\nX A: b\r\n\r\n"])
+async def test_a_body_that_breaks_with_the_end_of_a_chunk_never_looks_complete(
+    upstream: Upstream, proxy_url: str, garbage: bytes
+) -> None:
+    """Whoever reads it is woken by the end of the chunk, and looks for no error (aiohttp 3.14)."""
+    begun = asyncio.Event()
+
+    async def respond(inbound: Inbound) -> None:
+        assert await inbound.reader.readexactly(9) == b"4\r\nwiki\r\n"
+        begun.set()
+        rest = await inbound.reader.read()
+        inbound.received = b"wiki" if rest == b"0\r\n\r\n" else None
+        await inbound.send(OK)
+
+    for _ in range(2):  # over a new connection to the workspace, and over one that is kept
+        begun.clear()
+        upstream.respond = respond
+        async with await RawClient.connect(proxy_url) as client:
+            await client.send(chunked(b"4\r\nwiki"))
+            await begun.wait()
+            await settle()
+            await client.send(b"\r\n" + garbage)
+            reply = await client.rest()
+        assert reply.status == 400
+        assert upstream.seen[-1].received is None, "a shorter request than was made"
+        upstream.respond = answering(OK)
+        assert (await raw(proxy_url, "GET", PLAIN)).status == 200
 
 
 @pytest.mark.parametrize("way", WAYS)

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 import pytest
 from aiohttp import web
 
-from proxy.listener.connection import ClientConnection
+from mlflow_proxy.listener.connection import ClientConnection
 from tests.integration.support import RawClient, Upstream, answering, proxied, settle
 
 CONNECT = b"CONNECT host:443 HTTP/1.1\r\nHost: host:443\r\n\r\n"

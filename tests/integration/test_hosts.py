@@ -9,9 +9,9 @@ from typing import Any, Literal
 import pytest
 from aiohttp import web
 
-from proxy.admin import crew
-from proxy.demo.workspace import EmulatedWorkspace, WorkspaceOptions
-from proxy.settings import AccessSettings, AdminSettings
+from mlflow_proxy.admin import crew
+from mlflow_proxy.demo.workspace import EmulatedWorkspace, WorkspaceOptions
+from mlflow_proxy.settings import AccessSettings, AdminSettings
 from tests.integration.support import (
     API,
     CONFIG,
@@ -121,7 +121,7 @@ async def test_hosts_that_the_operator_lists(upstream: Upstream) -> None:
             assert_refused(await called(url, host), host)
 
 
-LISTENERS = ["127.0.0.1", "127.0.0.2", "localhost", "0x7f.1"]
+LISTENERS = ["127.0.0.1", "127.0.0.2", "localhost", "0x7f.1", "127.0.0.2,127.0.0.1", "localhost,127.0.0.2"]
 
 
 @pytest.mark.parametrize("host", LISTENERS)
@@ -157,6 +157,26 @@ async def test_elsewhere(upstream: Upstream, allowed: list[str], foreign: int) -
             assert (await called(url, host)).status == status
         for target in (QUESTION, "/-/healthz", "/"):
             assert (await called(url, "evil.example", target=target)).status == foreign
+
+
+async def test_one_address_that_is_not_loopback_makes_a_listener_for_all(upstream: Upstream) -> None:
+    for host in ("127.0.0.2,0.0.0.0", "0.0.0.0,127.0.0.2"):
+        async with proxied(upstream.url, host=host) as url:
+            assert (await called(url.replace("0.0.0.0", "127.0.0.1"), "proxy.internal")).status == 200
+
+
+async def test_it_answers_at_every_address(upstream: Upstream) -> None:
+    told: list[str] = []
+    admin = AdminSettings(host=("127.0.0.3", "127.0.0.4"), port=0)
+    hosts = ("127.0.0.1", "127.0.0.2")
+    async with proxied(upstream.url, host=hosts, admin=admin, administered=told.append) as url:
+        assert url.startswith("http://127.0.0.1:")
+        for each in (url, url.replace("127.0.0.1", "127.0.0.2")):
+            assert (await called(each, "localhost")).status == 200
+        assert [each.rpartition(":")[0] for each in told] == ["http://127.0.0.3", "http://127.0.0.4"]
+        assert len({each.rpartition(":")[2] for each in told}) == 1
+        for each in told:
+            assert (await called(each, "localhost", target="/-/healthz")).status == 200
 
 
 @pytest.mark.parametrize("both_ways", [("127.0.0.1", "0.0.0.0"), ("0.0.0.0", "127.0.0.1")])

@@ -5,8 +5,8 @@ import asyncio
 import aiohttp
 import pytest
 
-from proxy.demo.workspace import EmulatedWorkspace
-from proxy.settings import BudgetSettings
+from mlflow_proxy.demo.workspace import EmulatedWorkspace
+from mlflow_proxy.settings import BudgetSettings
 from tests.integration.support import API, HIT, LATEST, MODEL, Api, Reply, count, proxied, settle
 
 

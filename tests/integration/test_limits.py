@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import aiohttp
 import pytest
 
-from proxy.app import serving
-from proxy.settings import BudgetSettings, ConnectionSettings, Settings
-from proxy.upstream import client as upstream_client
+from mlflow_proxy.serving import serving
+from mlflow_proxy.settings import BudgetSettings, ConnectionSettings, Settings
+from mlflow_proxy.upstream import client as upstream_client
 from tests.integration.support import (
     MODEL,
     MUCH,
@@ -84,7 +84,13 @@ async def test_requests_are_bounded(held: Held, session: aiohttp.ClientSession) 
         assert (await api.get(PLAIN)).status == 200
 
 
-async def test_connections_are_bounded(upstream: Upstream) -> None:
+@pytest.mark.parametrize("told_what_is_ready", [True, False])
+async def test_connections_are_bounded(
+    upstream: Upstream, told_what_is_ready: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On Windows too, whose event loop takes connections by itself."""
+    if not told_what_is_ready:
+        monkeypatch.setattr(asyncio.get_running_loop(), "add_reader", _not_implemented)
     connections = ConnectionSettings(max_clients=2)
     async with proxied(upstream.url, connections=connections) as url, AsyncExitStack() as stack:
         clients = []
@@ -104,6 +110,10 @@ async def test_connections_are_bounded(upstream: Upstream) -> None:
         await clients[0].close()
         while (await raw(url, "GET", PLAIN)).status == 503:
             pass
+
+
+def _not_implemented(*arguments: object) -> None:
+    raise NotImplementedError
 
 
 async def test_connections_to_the_workspace_are_bounded(

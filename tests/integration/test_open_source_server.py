@@ -7,9 +7,9 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from proxy.app import serving
-from proxy.settings import Settings
-from proxy.upstream import circuit_breaker
+from mlflow_proxy.serving import serving
+from mlflow_proxy.settings import Settings
+from mlflow_proxy.upstream import circuit_breaker
 from tests.environments import CLIENTS
 from tests.integration.mlflow_server import environment, mlflow_server
 from tests.integration.support import Api, RawClient, RawReply, proxied

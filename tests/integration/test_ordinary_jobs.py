@@ -12,12 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from proxy.demo.journal import Arrivals
-from proxy.demo.light_client import callers, storm
-from proxy.demo.models import storm_model
-from proxy.demo.plain_http import PlainClient
-from proxy.demo.workspace import EmulatedWorkspace, WorkspaceOptions
-from proxy.settings import AccessSettings
+from mlflow_proxy.demo.journal import Arrivals
+from mlflow_proxy.demo.light_client import callers, storm
+from mlflow_proxy.demo.models import storm_model
+from mlflow_proxy.demo.plain_http import PlainClient
+from mlflow_proxy.demo.workspace import EmulatedWorkspace, WorkspaceOptions
+from mlflow_proxy.settings import AccessSettings
 from tests.integration.support import MODEL, MUCH, proxied, until_shared
 from tests.integration.test_clients import Door, contents, download, files_in, job
 from tests.nginx import load_balancer

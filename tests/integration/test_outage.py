@@ -7,10 +7,10 @@ import aiohttp
 import pytest
 from aiohttp import web
 
-from proxy.demo.answers import Answer, Fault
-from proxy.demo.workspace import EmulatedWorkspace, WorkspaceOptions
-from proxy.settings import BudgetSettings, CacheSettings
-from proxy.upstream import circuit_breaker
+from mlflow_proxy.demo.answers import Answer, Fault
+from mlflow_proxy.demo.workspace import EmulatedWorkspace, WorkspaceOptions
+from mlflow_proxy.settings import BudgetSettings, CacheSettings
+from mlflow_proxy.upstream import circuit_breaker
 from tests.integration.conftest import sample
 from tests.integration.support import (
     HIT,
@@ -209,7 +209,7 @@ async def test_a_feature_that_fails_is_no_outage(
     """Whatever others ask for meanwhile is answered as the workspace answers it."""
     monkeypatch.setattr(circuit_breaker, "FIRST_PROBE", 600)
     monkeypatch.setattr(circuit_breaker, "LONGEST_PROBE", 600)
-    monkeypatch.setattr("proxy.workspace.FAILURES", 0)  # repeats take their time
+    monkeypatch.setattr("mlflow_proxy.workspace.FAILURES", 0)  # repeats take their time
     upstream.respond = failing(endpoint)
     async with proxied(upstream.url, budget=BudgetSettings(registry_limit=MUCH)) as url:
         api = Api(session, url)
@@ -246,7 +246,7 @@ async def test_an_endpoint_that_fails_with_nothing_beside_it_is_refused_alone(
 async def test_what_streams_says_nothing_when_it_fails(
     monkeypatch: pytest.MonkeyPatch, at_once: None, upstream: Upstream, session: aiohttp.ClientSession
 ) -> None:
-    monkeypatch.setattr("proxy.pipeline.LARGEST_HELD_BODY", 10)
+    monkeypatch.setattr("mlflow_proxy.pipeline.LARGEST_HELD_BODY", 10)
     upstream.respond = answering(UNAVAILABLE_ANSWER)
     async with proxied(upstream.url, budget=BudgetSettings(registry_limit=MUCH)) as url:
         api = Api(session, url)
@@ -282,7 +282,7 @@ async def test_a_proxy_that_gets_no_calls_becomes_ready_by_itself(
     monkeypatch: pytest.MonkeyPatch, upstream: Upstream, open_circuit: Api
 ) -> None:
     """A load balancer sends nothing to a proxy that is not ready."""
-    monkeypatch.setattr("proxy.admin.handlers._PROBE_LIFETIME", 0.0)
+    monkeypatch.setattr("mlflow_proxy.admin.handlers._PROBE_LIFETIME", 0.0)
     assert (await readiness(open_circuit))[0] == 503
     upstream.respond = answering(OK)
     while await readiness(open_circuit) != (200, "closed"):
@@ -430,7 +430,7 @@ async def test_one_stale_page_makes_the_listing_stale(
     monkeypatch: pytest.MonkeyPatch, session: aiohttp.ClientSession
 ) -> None:
     # What is repeated takes longer than the last page is fresh.
-    monkeypatch.setattr("proxy.workspace.FAILURES", 0)
+    monkeypatch.setattr("mlflow_proxy.workspace.FAILURES", 0)
     options = WorkspaceOptions(limit=MUCH, latency=0, page_size=2)
     cache = CacheSettings(listing_ttl=2, unverified_ttl=2, stale_if_error=3600)
     async with (

@@ -16,8 +16,8 @@ from urllib.parse import parse_qsl, quote
 
 import pytest
 
-from proxy import logs
-from proxy.settings import AccessSettings, AdminSettings, CacheSettings
+from mlflow_proxy import logs
+from mlflow_proxy.settings import AccessSettings, AdminSettings, CacheSettings
 from tests.integration.support import (
     API,
     CONFIG,
@@ -35,6 +35,7 @@ from tests.integration.support import (
     raw,
     request_bytes,
     settle,
+    with_files,
 )
 
 READ = f"{API}{MODEL}?name=m"
@@ -832,7 +833,6 @@ async def test_a_read_that_may_be_a_write_drops_what_it_may_have_changed(
         ("artifacts/mlflow-proxy/m/1/%2e%2e/%2e%2e/other/1/f", 400),
         ("artifacts/mlflow-proxy/m/1/..%5c..%5cf", 400),
         ("artifacts/mlflow-proxy/m/1/f%00", 400),
-        ("artifacts/mlflow-proxy/m/1/f%0d%0aX: 1", 400),
         ("artifacts/mlflow-proxy/m/1//f", 400),
         ("artifacts/mlflow-proxy/m/1/%ff", 400),
         ("artifacts;x/mlflow-proxy/m/1/f", 501),
@@ -854,6 +854,16 @@ async def test_a_file_is_the_workspaces_or_the_proxys_by_every_reading(
     assert [call.target for call in upstream.seen] == ([target] if status == 200 else [])
     if status == 200:
         assert outcome(reply) == "fwd=bypass"
+
+
+async def test_the_end_of_a_line_in_a_files_name_is_part_of_it(upstream: Upstream) -> None:
+    upstream.respond = with_files(reflect, "f\r\nX: 1")
+    async with proxied(upstream.url) as url:
+        reply = await send(url, "/api/2.0/mlflow-artifacts/artifacts/mlflow-proxy/m/1/f%0d%0aX:%201", A)
+    assert reply.status == 502, "the workspace signs nothing"
+    signing = upstream.seen[-1]
+    assert "path=f%0D%0AX%3A%201" in signing.target
+    assert not signing.all("X")
 
 
 # -- ends of lines in what is said back ------------------------------------------------------------

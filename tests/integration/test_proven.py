@@ -8,11 +8,11 @@ from contextlib import asynccontextmanager
 import aiohttp
 import pytest
 
-from proxy.app import serving
-from proxy.demo.answers import Answer
-from proxy.demo.models import Model
-from proxy.demo.workspace import EmulatedWorkspace, WorkspaceOptions
-from proxy.settings import AccessSettings, BudgetSettings, CacheSettings, Settings
+from mlflow_proxy.demo.answers import Answer
+from mlflow_proxy.demo.models import Model
+from mlflow_proxy.demo.workspace import EmulatedWorkspace, WorkspaceOptions
+from mlflow_proxy.serving import serving
+from mlflow_proxy.settings import AccessSettings, BudgetSettings, CacheSettings, Settings
 from tests.integration.conftest import FILES, sample
 from tests.integration.support import HIT, LIST, MODEL, MUCH, OWN, QUIET, SIGN, Api, count, first, settle
 

@@ -18,11 +18,11 @@ import aiohttp
 import pytest
 import structlog
 
-from proxy import cli
-from proxy.access import credential
-from proxy.demo.answers import Answer
-from proxy.demo.workspace import EmulatedWorkspace, WorkspaceOptions
-from proxy.settings import AccessSettings, BudgetSettings
+from mlflow_proxy import cli
+from mlflow_proxy.access import credential
+from mlflow_proxy.demo.answers import Answer
+from mlflow_proxy.demo.workspace import EmulatedWorkspace, WorkspaceOptions
+from mlflow_proxy.settings import AccessSettings, BudgetSettings
 from tests.integration.conftest import sample
 from tests.integration.oauth import CLIENT_ID, CLIENT_SECRET, oauth_workspace
 from tests.integration.support import (
@@ -650,7 +650,9 @@ def complaint(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
 SERVICE = "--access.sharing=service"
 
 
-@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "workspace.example"])
+@pytest.mark.parametrize(
+    "host", ["0.0.0.0", "::", "192.0.2.1", "workspace.example", "127.0.0.1,::", "10.0.0.1,::1"]
+)
 def test_strangers_are_not_let_in(host: str, token_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     line = complaint(capsys, "--host", host, SERVICE, f"--access.token-file={token_file}")
     assert line.startswith("mlflow-proxy: access.clients_file: not set")
@@ -717,7 +719,7 @@ async def test_real_clients_with_tokens_of_the_proxy(
             f"--access.token-file={token_file}", f"--access.clients-file={clients_file}",
         ]  # fmt: skip
         proxy = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "proxy", "serve", *arguments, stderr=PIPE, env=dict(os.environ)
+            sys.executable, "-m", "mlflow_proxy", "serve", *arguments, stderr=PIPE, env=dict(os.environ)
         )
         try:
             assert proxy.stderr is not None

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from proxy.settings import AccessSettings, BudgetSettings, CacheSettings
+from mlflow_proxy.settings import AccessSettings, BudgetSettings, CacheSettings
 from tests.integration.support import (
     API,
     HIT,

@@ -7,10 +7,10 @@ import aiohttp
 import pytest
 from aiohttp import web
 
-from proxy.demo.answers import Answer, Fault
-from proxy.demo.models import ModelVersion
-from proxy.demo.workspace import EmulatedWorkspace, WorkspaceOptions
-from proxy.settings import AccessSettings, CacheSettings
+from mlflow_proxy.demo.answers import Answer, Fault
+from mlflow_proxy.demo.models import ModelVersion
+from mlflow_proxy.demo.workspace import EmulatedWorkspace, WorkspaceOptions
+from mlflow_proxy.settings import AccessSettings, CacheSettings
 from tests.integration.support import HIT, LIST, MODEL, MUCH, SIGN, Api, count, proxied
 from tests.integration.test_proven import FILE, VERSION, proven, readable_by
 

@@ -11,9 +11,9 @@ from urllib.parse import urlsplit
 import pytest
 from aiohttp import web
 
-from proxy.listener.connection import ClientConnection, Timeouts
-from proxy.listener.runner import BoundedRunner
-from proxy.settings import AdminSettings, ConnectionSettings, TlsSettings
+from mlflow_proxy.listener.connection import ClientConnection, Timeouts
+from mlflow_proxy.listener.runner import BoundedRunner
+from mlflow_proxy.settings import AdminSettings, ConnectionSettings, TlsSettings
 from tests.certificates import Authority
 from tests.integration.support import (
     API,
@@ -532,7 +532,7 @@ async def test_a_client_that_does_not_agree_to_the_end_is_not_asked_again_and_ag
 async def test_a_client_that_waits_for_the_end_gets_it_at_once(
     upstream: Upstream, authority: Authority, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("proxy.listener.connection._LINGER", 10**6)
+    monkeypatch.setattr("mlflow_proxy.listener.connection._LINGER", 10**6)
     async with over_tls(upstream, authority) as client:
         await client.send(
             f"GET {PLAIN} HTTP/1.1\r\nHost: proxy.localhost\r\nConnection: close\r\n\r\n".encode()

@@ -8,8 +8,8 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from proxy.demo.workspace import EmulatedWorkspace, WorkspaceOptions
-from proxy.settings import TlsSettings
+from mlflow_proxy.demo.workspace import EmulatedWorkspace, WorkspaceOptions
+from mlflow_proxy.settings import TlsSettings
 from tests.certificates import Authority, Pair, subject
 from tests.integration import test_clients as clients
 from tests.integration.conftest import FILES

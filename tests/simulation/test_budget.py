@@ -5,16 +5,16 @@ The figures are promises about deterministic runs; how fast this machine is has 
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from statistics import mean
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from proxy.budget.queue import Limits
-from proxy.budget.singled_out import SingledOut
-from proxy.demo.limiters import BatchReported, FixedWindow, Limiter, SlidingWindow, TokenBucket
+from mlflow_proxy.budget.queue import Limits
+from mlflow_proxy.budget.singled_out import SingledOut
+from mlflow_proxy.demo.limiters import BatchReported, FixedWindow, Limiter, SlidingWindow, TokenBucket
 from tests.simulation.world import LIMIT, Record, Scenario, World, fairness, simulate
 
 LIMITERS: dict[str, Callable[[], Limiter]] = {
@@ -95,7 +95,7 @@ class Never(SingledOut):
     """Holds every refusal for the group's."""
 
     def refused(
-        self, client: str, sent_at: float, now: float, retry_after: float | None, *, others_wait: bool
+        self, client: Hashable, sent_at: float, now: float, retry_after: float | None, *, others_wait: bool
     ) -> bool:
         return False
 
@@ -118,7 +118,7 @@ def test_refusals_that_hit_clients_at_random_are_the_groups(
         for seed in range(3)
     ]
     records = [simulate(scenario) for scenario in scenarios]
-    monkeypatch.setattr("proxy.budget.queue.SingledOut", Never)
+    monkeypatch.setattr("mlflow_proxy.budget.queue.SingledOut", Never)
     expected = [simulate(scenario) for scenario in scenarios]
 
     def used(records: list[Record]) -> float:

@@ -11,13 +11,13 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from statistics import quantiles
 
-from proxy.budget.congestion import Congestion, Cubic
-from proxy.budget.fair_queue import Priority
-from proxy.budget.pacer import Pacer
-from proxy.budget.queue import Limits, Queue
-from proxy.demo.journal import most_within
-from proxy.demo.limiters import Limiter, SlidingWindow
-from proxy.errors import OverBudgetError
+from mlflow_proxy.budget.congestion import Congestion, Cubic
+from mlflow_proxy.budget.fair_queue import Priority
+from mlflow_proxy.budget.pacer import Pacer
+from mlflow_proxy.budget.queue import Limits, Queue
+from mlflow_proxy.demo.journal import most_within
+from mlflow_proxy.demo.limiters import Limiter, SlidingWindow
+from mlflow_proxy.errors import OverBudgetError
 from tests.virtual_time import run
 
 LIMIT = 40
@@ -121,7 +121,7 @@ class World:
         self._limiter = scenario.limiter()
         pacer = Pacer(scenario.limit, 1.0 + MARGIN, scenario.congestion(scenario.limit, scenario.floor))
         self.pacer = pacer
-        self.queue = Queue(pacer, lambda wait: None, self.random.random, scenario.limits)
+        self.queue = Queue(lambda line: pacer, lambda wait: None, self.random.random, scenario.limits)
 
     @property
     def now(self) -> float:

@@ -40,7 +40,7 @@ async def _run(calls: int, sharing: str, directory: Path) -> None:
     options = [f"--access.{name.replace('_', '-')}={value}" for name, value in access.items()]
     async with load.workspace() as workspace:
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "proxy", "serve", "--upstream", workspace.url, "--port", "0"),
+            *(sys.executable, "-m", "mlflow_proxy", "serve", "--upstream", workspace.url, "--port", "0"),
             *("--log-format", "json", "--log-level", "info", *options),
             *("--budget.registry-limit", "1000000", "--budget.tracking-limit", "1000000"),
             *("--cache.max-bytes", "1MiB"),

@@ -12,8 +12,8 @@ from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from proxy.demo.models import Model, ModelVersion
-from proxy.demo.workspace import EmulatedWorkspace, WorkspaceOptions
+from mlflow_proxy.demo.models import Model, ModelVersion
+from mlflow_proxy.demo.workspace import EmulatedWorkspace, WorkspaceOptions
 
 MODELS = 50
 _AT_ONCE = 16

@@ -6,7 +6,7 @@ import random
 import aiohttp
 import pytest
 
-from proxy.settings import BudgetSettings, CacheSettings
+from mlflow_proxy.settings import BudgetSettings, CacheSettings
 from tests.integration.support import MUCH, Api, proxied, settle
 from tests.soak import load
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from proxy.addresses import in_common
+from mlflow_proxy.addresses import in_common
 
 
 @pytest.mark.parametrize(

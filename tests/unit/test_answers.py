@@ -7,9 +7,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from proxy.errors import BadRequestError
-from proxy.mlflow_api.answers import SignedUrl, VersionStatus, json_object, signed_url, versions
-from proxy.mlflow_api.artifact_paths import (
+from mlflow_proxy.errors import BadRequestError
+from mlflow_proxy.mlflow_api.answers import SignedUrl, VersionStatus, json_object, signed_url, versions
+from mlflow_proxy.mlflow_api.artifact_paths import (
     ModelFile,
     artifact_uri,
     decode,
@@ -18,7 +18,7 @@ from proxy.mlflow_api.artifact_paths import (
     parse,
     rewrite_download_uri,
 )
-from proxy.mlflow_api.messages import StoredResponse
+from mlflow_proxy.mlflow_api.messages import StoredResponse
 
 VERSION = {"name": "m", "version": "3", "status": "READY", "creation_timestamp": 1700000000000}
 SEEN = VersionStatus("m", "3", "READY", 1700000000000)
@@ -164,6 +164,7 @@ def test_other_spellings_are_refused(segment: str) -> None:
         ("mlflow-proxy/m/1", ModelFile("m", "1", "")),
         ("mlflow-proxy/m/1/", ModelFile("m", "1", "")),
         ("mlflow-proxy/m/12/data/a b#ü%41+.txt", ModelFile("m", "12", "data/a b#ü%41+.txt")),
+        ("mlflow-proxy/m/1/a:b\\c\n\x7f", ModelFile("m", "1", "a:b\\c\n\x7f")),
         ("mlflow-proxy/a~2fb/1/..x/...", ModelFile("a/b", "1", "..x/...")),
     ],
 )
@@ -194,8 +195,8 @@ def test_parsing(path: str, expected: ModelFile) -> None:
         "mlflow-proxy/m/1/a//",
         "mlflow-proxy/m/1/..\\x",
         "mlflow-proxy/m/1/a\x00",
-        "mlflow-proxy/m/1/a\n",
-        "mlflow-proxy/m/1/\x7f",
+        "mlflow-proxy/m/1/a\ud800",
+        "mlflow-proxy/m/1/c:\\a",
     ],
 )
 def test_parse_errors(path: str) -> None:

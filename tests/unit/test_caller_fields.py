@@ -6,7 +6,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from proxy.mlflow_api.caller_fields import ROWS, WELL_KNOWN, CallerFields, Tells, names, row_of
+from mlflow_proxy.mlflow_api.caller_fields import ROWS, WELL_KNOWN, CallerFields, Tells, names, row_of
 
 
 def _words(text: str) -> list[str]:

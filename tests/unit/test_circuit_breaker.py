@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.upstream import circuit_breaker
-from proxy.upstream.circuit_breaker import (
+from mlflow_proxy.upstream import circuit_breaker
+from mlflow_proxy.upstream.circuit_breaker import (
     FAILURES,
     FIRST_PROBE,
     LEAST_RETRY_AFTER,

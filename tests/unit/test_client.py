@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from proxy.upstream.client import _watched
+from mlflow_proxy.upstream.client import _watched
 from tests.virtual_time import run
 
 

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.access.clients import parse, warning
-from proxy.access.reach import is_mlflow
-from proxy.errors import UnreadableError
+from mlflow_proxy.access.clients import parse, warning
+from mlflow_proxy.access.reach import is_mlflow
+from mlflow_proxy.errors import UnreadableError
 
 TOKENS = {"a": "token-of-a", "b": "token-of-b"}
 
@@ -106,6 +106,7 @@ def test_a_table_without_a_client_lets_nobody_in_and_says_so(text: str) -> None:
         ("[clients]\na = 1", "sha256sum"),
         ("[clients]\na = [1]", "sha256sum"),
         ("[clients]\na = {b = 1}", "sha256sum"),
+        ("[clients]\na = []", "a has no token"),
         (f'[clients]\n"a b" = "{digest("t")}"', "names of clients"),
         (f'[clients]\n"a:b" = "{digest("t")}"', "names of clients"),
         (f'[clients]\na = "{digest("t")}"\nb = "{digest("t")}"', "a and b have the same token"),

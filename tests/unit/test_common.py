@@ -1,6 +1,6 @@
 """Where the workspace says of its answers that they are their callers' own."""
 
-from proxy.access.common import Personal, PersonalPlaces
+from mlflow_proxy.reading.personal import Personal, PersonalPlaces
 
 VERSIONS, MODELS = "model-versions/get", "registered-models/alias"
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.budget.congestion import DECREASE, GROWTH, Cubic
+from mlflow_proxy.budget.congestion import DECREASE, GROWTH, Cubic
 from tests.virtual_time import TICK, ticks
 
 LIMIT, FLOOR = 40, 1

@@ -13,11 +13,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.access import credential
-from proxy.access.credential import PAUSE, Credential, Fetched, TokenFile, bearer, due
-from proxy.access.files import INTERVAL, WatchedFile
-from proxy.access.threads import MOST_ABANDONED, Blocking
-from proxy.errors import CredentialUnavailableError, InvalidSettingsError
+from mlflow_proxy.access import credential
+from mlflow_proxy.access.credential import PAUSE, Credential, Fetched, TokenFile, bearer, due
+from mlflow_proxy.access.files import INTERVAL, WatchedFile
+from mlflow_proxy.access.threads import MOST_ABANDONED, Blocking
+from mlflow_proxy.errors import CredentialUnavailableError, InvalidSettingsError
 
 moments = st.floats(0, 1e9)
 
@@ -60,7 +60,7 @@ class Source:
 async def made(lifetime: float | None) -> tuple[Clock, Source, Fetched]:
     clock = Clock()
     source = Source(clock, lifetime)
-    return clock, source, Fetched(source, "mend it", clock=clock)
+    return clock, source, Fetched(source, "mend it", clock=clock, wall_clock=clock)
 
 
 def token(found: Credential | None) -> str | None:
@@ -194,6 +194,23 @@ async def test_what_comes_expired_is_used_for_a_moment() -> None:
         await asyncio.sleep(0)
     clock.now += 1
     assert int(token(await fetched.current()) or 0) > 1
+
+
+@pytest.mark.parametrize("set_by", [-1e6, 0.0, 1e6])
+async def test_a_wall_clock_that_is_set_makes_no_credential_live_longer_or_shorter(set_by: float) -> None:
+    clock, wall = Clock(), Clock()
+    source = Source(wall, 3600)
+    fetched = Fetched(source, "mend it", clock=clock, wall_clock=wall)
+    assert token(await fetched.current()) == "1"
+    wall.now += set_by
+    for passed, current in ((2399.0, "1"), (1201.0, "2")):
+        clock.now += passed
+        assert token(await fetched.current()) == current
+    # The clock said that the first had ended, and by the other one the second has as long again.
+    clock.now += 2399
+    assert token(await fetched.current()) == "2"
+    assert source.calls == 2
+    await fetched.close()
 
 
 async def test_a_refused_one_is_replaced_once_for_all_and_not_for_ever() -> None:
@@ -432,6 +449,6 @@ def test_a_file_has_to_be_there_at_first(tmp_path: Path) -> None:
     with pytest.raises(
         InvalidSettingsError, match=r"access\.token_file: .*absent cannot be used: No such file"
     ):
-        TokenFile(tmp_path / "absent")
+        TokenFile(tmp_path / "absent", clock=Clock())
     with pytest.raises(InvalidSettingsError, match="Is a directory"):
-        TokenFile(tmp_path)
+        TokenFile(tmp_path, clock=Clock())

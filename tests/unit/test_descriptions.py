@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 
-from proxy.access.common import Personal, PersonalPlaces, shared_form, why_personal
-from proxy.mlflow_api.descriptions import describes
-from proxy.mlflow_api.messages import StoredResponse
-from proxy.mlflow_api.reads import Read, shareable
-from proxy.mlflow_api.routes import match
+from mlflow_proxy.mlflow_api.descriptions import describes
+from mlflow_proxy.mlflow_api.messages import StoredResponse
+from mlflow_proxy.mlflow_api.reads import Read, shareable
+from mlflow_proxy.mlflow_api.routes import match
+from mlflow_proxy.reading.personal import Personal, PersonalPlaces, shared_form, why_personal
 
 LOGIN = b"<html><form action=/login>"
 LIST, SIGN = "model-versions/list-artifacts", "model-versions/get-signed-download-uri"

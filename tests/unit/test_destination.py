@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.addresses import effective, is_loopback, literal
-from proxy.errors import RefusedDestinationError
-from proxy.upstream.destination import Destinations
+from mlflow_proxy.addresses import effective, is_loopback, literal
+from mlflow_proxy.errors import RefusedDestinationError
+from mlflow_proxy.upstream.destination import Destinations
 
 STRICT = Destinations.of("https://workspace.example", local=False)
 PLAIN = Destinations.of("http://workspace.example", local=False)

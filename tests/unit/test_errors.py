@@ -6,12 +6,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.errors import (
+from mlflow_proxy.errors import (
     AnswerableError,
+    BadGatewayError,
     BadRequestError,
     ClientTimeoutError,
     ExpectationFailedError,
     FieldsTooLargeError,
+    GatewayTimeoutError,
     NoSuchEndpointError,
     NotOfferedError,
     OverBudgetError,
@@ -20,8 +22,6 @@ from proxy.errors import (
     ReadOnlyError,
     TargetTooLongError,
     UnauthenticatedError,
-    UpstreamTimeoutError,
-    UpstreamUnavailableError,
 )
 
 
@@ -41,8 +41,8 @@ from proxy.errors import (
         (PostOnlyError("x"), 405, "INVALID_PARAMETER_VALUE"),
         (NotOfferedError("x"), 501, "NOT_IMPLEMENTED"),
         (OverBudgetError("x", 1.0), 429, "REQUEST_LIMIT_EXCEEDED"),
-        (UpstreamUnavailableError("x"), 502, "TEMPORARILY_UNAVAILABLE"),
-        (UpstreamTimeoutError("x"), 504, "DEADLINE_EXCEEDED"),
+        (BadGatewayError("x"), 502, "TEMPORARILY_UNAVAILABLE"),
+        (GatewayTimeoutError("x"), 504, "DEADLINE_EXCEEDED"),
     ],
 )
 def test_the_shape_of_the_api(error: AnswerableError, status: int, error_code: str) -> None:

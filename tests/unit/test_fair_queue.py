@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from proxy.budget.fair_queue import FairQueue, Priority
+from mlflow_proxy.budget.fair_queue import FairQueue, Priority
 
 CLIENTS = "abcd"
 clients = st.sampled_from(CLIENTS)

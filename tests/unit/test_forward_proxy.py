@@ -7,10 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from yarl import URL
 
-from proxy import logs
-from proxy.addresses import is_loopback
-from proxy.errors import InvalidSettingsError
-from proxy.upstream.forward_proxy import ForwardProxies, without_credentials
+from mlflow_proxy import logs
+from mlflow_proxy.addresses import is_loopback
+from mlflow_proxy.errors import InvalidSettingsError
+from mlflow_proxy.upstream.forward_proxy import ForwardProxies, without_credentials
 
 BOTH = {"HTTPS_PROXY": "http://user:pass@secure:3128", "HTTP_PROXY": "http://plain:3128"}
 

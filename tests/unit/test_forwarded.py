@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.mlflow_api.forwarded import FORWARDED, forwarded
-from proxy.mlflow_api.headers import field
+from mlflow_proxy.mlflow_api.forwarded import FORWARDED, forwarded
+from mlflow_proxy.mlflow_api.headers import field
 
 OURS = [("X-Forwarded-For", "192.0.2.7"), ("X-Forwarded-Proto", "http"), ("X-Forwarded-Host", "proxy:8080")]
 

@@ -2,9 +2,9 @@
 
 import pytest
 
-from proxy.errors import AnswerableError, BadRequestError, FieldsTooLargeError, TargetTooLongError
-from proxy.listener import framing
-from proxy.listener.framing import Fields, check
+from mlflow_proxy.errors import AnswerableError, BadRequestError, FieldsTooLargeError, TargetTooLongError
+from mlflow_proxy.listener import framing
+from mlflow_proxy.listener.framing import Fields, check
 
 HOST = (b"Host", b"proxy.test")
 

@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.cache.freshness import Lifetimes, lifetime, survives_metadata_writes
-from proxy.cache.versions import Scope, VersionBook
-from proxy.mlflow_api.answers import VersionStatus
-from proxy.mlflow_api.routes import Freshness
+from mlflow_proxy.mlflow_api.answers import VersionStatus
+from mlflow_proxy.mlflow_api.routes import Freshness
+from mlflow_proxy.reading.freshness import Lifetimes, lifetime, survives_metadata_writes
+from mlflow_proxy.reading.versions import Scope, VersionBook
 
 LIFETIMES = Lifetimes(
     listing=3600,

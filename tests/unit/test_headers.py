@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.mlflow_api import headers
-from proxy.mlflow_api.headers import HOP_BY_HOP, asks_for_fresh, end_to_end, without
+from mlflow_proxy.mlflow_api import headers
+from mlflow_proxy.mlflow_api.headers import HOP_BY_HOP, asks_for_fresh, end_to_end, without
 
 
 def test_hop_by_hop_and_nominated_fields_stay_here() -> None:

@@ -8,15 +8,15 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from proxy.addresses import canonical, is_loopback
-from proxy.errors import PermissionDeniedError
-from proxy.listener.hosts import LOOPBACK_ONLY, Hosts
+from mlflow_proxy.addresses import canonical, is_loopback
+from mlflow_proxy.errors import PermissionDeniedError
+from mlflow_proxy.listener.hosts import LOOPBACK_ONLY, Hosts
 
 LISTED = ("Proxy.Internal", "under_score", "caf.example.", "192.0.2.7", "[2001:DB8::7]")
-LOOPBACK = Hosts.of("127.0.0.1", (), loopback=True)
-LOOPBACK_AND_LISTED = Hosts.of("localhost", LISTED, loopback=True)
-ANY = Hosts.of("0.0.0.0", (), loopback=False)
-SERVICE = Hosts.of("0.0.0.0", LISTED, loopback=False)
+LOOPBACK = Hosts.of(["127.0.0.1"], (), loopback=True)
+LOOPBACK_AND_LISTED = Hosts.of(["localhost"], LISTED, loopback=True)
+ANY = Hosts.of(["0.0.0.0"], (), loopback=False)
+SERVICE = Hosts.of(["0.0.0.0"], LISTED, loopback=False)
 
 LOOPBACK_NAMES = [
     *("localhost", "LocalHost", "localhost.", "proxy.localhost", "a.b.LOCALHOST."),
@@ -75,7 +75,7 @@ def test_a_request_without_a_host_is_no_browser_s(hosts: Hosts) -> None:
 def test_a_listener_answers_to_its_own_name() -> None:
     """The name of a machine may lead to loopback: on Debian to 127.0.1.1."""
     for loopback, allowed in ((True, ()), (True, LISTED), (False, LISTED)):
-        hosts = Hosts.of("Machine.Example", allowed, loopback=loopback)
+        hosts = Hosts.of(["Machine.Example"], allowed, loopback=loopback)
         assert answers(hosts, "machine.example:8080")
         assert not answers(hosts, "other.example")
 
@@ -108,7 +108,7 @@ ANYTHING = st.one_of(
 def test_on_loopback_what_is_neither_loopback_nor_listed_is_refused(
     host: str, allowed: list[str], port: str
 ) -> None:
-    hosts = Hosts.of("127.0.0.1", allowed, loopback=True)
+    hosts = Hosts.of(["127.0.0.1"], allowed, loopback=True)
     bare = re.sub(r":[0-9]*\Z", "", host + port)
     listed = canonical(bare) in map(canonical, allowed)
     assert answers(hosts, host + port) <= (is_loopback(bare) or listed)

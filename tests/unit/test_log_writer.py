@@ -11,7 +11,7 @@ from threading import Thread
 
 import pytest
 
-from proxy.log_writer import LogWriter
+from mlflow_proxy.log_writer import LogWriter
 
 LINE = "a line\n"
 
@@ -113,7 +113,7 @@ def test_a_disk_that_was_full_leaves_no_line_in_the_middle_of_another(tmp_path: 
     path = tmp_path / "log"
     script = f"""
 import resource, signal
-from proxy.log_writer import LogWriter
+from mlflow_proxy.log_writer import LogWriter
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 with open({str(path)!r}, "ab", buffering=0) as file:
     lines = LogWriter(file.fileno())

@@ -10,7 +10,7 @@ import structlog
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy import logs
+from mlflow_proxy import logs
 
 SECRET_PLACES = [
     "Authorization: Bearer {}",

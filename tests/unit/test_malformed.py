@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.upstream.malformed import problem, reason_phrase
+from mlflow_proxy.upstream.malformed import problem, reason_phrase
 
 HTTP = (1, 1)
 

@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule
 
-from proxy.budget.congestion import DECREASE, Cubic
-from proxy.budget.pacer import CALM, LONGEST_PAUSE, SLACK, Pacer
-from proxy.budget.sliding_window import Grant
+from mlflow_proxy.budget.congestion import DECREASE, Cubic
+from mlflow_proxy.budget.pacer import CALM, LONGEST_PAUSE, SLACK, Pacer
+from mlflow_proxy.budget.sliding_window import Grant
 from tests.virtual_time import TICK, ticks
 
 from .test_sliding_window import arrival_times, limits, most_within, windows

@@ -7,12 +7,12 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from proxy.access.partition import PUBLIC, Partitions, partitions
-from proxy.cache.store import Entry, MemoryStore
-from proxy.mlflow_api.caller_fields import WELL_KNOWN, Tells, names
-from proxy.mlflow_api.messages import StoredResponse
-from proxy.mlflow_api.reads import shareable
-from proxy.mlflow_api.routes import match
+from mlflow_proxy.access.partition import PUBLIC, Partitions, partitions
+from mlflow_proxy.mlflow_api.caller_fields import WELL_KNOWN, Tells, names
+from mlflow_proxy.mlflow_api.messages import StoredResponse
+from mlflow_proxy.mlflow_api.reads import shareable
+from mlflow_proxy.mlflow_api.routes import match
+from mlflow_proxy.reading.store import Entry, MemoryStore
 
 KEY = b"k" * 32
 IGNORED = names(Tells.NEUTRAL)

@@ -1,15 +1,16 @@
 """The names of those who wait for one call."""
 
+from collections.abc import Hashable
 from contextlib import ExitStack
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.party import Party
+from mlflow_proxy.party import Party
 
 
 def test_a_client_is_named_once_however_often_it_waits() -> None:
-    party, heard = Party(), list[tuple[str, bool]]()
+    party, heard = Party(), list[tuple[Hashable, bool]]()
     with party.watched(lambda client: heard.append((client, client in party.clients))):
         with party.joined(Party("a")):
             with party.joined(Party("b")), party.joined(Party("a")):
@@ -36,10 +37,10 @@ comings = st.tuples(st.sampled_from(["inner", "outer"]), st.sampled_from("abc"),
 @given(st.lists(comings, max_size=30))
 def test_whoever_waits_is_named_and_no_one_else(steps: list[tuple[str, str, bool]]) -> None:
     inner, outer = Party(), Party()
-    told: set[str] = set()
+    told: set[Hashable] = set()
     waits: dict[tuple[str, str], list[ExitStack]] = {}
 
-    def changed(client: str) -> None:
+    def changed(client: Hashable) -> None:
         assert (client in told) != (client in inner.clients), "told only of what changed"
         told.symmetric_difference_update({client})
 

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from multidict import CIMultiDict
 
-from proxy.admin.permission import check
-from proxy.errors import AnswerableError, PermissionDeniedError, UnauthenticatedError
+from mlflow_proxy.admin.permission import check
+from mlflow_proxy.errors import AnswerableError, PermissionDeniedError, UnauthenticatedError
 
 TOKEN = "0123456789abcdef"
 HERE = "127.0.0.1"

@@ -13,13 +13,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.budget.congestion import DECREASE, Cubic
-from proxy.budget.fair_queue import Priority
-from proxy.budget.pacer import Pacer
-from proxy.budget.queue import SPREAD, Limits, Queue, Status
-from proxy.budget.sliding_window import Grant
-from proxy.errors import OverBudgetError
-from proxy.party import Party
+from mlflow_proxy.budget.congestion import DECREASE, Cubic
+from mlflow_proxy.budget.fair_queue import Priority
+from mlflow_proxy.budget.pacer import Pacer
+from mlflow_proxy.budget.queue import SPREAD, Limits, Queue, Status
+from mlflow_proxy.budget.sliding_window import Grant
+from mlflow_proxy.errors import OverBudgetError
+from mlflow_proxy.party import Party
 from tests.virtual_time import TICK, run, ticks
 
 from .test_sliding_window import most_within
@@ -43,7 +43,7 @@ class Line:
     order: list[object] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.queue = Queue(self.pacer, self.waits.append, self.jitter, self.limits)
+        self.queue = Queue(lambda line: self.pacer, self.waits.append, self.jitter, self.limits)
 
     async def call(
         self,

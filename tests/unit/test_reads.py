@@ -7,11 +7,11 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from proxy import __version__
-from proxy.mlflow_api.api_prefixes import API_PREFIXES
-from proxy.mlflow_api.messages import UpstreamRequest
-from proxy.mlflow_api.reads import Read, json_parameters, parameters, shareable, written_models
-from proxy.mlflow_api.routes import match
+from mlflow_proxy import __version__
+from mlflow_proxy.mlflow_api.api_prefixes import API_PREFIXES
+from mlflow_proxy.mlflow_api.messages import NO_CLIENT, Client, UpstreamRequest
+from mlflow_proxy.mlflow_api.reads import Read, json_parameters, parameters, shareable, written_models
+from mlflow_proxy.mlflow_api.routes import match
 
 BASE = "/api/2.0/mlflow/"
 MODELS = "registered-models/search"
@@ -244,7 +244,7 @@ def test_each_prefix_is_a_question_of_its_own() -> None:
 
 def asked(read: Read | None, *, fresh: bool = False) -> UpstreamRequest:
     assert read is not None
-    return read.request((("Authorization", "Bearer t"),), "client", fresh=fresh)
+    return read.request((("Authorization", "Bearer t"),), Client("client"), fresh=fresh)
 
 
 def test_a_read_is_asked_in_one_spelling() -> None:
@@ -303,7 +303,7 @@ def test_equal_keys_are_equal_requests_and_different_ones_are_not(
     assume(one is not None and other is not None)
     assert one is not None
     assert other is not None
-    requests = [read.request((("X", read.partition),), "", fresh=False) for read in (one, other)]
+    requests = [read.request((("X", read.partition),), NO_CLIENT, fresh=False) for read in (one, other)]
     assert (one.key == other.key) == (requests[0] == requests[1])
 
 
@@ -311,7 +311,7 @@ def test_equal_keys_are_equal_requests_and_different_ones_are_not(
 def test_a_canonical_request_asks_the_same_question_again(read: Read | None) -> None:
     assume(read is not None)
     assert read is not None
-    request = read.request((), "", fresh=False)
+    request = read.request((), NO_CLIENT, fresh=False)
     again = shareable(
         read.route, request.method, request.target, request.headers, request.body, read.partition
     )

@@ -4,17 +4,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.cache.store import Entry
-from proxy.errors import (
+from mlflow_proxy.errors import (
+    BadGatewayError,
+    GatewayTimeoutError,
     OverBudgetError,
     TooLargeToShareError,
     UnknownCodingError,
     UnreadableError,
-    UpstreamTimeoutError,
-    UpstreamUnavailableError,
 )
-from proxy.fleet.record import Record, pack, pack_error, unpack
-from proxy.mlflow_api.messages import StoredResponse
+from mlflow_proxy.fleet.record import Record, pack, pack_error, unpack
+from mlflow_proxy.mlflow_api.messages import StoredResponse
+from mlflow_proxy.reading.store import Entry
 
 # Header values as aiohttp gives them: bytes that are no UTF-8 are lone surrogates.
 TEXTS = st.text(st.characters() | st.characters(min_codepoint=0xDC80, max_codepoint=0xDCFF))
@@ -41,7 +41,7 @@ def test_a_record_comes_back_as_it_was(record: Record) -> None:
 
 
 @pytest.mark.parametrize(
-    "error", [UpstreamUnavailableError("gone"), TooLargeToShareError("8 MiB"), UnknownCodingError("in br")]
+    "error", [BadGatewayError("gone"), TooLargeToShareError("8 MiB"), UnknownCodingError("in br")]
 )
 def test_an_error_that_is_everyones_comes_back(error: Exception) -> None:
     packed = pack_error(error)
@@ -51,7 +51,7 @@ def test_an_error_that_is_everyones_comes_back(error: Exception) -> None:
 
 
 @pytest.mark.parametrize(
-    "error", [OverBudgetError("late", 1), UpstreamTimeoutError("late"), ValueError("bug")]
+    "error", [OverBudgetError("late", 1), GatewayTimeoutError("late"), ValueError("bug")]
 )
 def test_an_error_of_ones_own_is_not_handed_on(error: Exception) -> None:
     assert pack_error(error) is None
@@ -94,6 +94,14 @@ def test_an_entry_lives_as_long_elsewhere_whatever_the_clocks_say(
     )
 
 
-def test_a_server_whose_clock_went_back_makes_nothing_younger_than_now() -> None:
-    record = Record(StoredResponse(200, "OK", (), b""), None, None, False, stored_at=100.0, lifetime=10.0)
-    assert record.entry(50.0, 7.0).stored_at == 7.0
+LASTING = Record(StoredResponse(200, "OK", (), b""), None, None, False, stored_at=100.0, lifetime=10.0)
+
+
+def test_clocks_that_go_unevenly_make_nothing_younger_than_now() -> None:
+    assert LASTING.entry(99.5, 7.0).stored_at == 7.0
+
+
+@pytest.mark.parametrize("server_now", [98.9, 50.0, -1e6])
+def test_what_was_stored_in_the_future_is_of_unknown_age(server_now: float) -> None:
+    with pytest.raises(UnreadableError, match="in the future"):
+        LASTING.entry(server_now, 7.0)

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.errors import RefusedRedirectError
-from proxy.upstream.redirects import Way
+from mlflow_proxy.errors import RefusedRedirectError
+from mlflow_proxy.upstream.redirects import Way
 
 SIGNED = "https://bucket.s3.amazonaws.com/some/file%2B?X-Amz-Signature=%2b+/="
 

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.cache.refusals import Refusals
+from mlflow_proxy.reading.refusals import Refusals
 
 NAMES = st.sampled_from(["a", "b", "c"])
 MODELS = st.sampled_from([None, "m", "M", "n"])

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.upstream.retry import (
+from mlflow_proxy.upstream.retry import (
     FIRST_BACKOFF,
     LONGEST_BACKOFF,
     backoff,

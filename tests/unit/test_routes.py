@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.mlflow_api.api_prefixes import API_PREFIXES
-from proxy.mlflow_api.harmless import HARMLESS, is_harmless
-from proxy.mlflow_api.routes import (
+from mlflow_proxy.mlflow_api.api_prefixes import API_PREFIXES
+from mlflow_proxy.mlflow_api.harmless import HARMLESS, is_harmless
+from mlflow_proxy.mlflow_api.routes import (
     ROUTES,
     UNKNOWN,
     UNKNOWN_WRITE,

@@ -7,8 +7,8 @@ from prometheus_client import CollectorRegistry, Metric
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.openmetrics import parser
 
-from proxy.admin.samples import merged, taken
-from proxy.metrics import Metrics
+from mlflow_proxy.admin.samples import merged, taken
+from mlflow_proxy.metrics import Metrics
 
 
 def counted(requests: int) -> CollectorRegistry:

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.errors import UnreadableError
-from proxy.fleet.sealing import Sealing
+from mlflow_proxy.errors import UnreadableError
+from mlflow_proxy.fleet.sealing import Sealing
 
 ONE = Sealing("a secret of the whole fleet", "https://workspace.test")
 

@@ -15,9 +15,9 @@ import pytest
 from pydantic import SecretStr
 from structlog.testing import capture_logs
 
-from proxy import app, cli, settings
-from proxy.errors import InvalidSettingsError
-from proxy.mlflow_api.routes import Group
+from mlflow_proxy import cli, serving, settings
+from mlflow_proxy.errors import InvalidSettingsError
+from mlflow_proxy.mlflow_api.routes import Group
 
 ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "config.example.toml"
@@ -392,7 +392,7 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
 
 def run_command(*arguments: str, **environment: str) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(
-        [sys.executable, "-m", "proxy", *arguments],
+        [sys.executable, "-m", "mlflow_proxy", *arguments],
         env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
         capture_output=True,
         text=True,
@@ -427,6 +427,7 @@ def test_a_process_whose_port_is_taken_says_so() -> None:
         ("0.0.0.0", "127.0.0.1"),
         ("127.0.0.1", "0.0.0.0"),
         ("localhost", "127.0.0.1"),
+        ("127.0.0.2,127.0.0.1", "127.0.0.3,127.0.0.1"),
     ],
 )
 @pytest.mark.parametrize("workers", [False, True])
@@ -462,17 +463,24 @@ async def test_an_upstream_that_ends_like_the_api_is_told_at_start(monkeypatch: 
             ]
         )
         with capture_logs() as logs:
-            await app.run(chosen, lambda url: signal.raise_signal(signal.SIGTERM))
+            await serving.run(chosen, lambda url: signal.raise_signal(signal.SIGTERM))
         told = [line for line in logs if line["log_level"] == "warning"]
         assert bool(told) is doubted, path
         assert all(path in line["event"] + str(line) for line in told)
 
 
+@pytest.mark.parametrize("host", ["127.0.0.1,127.0.0.2", "127.0.0.1,127.2", "127.0.0.2,0.0.0.0"])
+def test_an_upstream_that_is_the_proxy_itself(host: str) -> None:
+    done = run_command("serve", "--upstream", "http://127.0.0.2:8089", "--host", host, "--port", "8089")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("mlflow-proxy: upstream: http://127.0.0.2:8089 is this proxy itself; give")
+
+
 @pytest.mark.parametrize("host", ["192.0.2.1", "not a host"])
 async def test_an_address_that_is_not_ours(host: str) -> None:
-    chosen = settings.load(["--upstream", URL, "--host", host, "--port", "0"])
+    chosen = settings.load(["--upstream", URL, "--host", f"127.0.0.1,{host}", "--port", "0"])
     with pytest.raises(InvalidSettingsError, match=re.escape(f"host: cannot listen on {host}")):
-        async with app.serving(chosen):
+        async with serving.serving(chosen):
             pass
 
 
@@ -563,6 +571,41 @@ def test_hosts_that_are_none(text: str, problem: str, capsys: pytest.CaptureFixt
     assert line.endswith(
         "; set --allowed-hosts, MLFLOW_PROXY_ALLOWED_HOSTS or allowed_hosts in the TOML file\n"
     )
+
+
+def test_addresses_from_flags_the_environment_and_a_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    arguments = ["--upstream", URL]
+    assert settings.load(arguments).host == ("127.0.0.1",)
+    assert settings.load(arguments).admin.host == ()
+    for text in ("'0.0.0.0'", "['0.0.0.0', '::']", "'0.0.0.0, ::'"):
+        found = settings.load([*arguments, "--config", write(f"host = {text}\n[admin]\nhost = {text}")])
+        assert found.host == found.admin.host
+        assert found.host in {("0.0.0.0",), ("0.0.0.0", "::")}
+    monkeypatch.setenv("MLFLOW_PROXY_HOST", "127.0.0.1,[::1]")
+    monkeypatch.setenv("MLFLOW_PROXY_ADMIN__HOST", "")
+    assert settings.load(arguments).host == ("127.0.0.1", "[::1]")
+    assert settings.load(arguments).admin.host == ()
+    arguments += ["--host", "localhost", "--host", "10.0.0.1"]
+    assert settings.load(arguments).host == ("localhost", "10.0.0.1")
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("3", "must be a list of addresses, got 3"),
+        ("''", "an empty string is no address; 0.0.0.0 is every interface"),
+        ("'127.0.0.1,'", "an empty string is no address; 0.0.0.0 is every interface"),
+        ("[]", "Tuple should have at least 1 item"),
+        ("'*'", "'*' is no address to listen on; 0.0.0.0 is every interface"),
+        ("'http://0.0.0.0'", "'http://0.0.0.0' is no address to listen on"),
+        ("'0.0.0.0:8080'", "'0.0.0.0:8080' has a port, or is no address; give the address alone"),
+        ("['::', '[::1]:80']", "'[::1]:80' has a port, or is no address; give the address alone"),
+    ],
+)
+def test_addresses_that_are_none(text: str, problem: str, capsys: pytest.CaptureFixture[str]) -> None:
+    line = complaint(["serve", "--config", write(f"upstream = '{URL}'\nhost = {text}")], capsys)
+    assert line.startswith(f"mlflow-proxy: host: {problem}"), line
+    assert line.endswith("; set --host, MLFLOW_PROXY_HOST or host in the TOML file\n")
 
 
 # -- the example ---------------------------------------------------------------------------------------

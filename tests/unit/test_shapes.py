@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.mlflow_api import shapes
-from proxy.mlflow_api.routes import ROUTES
-from proxy.mlflow_api.shapes import Shape
+from mlflow_proxy.mlflow_api import shapes
+from mlflow_proxy.mlflow_api.routes import ROUTES
+from mlflow_proxy.mlflow_api.shapes import Shape
 
 KEPT = [route.shape for route in ROUTES if route.shape is not None]
 VALUES = st.recursive(

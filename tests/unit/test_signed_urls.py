@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.mlflow_api.signed_urls import TEMPORARY, expires_at, has_ended
+from mlflow_proxy.mlflow_api.signed_urls import TEMPORARY, expires_at, has_ended
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC).timestamp()
 AWS = "X-Amz-Date=20260301T120000Z&X-Amz-Expires=900"

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.budget.singled_out import DOUBTFUL_PAUSE, FIRST_PAUSE, LONGEST_PAUSE, MEMORY, SingledOut
+from mlflow_proxy.budget.singled_out import DOUBTFUL_PAUSE, FIRST_PAUSE, LONGEST_PAUSE, MEMORY, SingledOut
 
 
 def refused(

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule
 
-from proxy.budget.sliding_window import Grant, SlidingWindow
+from mlflow_proxy.budget.sliding_window import Grant, SlidingWindow
 from tests.virtual_time import TICK, ticks
 
 limits = st.integers(1, 6)

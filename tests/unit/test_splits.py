@@ -2,7 +2,7 @@
 
 import tracemalloc
 
-from proxy.access.splits import OTHER, Split, Splits
+from mlflow_proxy.access.splits import OTHER, Split, Splits
 
 
 def test_a_field_that_differs_between_equal_questions_is_found() -> None:

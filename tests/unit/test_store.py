@@ -6,16 +6,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from proxy.cache.store import Entry, Invalidation, MemoryStore
-from proxy.mlflow_api.messages import StoredResponse
-from proxy.mlflow_api.reads import Key
+from mlflow_proxy.mlflow_api.messages import StoredResponse
+from mlflow_proxy.mlflow_api.reads import Key
+from mlflow_proxy.reading.store import Entry, Invalidation, MemoryStore
 
 OVERHEAD = 1024
 MODELS = ["m", "M", "other", "Straße", "STRASSE"]
 
 
 def key(name: str, partition: str = "p") -> Key:
-    return partition, "route", (("name", name),)
+    return Key(partition, "GET", "/path", (("name", name),))
 
 
 def entry(
@@ -115,7 +115,7 @@ class StoreMachine(RuleBasedStateMachine):
         self, at: Key, size: int, model: str | None, version: str | None, survives: bool, lasts: int
     ) -> None:
         new = entry(size, model=model, version=version, survives=survives, expires_at=self.now + lasts)
-        cost = size + 2 + sum(len(name) + len(value) for name, value in at[2]) + OVERHEAD
+        cost = size + 2 + sum(len(name) + len(value) for name, value in at.asked) + OVERHEAD
         assert self.store.put(at, new) == (cost <= self.capacity)
         if cost <= self.capacity:
             self.model.pop(at, None)

@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
-from proxy import cli, tls
-from proxy.errors import InvalidSettingsError
+from mlflow_proxy import cli, tls
+from mlflow_proxy.errors import InvalidSettingsError
 from tests.certificates import Authority, Kind, Pair, subject
+from tests.descriptors import no_descriptors_left
 
 
 @pytest.fixture
@@ -55,6 +56,20 @@ def test_a_pair_that_was_replaced_is_shown(authority: Authority, host: str | Non
         pair.refresh()
     assert shown(listening, authority, host=host) == "second"
     assert [line["log_level"] for line in logs] == ["info"]
+
+
+def test_a_pair_that_could_not_be_read_is_taken_over_once_it_can(authority: Authority, served: Pair) -> None:
+    listening, pair = tls.for_clients(str(served.certificate), str(served.key))
+    authority.issue("second").copy_to(served)
+    with capture_logs() as logs:
+        with no_descriptors_left():
+            pair.refresh()
+            pair.refresh()
+        assert shown(listening, authority) == "first"
+        pair.refresh()
+        assert shown(listening, authority) == "second"
+    assert [line["log_level"] for line in logs] == ["error", "info"]
+    assert "Too many open files" in logs[0]["reason"]
 
 
 def test_a_link_that_is_turned_is_a_change(authority: Authority, tmp_path: Path) -> None:

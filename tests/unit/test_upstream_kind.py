@@ -11,9 +11,9 @@ from databricks.sdk.environments import ALL_ENVS
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.access.mode import Setting, in_force
-from proxy.discovery import HEAD_START, keep_asking, watching
-from proxy.mlflow_api.upstream_kind import (
+from mlflow_proxy.access.mode import Setting, in_force
+from mlflow_proxy.discovery import HEAD_START, keep_asking, watching
+from mlflow_proxy.mlflow_api.upstream_kind import (
     NOT_ASKED,
     Kind,
     KnownUpstream,
@@ -147,9 +147,9 @@ def asked(answers: Iterable[UpstreamKind | None], lifetime: float = 3600, jitter
     """Ask until there are no more answers."""
 
     async def main() -> Upstream:
-        upstream = Upstream(answers)
+        upstream, clock = Upstream(answers), asyncio.get_running_loop().time
         with pytest.raises(EndError):
-            await keep_asking(upstream.known, upstream.ask, lifetime, lambda: jitter, upstream.changed)
+            await keep_asking(upstream.known, upstream.ask, lifetime, lambda: jitter, upstream.changed, clock)
         return upstream
 
     return virtual_time.run(main())
@@ -157,6 +157,27 @@ def asked(answers: Iterable[UpstreamKind | None], lifetime: float = 3600, jitter
 
 def test_it_asks_at_once_and_then_when_the_answer_is_old() -> None:
     assert asked([DATABRICKS] * 3, lifetime=3600, jitter=0.3).asked == [0, 3600, 7200, 10800]
+
+
+def test_an_answer_grows_old_while_the_machine_sleeps() -> None:
+    async def main() -> None:
+        upstream, loop, slept = Upstream([DATABRICKS, DATABRICKS]), asyncio.get_running_loop(), 0.0
+
+        def nod_off() -> None:
+            nonlocal slept
+            slept += 8 * 3600
+
+        loop.call_later(1000, nod_off)
+        with pytest.raises(EndError):
+            await keep_asking(
+                *(upstream.known, upstream.ask, 3600, lambda: 0.0, upstream.changed),
+                lambda: loop.time() + slept,
+            )
+        assert upstream.asked[0] == 0
+        assert 1000 <= upstream.asked[1] <= 1010
+        assert upstream.asked[2] == upstream.asked[1] + 3600
+
+    virtual_time.run(main())
 
 
 def test_what_finds_no_workspace_grows_old_by_and_by() -> None:
@@ -231,7 +252,7 @@ def test_a_start_waits_for_the_first_answer_a_moment_at_most(takes: float, held_
 
         loop = asyncio.get_running_loop()
         began = loop.time()
-        async with watching(known, ask, 3600, lambda: 0.0, lambda: None):
+        async with watching(known, ask, 3600, lambda: 0.0, lambda: None, loop.time):
             assert loop.time() - began == pytest.approx(held_up)
             assert known.current.is_databricks == (takes == held_up)
 

@@ -1,6 +1,6 @@
 """When a worker that died is replaced."""
 
-from proxy.workers import Backoff
+from mlflow_proxy.workers import Backoff
 
 
 def test_one_that_lived_is_replaced_at_once() -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import aiohttp
 
-from proxy.settings import AccessSettings, ArtifactSettings, BudgetSettings, CacheSettings
+from mlflow_proxy.settings import AccessSettings, ArtifactSettings, BudgetSettings, CacheSettings
 from tests.integration.support import HIT, Api, proxied
 from tests.writes.workspace import ADMIN, NAMES, PERMISSIONS, TOKENS, Question, RememberingWorkspace
 

@@ -4,9 +4,9 @@ from collections.abc import Callable
 
 import pytest
 
-import proxy.cache.single_flight
-import proxy.mlflow_api.routes
-import proxy.pipeline
+import mlflow_proxy.mlflow_api.routes
+import mlflow_proxy.reading.generations
+import mlflow_proxy.reading.writes
 from tests.writes.run import report, run
 
 pytestmark = pytest.mark.timeout(120)
@@ -32,11 +32,11 @@ def _nothing(*_: object) -> int:
 @pytest.mark.parametrize(
     ("where", "name", "broken"),
     [
-        (proxy.pipeline.Pipeline, "invalidate", _nothing),
-        (proxy.mlflow_api.routes, "is_harmless", lambda path: True),
-        (proxy.cache.single_flight.SingleFlight, "invalidate", _nothing),
+        (mlflow_proxy.reading.writes.Writes, "note", _nothing),
+        (mlflow_proxy.mlflow_api.routes, "is_harmless", lambda path: True),
+        (mlflow_proxy.reading.generations.Generations, "holds", lambda *_: True),
     ],
-    ids=["nothing is dropped", "unknown writes drop nothing", "flights stay open"],
+    ids=["nothing is dropped", "unknown writes drop nothing", "what was asked before a write counts"],
 )
 async def test_what_is_broken_is_found(
     monkeypatch: pytest.MonkeyPatch, where: object, name: str, broken: Callable[..., object]

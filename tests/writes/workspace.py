@@ -8,13 +8,13 @@ from typing import Any
 
 from aiohttp import web
 
-from proxy.demo import registry
-from proxy.demo.answers import Answer, ApiError, Delay, json_answer
-from proxy.demo.journal import Arrival
-from proxy.demo.models import Content, Model, ModelVersion
-from proxy.demo.registry import Registry
-from proxy.demo.shapes import Call
-from proxy.demo.workspace import EmulatedWorkspace, WorkspaceOptions
+from mlflow_proxy.demo import registry
+from mlflow_proxy.demo.answers import Answer, ApiError, Delay, json_answer
+from mlflow_proxy.demo.journal import Arrival
+from mlflow_proxy.demo.models import Content, Model, ModelVersion
+from mlflow_proxy.demo.registry import Registry
+from mlflow_proxy.demo.shapes import Call
+from mlflow_proxy.demo.workspace import EmulatedWorkspace, WorkspaceOptions
 
 NAMES = ("m", "n", "o")
 TOKENS = ("a", "b", "c")

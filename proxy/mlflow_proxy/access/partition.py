@@ -1,0 +1,50 @@
+"""Which stored answers a request may be served from: names of partitions, as keyed hashes. Pure.
+
+Credentials themselves are never kept.
+"""
+
+import hashlib
+from dataclasses import dataclass
+
+from mlflow_proxy.mlflow_api.caller_fields import Told
+
+PUBLIC = "public"
+"""The partition of documents that the workspace gives to anyone."""
+
+
+@dataclass(frozen=True, slots=True)
+class Partitions:
+    """Three names that one request has, each of 32 hexadecimal digits.
+
+    Attributes:
+        own: of what was fetched with just this credential, from just this address.
+        paced: of this credential wherever it calls from: whose share of the budget a call takes.
+        common: of all callers that differ in nothing but credential and address. Those of them that have
+            proven that they may read a model share answers about it.
+
+    """
+
+    own: str
+    paced: str
+    common: str
+
+
+def partitions(told: Told, key: bytes, mode: str = "") -> Partitions:
+    """Name what a request may be served from.
+
+    ``key`` is up to 64 random bytes, of this process or of its fleet. ``mode`` keeps apart what members of a
+    fleet fetched that share by different rules; up to 16 ASCII characters. Order and repetition of fields
+    count within each class.
+    """
+    digest = hashlib.blake2b(key=key, digest_size=16, person=mode.encode("ascii"))
+    names = []
+    for fields in (told.counted, told.credential, told.address):
+        for field in fields:
+            for part in field:
+                encoded = part.encode("utf-8", "surrogateescape")
+                # Lengths keep ("ab", "c") apart from ("a", "bc").
+                digest.update(len(encoded).to_bytes(8, "big") + encoded)
+        # A field of one class is never equal to one of another: name and value decide the class.
+        names.append(digest.hexdigest())
+    common, paced, own = names
+    return Partitions(own, paced, common)

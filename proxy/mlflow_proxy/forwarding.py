@@ -1,0 +1,36 @@
+"""Whether the upstream is told for whom it is asked, and what it is told of a client's request."""
+
+from typing import Literal
+
+from aiohttp import web
+
+from mlflow_proxy.mlflow_api.forwarded import FORWARDED, forwarded
+from mlflow_proxy.mlflow_api.headers import end_to_end, without
+from mlflow_proxy.mlflow_api.upstream_kind import KnownUpstream
+
+
+class Forwarding:
+    """``connections.forwarded_fields`` at work.
+
+    A Databricks workspace has no use for the fields: it knows callers by their credentials alone. Without
+    ``as_sent`` a client's own are dropped where nothing is appended to them.
+    """
+
+    def __init__(
+        self, when: Literal["auto", "always", "never"], upstream: KnownUpstream, *, as_sent: bool
+    ) -> None:
+        self._when = when
+        self._upstream = upstream
+        self._as_sent = as_sent
+
+    @property
+    def appends(self) -> bool:
+        """Whether the upstream is told what this proxy sees of its clients; it may change at any moment."""
+        return self._when == "always" or (self._when == "auto" and not self._upstream.current.is_databricks)
+
+    def fields(self, request: web.Request) -> list[tuple[str, str]]:
+        """Return the end-to-end fields of a client's request, as the upstream may get them."""
+        fields = end_to_end(request.headers.items())
+        if self.appends:
+            return forwarded(fields, request.remote, request.scheme, request.headers.get("Host"))
+        return fields if self._as_sent else without(fields, FORWARDED)

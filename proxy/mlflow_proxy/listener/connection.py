@@ -1,0 +1,481 @@
+"""One client's connection: what on it is a request, and how long it may take.
+
+What belongs here: the seam with aiohttp's server. Its parser is asked first, ``framing`` after it, and what
+either refuses becomes a request whose content is the error: so it is answered, logged and counted where all
+others are, and in its turn. ``refusal`` tells such a request from others. Nothing is read behind it.
+
+``_parser`` is the one private attribute of aiohttp that is touched: there is no other place between the bytes
+and the handler that sees every head, and that can end a body whose framing breaks.
+"""
+
+import asyncio
+import re
+import socket
+import struct
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, Protocol, cast
+
+from aiohttp import StreamReader, web
+from aiohttp.http import HttpVersion11, RawRequestMessage
+from aiohttp.http_exceptions import (
+    BadHttpMessage,
+    BadHttpMethod,
+    BadStatusLine,
+    HttpProcessingError,
+    InvalidURLError,
+    LineTooLong,
+)
+from aiohttp.streams import EMPTY_PAYLOAD
+from multidict import CIMultiDict, CIMultiDictProxy
+from yarl import URL
+
+from mlflow_proxy.errors import AnswerableError, BadRequestError, ClientTimeoutError
+from mlflow_proxy.listener import framing
+
+if sys.platform == "linux":
+    import fcntl
+    import termios
+
+_REFUSED = RawRequestMessage(
+    "GET", "/", HttpVersion11, CIMultiDictProxy(CIMultiDict()), (), True, None, False, False, URL("/")
+)
+"""Stands for a request that is refused whatever it says; its connection is closed."""
+_MOST_OVERHEAD = 512 * 1024
+"""Bytes of chunks' sizes, extensions and trailers in one body, beside five for each byte of data, which
+chunks of one byte take. More than aiohttp reads at once (256 KiB), since that counts before it is parsed."""
+_LINGER = 2.0
+"""Seconds for a client to take notice of the end and close."""
+_REASON = re.compile(r"[A-Za-z0-9 ',./()-]{1,100}")
+"""What the parser says of an error if none of the client's bytes are in it."""
+
+Messages = list[tuple[RawRequestMessage, StreamReader]]
+
+
+@dataclass(frozen=True, slots=True)
+class Timeouts:
+    """Seconds.
+
+    Attributes:
+        head: from a connection's opening, or a further request's first byte, until its head is there.
+        client: how long a client may send nothing of its request's body, or take nothing of its answer.
+        idle: how long a connection is kept between requests.
+
+    """
+
+    head: float
+    client: float
+    idle: float
+
+
+def refusal(request: web.BaseRequest) -> AnswerableError | None:
+    """Return the error to answer a request with, whatever it asks, if it broke a rule of this module."""
+    error = request.content.exception()
+    return error if isinstance(error, AnswerableError) else None
+
+
+class _Parser(Protocol):
+    """What a server's connection asks of aiohttp's parser."""
+
+    def feed_data(self, data: bytes) -> tuple[Any, bool, bytes]: ...
+    def pause_reading(self) -> None: ...
+    def message_consumed(self) -> None: ...
+
+
+class _Reader:
+    """A parser that refuses what ``framing`` does, and reads nothing behind what was refused.
+
+    Attributes:
+        handed: requests handed over so far, refused ones included.
+        head: bytes read of a head that is not complete. Those that came together with the end of the request
+            before are not counted.
+        body: that of the last request.
+        refused: whether one was.
+
+    """
+
+    __slots__ = ("_bytes", "_last", "_parser", "_unsaid", "body", "handed", "head", "refused")
+
+    def __init__(self, parser: _Parser) -> None:
+        self._parser = parser
+        self.refused = False
+        self._unsaid: Messages = []
+        self._last = False
+        self._bytes = 0
+        self.handed = 0
+        self.head = 0
+        self.body: StreamReader = EMPTY_PAYLOAD
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing more is read."""
+        return self.refused or (self._last and self.body.is_eof())
+
+    @property
+    def unfinished(self) -> bool:
+        """Whether the middle of a request was reached."""
+        return self.head > 0 or not self.body.is_eof()
+
+    def feed_data(self, data: bytes) -> tuple[Messages, bool, bytes]:
+        """Return the requests that ``data`` completes the heads of. It is never upgraded."""
+        return self._read(data), False, b""
+
+    def pause_reading(self) -> None:
+        """Leave it to the parser."""
+        if not self.refused:
+            self._parser.pause_reading()
+
+    def message_consumed(self) -> None:
+        """Leave it to the parser."""
+        self._parser.message_consumed()
+
+    def refuse(self, error: AnswerableError) -> None:
+        """Read no further: the request in the middle of which the client is gets this answer.
+
+        A request that is being answered fails where it reads its body; if it has been answered already, this
+        is said behind it.
+        """
+        if self.refused:
+            return
+        self.refused = True
+        self.head = 0
+        if not self.body.is_eof():
+            self.body.set_exception(error)
+            self.body.feed_eof()
+        self.body = EMPTY_PAYLOAD
+        content = StreamReader(_NoFlowControl(), 1)  # type: ignore[arg-type]
+        content.set_exception(error)
+        content.feed_eof()
+        self._unsaid.append((_REFUSED, content))
+
+    def _read(self, data: bytes) -> Messages:
+        messages: Messages = []
+        in_body = not self.body.is_eof()
+        if not self.ended:
+            try:
+                messages = list(self._parser.feed_data(data)[0])
+            except HttpProcessingError as error:
+                self.refuse(_explained(error))
+            else:
+                messages = self._checked(messages)
+                self._measure(len(data), data, in_body=in_body, completed=bool(messages))
+        messages += self._unsaid
+        self._unsaid = []
+        self.handed += len(messages)
+        return messages
+
+    def _checked(self, messages: Messages) -> Messages:
+        passed: Messages = []
+        for message, body in messages:
+            try:
+                framing.check(message.method, message.path, message.version, message.raw_headers)
+            except AnswerableError as error:
+                self.refuse(error)
+                break
+            self.body = body
+            if message.upgrade or message.chunked or _closes(message):
+                # Whether what comes behind an upgrade is HTTP is a matter of opinion, and the parser drops a
+                # part of it. Behind chunks it takes a trailer for a field of the next request (aiohttp 3.14).
+                self._last = True
+                passed.append((message._replace(should_close=True), body))
+                break
+            passed.append((message, body))
+        return passed
+
+    def _measure(self, size: int, data: bytes, *, in_body: bool, completed: bool) -> None:
+        if completed:
+            self.head, self._bytes = 0, size
+        elif in_body:
+            self._bytes += size
+        elif self.head or data.strip(b"\r\n"):  # empty lines before a request are none of it
+            self.head += size
+            if self.head > framing.LARGEST_HEAD:
+                self.refuse(framing.too_large_head())
+        if not self.body.is_eof() and self._bytes > 6 * self.body.total_bytes + _MOST_OVERHEAD:
+            self.refuse(
+                BadRequestError(f"A body's chunks may have {_MOST_OVERHEAD} bytes beside data, not more.")
+            )
+
+
+def _closes(message: RawRequestMessage) -> bool:
+    """Whether it is the last (RFC 9112 section 9.3): the parser asks HTTP/1.0 for ``keep-alive`` alone."""
+    if message.version >= HttpVersion11:
+        return message.should_close
+    values = message.headers.getall("Connection", ())
+    return any(option.strip().lower() == "close" for value in values for option in value.split(","))
+
+
+class _NoFlowControl:
+    """The other end of a body that is complete and empty."""
+
+    def resume_reading(self, resume_parser: bool = True) -> None:
+        """Nothing was paused."""
+
+
+def _explained(error: HttpProcessingError) -> AnswerableError:
+    """Return what to say of a parser's error. None of the client's bytes are repeated: they may be secret."""
+    if isinstance(error, LineTooLong):
+        return framing.too_long(error.args[1])
+    if isinstance(error, InvalidURLError):
+        return framing.bad_target()
+    if "Too many headers" in error.message:
+        return framing.too_many_fields()
+    reason = ""
+    if type(error) in {BadHttpMessage, BadStatusLine, BadHttpMethod}:
+        reason = error.message.partition(":\n\n")[0].rpartition("\n")[2].strip().rstrip(".")
+    said = f": {reason}" if _REASON.fullmatch(reason) is not None else ""
+    return BadRequestError(f"The request is not well-formed HTTP/1.1 (RFC 9112){said}.")
+
+
+class ClientConnection(web.RequestHandler):
+    """One connection. ``stopping`` tells whether it is too late for new ones."""
+
+    __slots__ = (
+        "_answered", "_event_loop", "_gone", "_heard", "_reader", "_since", "_stopping", "_timeouts",
+        "_timer", "_untaken", "_wire",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        manager: web.Server,
+        *,
+        loop: asyncio.AbstractEventLoop,
+        timeouts: Timeouts,
+        stopping: Callable[[], bool],
+        **options: Any,
+    ) -> None:
+        super().__init__(
+            manager,
+            loop=loop,
+            keepalive_timeout=timeouts.idle,
+            max_line_size=framing.LONGEST_TARGET,
+            max_field_size=framing.LONGEST_FIELD,
+            max_headers=framing.MOST_FIELDS,
+            auto_decompress=False,
+            **options,
+        )
+        self._event_loop = loop
+        self._timeouts = timeouts
+        self._stopping = stopping
+        self._reader = _Reader(cast("_Parser", self._parser))
+        self._parser = cast("Any", self._reader)
+        self._timer: asyncio.TimerHandle | None = None
+        self._wire: asyncio.Transport | None = None
+        self._gone: asyncio.Future[None] | None = None
+        self._answered = 0
+        self._since = self._heard = loop.time()
+        """When the client's turn came, and when it last said something."""
+        self._untaken: tuple[int, float] | None = None
+        """Bytes of answers that the client had not taken when last looked at, and when that was."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Begin to wait for a request."""
+        self._wire = cast("asyncio.Transport", transport)
+        if self._stopping():
+            # aiohttp has closed all connections by now that it knew: it would keep this one for ever.
+            self._wire.abort()
+            return
+        self._since = self._event_loop.time()
+        super().connection_made(transport)
+        self._watch()
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """Wait for nothing any more."""
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._gone is not None and not self._gone.done():
+            self._gone.set_result(None)
+        self._wire = self._timer = None
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Read on."""
+        reader = self._reader
+        self._heard = self._event_loop.time()
+        new = not reader.head
+        super().data_received(data)
+        if reader.unfinished:
+            if new and reader.head and reader.handed:
+                self._since = self._heard
+            self._watch()
+
+    def resume_reading(self, resume_parser: bool = True) -> None:
+        """Read on: while nothing was read, the client could not be heard."""
+        super().resume_reading(resume_parser)
+        self._heard = self._event_loop.time()
+        if self._reader.unfinished:
+            self._watch()
+
+    def pause_writing(self) -> None:
+        """Wait for the client to take what it was sent."""
+        super().pause_writing()
+        self._look()
+
+    def resume_writing(self) -> None:
+        """Go on: it has taken most of it."""
+        super().resume_writing()
+        self._untaken = None
+
+    async def finish_response(
+        self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
+    ) -> tuple[web.StreamResponse, bool]:
+        """Send the end of an answer: then it is the client's turn."""
+        finished = await super().finish_response(request, resp, start_time)
+        self._answered += 1
+        self._since = self._event_loop.time()
+        if self._wire is not None and self._wire.get_write_buffer_size():
+            # It may be about to be closed, which takes until all of it is taken.
+            self._look()
+        if self._reader.unfinished:
+            self._watch()
+        # What was refused behind this request has to be answered yet, and what came between them.
+        last = refusal(request) is not None or self._answered == self._reader.handed
+        if self._reader.ended and last and not finished[1]:
+            await self._linger()
+        return finished
+
+    def log_exception(self, *args: Any, **kw: Any) -> None:
+        """Log it, but not that the rest of a body broke which nobody wanted."""
+        if not isinstance(kw.get("exc_info"), AnswerableError):
+            super().log_exception(*args, **kw)
+
+    async def _linger(self) -> None:
+        """Let the client read its answer, although it may still be sending.
+
+        What reaches a closed socket makes it reset the connection, and the answer is lost (RFC 9112 section
+        9.6).
+        """
+        if self._wire is None or self._wire.is_closing():
+            return
+        if self._wire.can_write_eof():
+            if not await self._end_sending(self._wire):
+                return
+        elif not self._reader.refused:
+            return  # TLS has no half a close: a client that waits for the end would wait for all of this
+        self._gone = self._event_loop.create_future()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_LINGER):
+                await self._gone
+
+    async def _end_sending(self, wire: asyncio.Transport) -> bool:
+        """Close this side once the client has taken all; returns whether the client is still there.
+
+        asyncio shuts down the socket here, or in a callback of its own if bytes wait to be sent, and lets the
+        system's error out in both: the client may have reset the connection since the last byte was sent. So
+        nothing is left to send first, and the error is caught.
+        """
+        wire.set_write_buffer_limits(0)
+        try:
+            await self._drain_helper()
+            if wire.is_closing():
+                return False
+            wire.write_eof()
+        except OSError:
+            return False
+        return True
+
+    # -- deadlines -----------------------------------------------------------------------------------
+
+    def _due(self) -> tuple[float, Callable[[], None]] | None:
+        """Return the event loop's time at which the client must have done something, and what follows."""
+        if self._wire is None:
+            return None
+        reader, timeouts = self._reader, self._timeouts
+        due: list[tuple[float, Callable[[], None]]] = []
+        if self._untaken is not None:
+            due.append((self._untaken[1] + timeouts.client, self._see_what_is_taken))
+        being_answered = reader.handed - self._answered
+        if being_answered == 0 and (reader.head or not reader.handed):
+            due.append((self._since + timeouts.head, self._end_head))
+        elif being_answered == 1 and not reader.body.is_eof() and self._wire.is_reading():
+            due.append((max(self._heard, self._since) + timeouts.client, self._end_body))
+        return min(due, key=lambda each: each[0]) if due else None
+
+    def _watch(self) -> None:
+        """Set the timer, unless it is: one that is early finds out how much time is left."""
+        due = self._due()
+        if due is None:
+            return
+        if self._timer is not None:
+            if self._timer.when() <= due[0]:
+                return
+            self._timer.cancel()
+        self._timer = self._event_loop.call_at(due[0], self._ring)
+
+    def _ring(self) -> None:
+        self._timer = None
+        due = self._due()
+        if due is not None and due[0] <= self._event_loop.time():
+            due[1]()
+        self._watch()
+
+    def _end_head(self) -> None:
+        if not self._reader.head:
+            self.force_close()
+            # By TLS the connection is lost later, when the client has agreed: nothing is due till then.
+            self._wire = None
+            return
+        self._refuse(
+            f"The head of a request must be there {self._timeouts.head:g} s after its beginning, or its "
+            "connection's (connections.head_timeout)."
+        )
+
+    def _end_body(self) -> None:
+        self._refuse(
+            f"Nothing of the body came for {self._timeouts.client:g} s (connections.client_timeout)."
+        )
+
+    def _refuse(self, message: str) -> None:
+        self._reader.refuse(ClientTimeoutError(message))
+        super().data_received(b"")
+
+    def _look(self) -> None:
+        """Note how much the client has not taken yet."""
+        if self._wire is not None:
+            self._untaken = _unsent(self._wire), self._event_loop.time()
+            self._watch()
+
+    def _see_what_is_taken(self) -> None:
+        if self._wire is None or self._untaken is None:
+            return
+        if not self._wire.get_write_buffer_size():
+            self._untaken = None
+        elif _unsent(self._wire) < self._untaken[0] or self._is_writing():
+            self._look()
+        else:
+            reset(self._wire)
+            self._wire = None
+
+    def _is_writing(self) -> bool:
+        """Whether what the client has not taken may be new."""
+        return self._reader.handed > self._answered and not self.writing_paused
+
+
+def _unsent(transport: asyncio.Transport) -> int:
+    """Return the bytes that wait to be sent, here and in the socket.
+
+    Those in the socket matter: a client on a slow line empties it for minutes before it takes any from here.
+    """
+    waiting = transport.get_write_buffer_size()
+    if sys.platform == "linux":
+        connection = transport.get_extra_info("socket")
+        if connection is not None and connection.fileno() >= 0:
+            waiting += struct.unpack("i", fcntl.ioctl(connection.fileno(), termios.TIOCOUTQ, bytes(4)))[0]
+    return waiting
+
+
+def reset(transport: asyncio.BaseTransport) -> None:
+    """Abort a connection such that its end cannot be taken for the end of a body that has no length."""
+    try:
+        connection = transport.get_extra_info("socket")
+    except AttributeError:
+        return  # the TLS transport of CPython 3.11 when it was closed twice: there is nothing left
+    if connection is not None and connection.fileno() >= 0:
+        # With a linger time of zero RST is sent, else an orderly end. Some systems refuse it (EINVAL) if the
+        # client was quicker.
+        with suppress(OSError):
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    if isinstance(transport, asyncio.WriteTransport):
+        transport.abort()

@@ -1,0 +1,55 @@
+"""The two messages that travel the line: a request on its way up, a complete response on its way back."""
+
+from dataclasses import dataclass, replace
+from typing import NamedTuple, Self
+
+from mlflow_proxy.mlflow_api.headers import of_another_body
+
+
+class Client(NamedTuple):
+    """Whose share of the budget a call takes: a credential's, and of a proxy behind this one its client's."""
+
+    credential: str
+    behalf: str = ""
+
+
+NO_CLIENT = Client("")
+"""The proxy itself."""
+
+
+@dataclass(frozen=True, slots=True)
+class UpstreamRequest:
+    """A request as the workspace will get it.
+
+    ``target`` is the origin-form request target (RFC 9112 section 3.2.1), path and query as they came
+    over the wire. ``headers`` are end-to-end fields in order, without ``Host``. ``client`` is whose share of
+    the budget it takes. What is ``public`` is asked in nobody's name.
+    """
+
+    method: str
+    target: str
+    headers: tuple[tuple[str, str], ...]
+    body: bytes = b""
+    client: Client = NO_CLIENT
+    public: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class StoredResponse:
+    """A complete response: what one flight brings back and what the cache keeps.
+
+    ``headers`` are end-to-end fields in order, without ``Content-Length``; ``body`` is in no coding.
+    """
+
+    status: int
+    reason: str
+    headers: tuple[tuple[str, str], ...]
+    body: bytes
+
+    def with_body(self, body: bytes) -> Self:
+        """Return the same response with another body, without what its fields say of the bytes of this."""
+        return replace(self, headers=tuple(of_another_body(self.headers)), body=body)
+
+    def header(self, name: str) -> str | None:
+        """Return the first field of that lower-case name."""
+        return next((value for field, value in self.headers if field.lower() == name), None)

@@ -1,0 +1,149 @@
+"""What callers share who have each proven that they may read a model (``access.sharing = "proven"``)."""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+import structlog
+
+from mlflow_proxy.access.sharing import Caller
+from mlflow_proxy.errors import RefusedAloneError
+from mlflow_proxy.metrics import Metrics
+from mlflow_proxy.mlflow_api.reads import Read, question_about
+from mlflow_proxy.outcome import Outcome
+from mlflow_proxy.party import Party
+from mlflow_proxy.reading.answer import Answer, Ask, Reader, from_store
+from mlflow_proxy.reading.memory import Memory
+from mlflow_proxy.reading.personal import Personal, PersonalPlaces, Place
+from mlflow_proxy.reading.proofs import PROOF, asked_by, described, is_proof, needs_proof
+from mlflow_proxy.reading.store import Entry
+
+log = structlog.get_logger(__name__)
+
+_ASKED = frozenset({Outcome.STORED, Outcome.MISS, Outcome.REQUEST})
+"""The workspace was asked with the caller's own credential."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Verdict:
+    """What the workspace says about a caller and a model.
+
+    ``refusal`` is its answer to one who may not read it; ``created`` is when the model was, for one who may,
+    None if the workspace does not say, so that nothing can be shared.
+    """
+
+    refusal: Answer | None = None
+    created: int | None = None
+
+
+class Proven:
+    """Asks ``below`` in the common name of all who have proven that they may read the model, or the caller's.
+
+    ``ask`` is the top of the stack; ``disown`` forgets an answer that proved wrong.
+    """
+
+    def __init__(
+        self,
+        below: Reader,
+        ask: Ask,
+        disown: Callable[[Answer], Awaitable[None]],
+        memory: Memory,
+        metrics: Metrics,
+    ) -> None:
+        self._below = below
+        self._ask = ask
+        self._disown = disown
+        self._memory = memory
+        self._metrics = metrics
+        self._places = PersonalPlaces()
+
+    async def read(self, question: Read, caller: Caller, party: Party) -> Answer:
+        """See Reader.read. Where nothing is shared so, every credential has its own answers."""
+        model = question.model
+        if not caller.common or model is None:
+            return await self._below.read(question, caller, party)
+        asked, leapt = self._memory.generations.moment, self._memory.clock.leapt()
+        if not needs_proof(question):
+            answer = await self._below.read(question, caller, party)
+            if is_proof(question):
+                self._memory.proofs.note(asked_by(question), model, answer.response, answer.as_of, asked)
+            return answer
+        verdict = await self._verdict(question, model, caller, party)
+        if verdict.refusal is not None:
+            return verdict.refusal
+        if verdict.created is None:
+            return await self._below.read(question, caller, party)
+        answer = await self._read_shared(question, caller, verdict.created, party)
+        lasted = self._memory.generations.files_hold(asked) and self._memory.clock.leapt() == leapt
+        if answer.outcome not in _ASKED and not lasted:
+            # Its permission may have been withdrawn while it waited for what others were told.
+            known = self._memory.proofs.get(asked_by(question), model, self._memory.clock.now())
+            if known is None or known.refusal is not None:
+                return await self.read(question, caller, party)
+        return answer
+
+    async def _verdict(self, question: Read, model: str, caller: Caller, party: Party) -> _Verdict:
+        now, proofs, credential = self._memory.clock.now(), self._memory.proofs, asked_by(question)
+        known = proofs.get(credential, model, now)
+        if known is not None and known.refusal is None:
+            return _Verdict(created=known.created)
+        if known is not None and known.refusal is not None and not caller.fresh:
+            entry = Entry(known.refusal, model, None, False, now, known.until)
+            return _Verdict(from_store(question.key, entry, Outcome.HIT, now, now))
+        # Under the same API prefix: another knows other credentials.
+        proof = question_about(question.prefix, PROOF, {"name": model}, question.partition)
+        self._metrics.proofs.inc()
+        answer = await self._ask(proof, caller, party)
+        if answer.response.status == 200 and proofs.get(credential, model, now) is None:
+            # It was stored too long ago, or asked before permissions were written, to prove anything.
+            await self._disown(answer)
+            answer = await self._ask(proof, caller, party)
+        if answer.response.status != 200:
+            return _Verdict(answer)
+        return _Verdict(created=described(answer.response, model))
+
+    async def _read_shared(self, question: Read, caller: Caller, created: int, party: Party) -> Answer:
+        """Return the answer that all share who may read the model, or the caller's own."""
+        now = self._memory.clock.now()
+        if self._memory.store.get(question.key, now) is not None:
+            return await self._below.read(question, caller, party)
+        common = question.within(caller.common_partition(created))
+        if (personal := self._places.known(_place(common), now)) is not None:
+            self._metrics.personal_answers.labels(question.route.name, personal).inc()
+            return await self._below.read(question, caller, party)
+        answer = await self._read_common(common, caller, party)
+        if answer is None or (answer.personal is not None and answer.outcome is Outcome.COLLAPSED):
+            # Said to another caller, which may have lost what this one has; or what each has of its own.
+            return await self._below.read(question, caller, party)
+        if answer.outcome in _ASKED and answer.response.status == 200:
+            self._note_place(common, answer.personal)
+        return answer
+
+    async def _read_common(self, common: Read, caller: Caller, party: Party) -> Answer | None:
+        """Return what those share who may read the model; None if the workspace refuses this caller alone.
+
+        A caller that waited for the call of a refused one asks anew, with its own credential or the next
+        one's.
+        """
+        while True:
+            try:
+                return await self._below.read(common, caller, party)
+            except RefusedAloneError as error:
+                if error.client == caller.client:
+                    return None
+
+    def _note_place(self, common: Read, personal: Personal | None) -> None:
+        """Note whether answers of this kind can be shared at all; tell the operator where they cannot."""
+        if personal is not None:
+            self._metrics.personal_answers.labels(common.route.name, personal).inc()
+            log.debug("answer is its caller's own", route=common.route.name, reason=personal)
+        if self._places.note(_place(common), personal, self._memory.clock.now()):
+            log.warning(
+                "answers of the workspace cannot be shared",
+                route=common.route.name,
+                reason=personal,
+                remedy="if a gateway on the way says so and need not, stop it there",
+            )
+
+
+def _place(common: Read) -> Place:
+    return common.partition, common.route.name
