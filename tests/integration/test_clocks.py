@@ -103,6 +103,21 @@ async def test_age_and_ttl_are_true_after_a_sleep(
     assert int(listing.headers["Age"]) in range(1200, 1210)
 
 
+async def test_a_listing_by_door_a_that_ended_in_sleep_is_put_together_anew(
+    machine: Machine, workspace: EmulatedWorkspace, api: Api
+) -> None:
+    async def listing() -> str | None:
+        return (await api.get("/api/2.0/mlflow-artifacts/artifacts", path="mlflow-proxy/m/1")).outcome
+
+    await api.get("model-versions/get", **VERSION)
+    assert [await listing() for _ in range(2)] == [STORED, HIT]
+    machine.sleep(USUAL.listing_ttl / 2)
+    assert await listing() == HIT
+    machine.sleep(USUAL.listing_ttl / 2 + MINUTE)
+    assert await listing() == STORED
+    assert len(workspace.arrivals.to(LIST)) == 2
+
+
 @pytest.mark.parametrize(
     ("endpoint", "parameters", "lives"),
     [
