@@ -25,6 +25,7 @@ from tests.integration.support import (
     SIGN,
     STORED,
     Api,
+    Reply,
     Upstream,
     answering,
     count,
@@ -103,18 +104,21 @@ async def test_age_and_ttl_are_true_after_a_sleep(
     assert int(listing.headers["Age"]) in range(1200, 1210)
 
 
-async def test_a_listing_by_door_a_that_ended_in_sleep_is_put_together_anew(
+async def test_a_listing_by_door_a_ages_in_sleep_and_ends(
     machine: Machine, workspace: EmulatedWorkspace, api: Api
 ) -> None:
-    async def listing() -> str | None:
-        return (await api.get("/api/2.0/mlflow-artifacts/artifacts", path="mlflow-proxy/m/1")).outcome
+    async def listing() -> Reply:
+        return await api.get("/api/2.0/mlflow-artifacts/artifacts", path="mlflow-proxy/m/1")
 
     await api.get("model-versions/get", **VERSION)
-    assert [await listing() for _ in range(2)] == [STORED, HIT]
+    assert [(await listing()).outcome for _ in range(2)] == [STORED, HIT]
     machine.sleep(USUAL.listing_ttl / 2)
-    assert await listing() == HIT
+    hit = await listing()
+    assert hit.outcome == HIT
+    assert int(hit.headers["Age"]) in range(1800, 1810)
+    assert hit.ttl in range(1790, 1801)
     machine.sleep(USUAL.listing_ttl / 2 + MINUTE)
-    assert await listing() == STORED
+    assert (await listing()).outcome == STORED
     assert len(workspace.arrivals.to(LIST)) == 2
 
 
