@@ -4,8 +4,14 @@ What belongs here: the seam with aiohttp's server. Its parser is asked first, ``
 either refuses becomes a request whose content is the error: so it is answered, logged and counted where all
 others are, and in its turn. ``refusal`` tells such a request from others. Nothing is read behind it.
 
-``_parser`` is the one private attribute of aiohttp that is touched: there is no other place between the bytes
-and the handler that sees every head, and that can end a body whose framing breaks.
+These parts of aiohttp are not public, which is why pyproject.toml holds it to a minor version;
+test_aiohttp_parts fails if one is gone, and test_framing, test_slow_clients and test_limits if one works
+otherwise.
+
+    ``RequestHandler._parser``         there is no other place between the bytes and the handler that sees
+                                       every head, and that can end a body whose framing breaks
+    ``RequestHandler._drain_helper``   waits until a client has taken all that was written
+    ``BaseSite._server``               what a site closes when it stops (in ``accepting``)
 """
 
 import asyncio

@@ -1,9 +1,18 @@
 """Connections to the other side: what they have to do beyond what aiohttp's do.
 
-What belongs here: the seam with aiohttp's client below a request. ``_factory``, ``_get``, ``_release``,
-``_conns``, ``_create_proxy_connection``, ``_parser``, ``_payload`` and the session's ``_retry_connection``
-are not public, which is why pyproject.toml holds aiohttp to a minor version; test_hostile_answers,
-test_ended_connections and test_storage_destinations fail if one of them changes.
+What belongs here: the seam with aiohttp's client below a request. These parts of aiohttp are not public,
+which is why pyproject.toml holds it to a minor version; test_aiohttp_parts fails if one is gone, and
+test_hostile_answers, test_ended_connections and test_storage_destinations if one works otherwise.
+
+    ``TCPConnector._factory``                   makes what speaks over a connection: ours breaks off bodies
+    ``TCPConnector._get``                       takes a connection from the pool: only one that is alive
+    ``TCPConnector._release``                   puts it back: one that says anything unasked is closed
+    ``TCPConnector._conns``                     the pool: the one used last is taken first
+    ``TCPConnector._create_proxy_connection``   waits for a forward proxy: not for ever
+    ``TCPConnector._loop``                      the event loop that the pool is of
+    ``ResponseHandler._parser``                 whether an answer is expected
+    ``ResponseHandler._payload``                the body that is being read
+    ``ClientSession._retry_connection``         whether a request is repeated unasked (in ``client``)
 """
 
 import asyncio
