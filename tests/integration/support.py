@@ -2,12 +2,10 @@
 
 import asyncio
 import json
-import socket
 import ssl
-import struct
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
 from urllib.parse import urlsplit
@@ -32,6 +30,7 @@ from mlflow_proxy.settings import (
     Settings,
     TlsSettings,
 )
+from tests.streams import StreamServer, reset
 
 API = "/api/2.0/mlflow/"
 MUCH = 10_000
@@ -263,10 +262,7 @@ class Inbound:
 
     def reset(self) -> None:
         """Send RST."""
-        self.writer.get_extra_info("socket").setsockopt(
-            socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0)
-        )
-        self.writer.transport.abort()
+        reset(self.writer)
 
 
 Respond = Callable[[Inbound], Awaitable[None]]
@@ -308,53 +304,28 @@ def with_files(respond: Respond, *names: str) -> Respond:
     return by_endpoint
 
 
-@dataclass
-class Upstream:
+class Upstream(StreamServer):
     """A server that parses no more than it must. Its ``respond`` may be changed at any time."""
 
-    respond: Respond = field(default_factory=lambda: answering(OK))
-    seen: list[Inbound] = field(default_factory=list)
-    url: str = ""
-    tls: ssl.SSLContext | None = None
+    def __init__(self, respond: Respond | None = None, *, tls: ssl.SSLContext | None = None) -> None:
+        super().__init__(tls)
+        self.respond = respond or answering(OK)
+        self.seen: list[Inbound] = []
 
-    def __post_init__(self) -> None:
-        self._tasks: set[asyncio.Task[None]] = set()
+        self.url = ""
 
     async def __aenter__(self) -> Self:
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0, limit=1 << 20, ssl=self.tls)
-        self.url = f"{'https' if self.tls else 'http'}://127.0.0.1:{self.port}"
+        await super().__aenter__()
+        self.url = f"{'https' if self._tls else 'http'}://127.0.0.1:{self.port}"
         return self
 
-    @property
-    def port(self) -> int:
-        port: int = self._server.sockets[0].getsockname()[1]
-        return port
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._server.close()
-        for task in self._tasks:
-            task.cancel()
-        if self._tasks:
-            await asyncio.wait(self._tasks)
-
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self._tasks.add(task)
-        try:
-            while True:
-                head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
-                line, *lines = head.removesuffix("\r\n\r\n").split("\r\n")
-                inbound = Inbound(line, _fields(lines), reader, writer)
-                self.seen.append(inbound)
-                await self.respond(inbound)
-        except (ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
-            pass  # the other side has gone, or the test is over
-        finally:
-            self._tasks.discard(task)
-            writer.transport.abort()
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while True:
+            head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
+            line, *lines = head.removesuffix("\r\n\r\n").split("\r\n")
+            inbound = Inbound(line, _fields(lines), reader, writer)
+            self.seen.append(inbound)
+            await self.respond(inbound)
 
 
 def _fields(lines: list[str]) -> Head:

@@ -1,10 +1,10 @@
 """Who may give the proxy commands, such as to purge. Pure."""
 
 import hmac
-import ipaddress
 
 from multidict import MultiMapping
 
+from mlflow_proxy.addresses import is_loopback, literal
 from mlflow_proxy.errors import PermissionDeniedError, UnauthenticatedError
 
 _OF_BROWSERS = ("Origin", "Sec-Fetch-Site", "Sec-Fetch-Mode")
@@ -25,7 +25,7 @@ def check(headers: MultiMapping[str], peer: str | None, token: str) -> None:
         if not _bears(headers, token):
             raise UnauthenticatedError("Send the admin token (admin.token): `Authorization: Bearer ...`.")
         return
-    if peer is None or not _is_loopback(peer):
+    if peer is None or literal(peer) is None or not is_loopback(peer):
         raise PermissionDeniedError("This is for the proxy's own machine only, unless admin.token is set.")
     if any(name in headers for name in _OF_PROXIES):
         raise PermissionDeniedError("This came through another proxy; set admin.token and send it.")
@@ -39,12 +39,3 @@ def _bears(headers: MultiMapping[str], token: str) -> bool:
     # In a time that does not tell how much of it is right; in bytes, since only ASCII is compared as text.
     right = hmac.compare_digest(credential.strip().encode(errors="surrogateescape"), token.encode())
     return right and scheme.lower() == "bearer"
-
-
-def _is_loopback(peer: str) -> bool:
-    try:
-        address = ipaddress.ip_address(peer.partition("%")[0])
-    except ValueError:
-        return False
-    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
-    return (mapped or address).is_loopback

@@ -4,7 +4,6 @@ What belongs here: what the request asks for, and what it is told.
 """
 
 import asyncio
-import json
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -15,6 +14,7 @@ from mlflow_proxy.admin.handlers import Handler
 from mlflow_proxy.bodies import pieces
 from mlflow_proxy.errors import BadRequestError
 from mlflow_proxy.mlflow_api.reads import parameters
+from mlflow_proxy.mlflow_api.strict_json import strict_json
 from mlflow_proxy.reading.store import Invalidation
 from mlflow_proxy.reading.writes import Purged
 
@@ -84,12 +84,6 @@ async def _body(request: web.Request) -> bytes:
 
 def _json(body: bytes) -> Any:
     try:
-        return json.loads(body.decode(), object_pairs_hook=_unambiguous)
-    except (ValueError, RecursionError):
+        return strict_json(body)
+    except ValueError:
         return None
-
-
-def _unambiguous(members: list[tuple[str, Any]]) -> dict[str, Any]:
-    if len(dict(members)) < len(members):
-        raise ValueError("a member is repeated")
-    return dict(members)

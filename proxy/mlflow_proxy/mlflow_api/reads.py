@@ -20,6 +20,7 @@ from mlflow_proxy.errors import BadRequestError
 from mlflow_proxy.mlflow_api.headers import CODINGS, Fields, only_header
 from mlflow_proxy.mlflow_api.messages import Client, UpstreamRequest
 from mlflow_proxy.mlflow_api.routes import Freshness, Route, match
+from mlflow_proxy.mlflow_api.strict_json import strict_json
 
 
 class Key(NamedTuple):
@@ -120,7 +121,7 @@ def json_parameters(body: bytes) -> dict[str, str] | None:
     Repeated members give None: parsers differ on which of them counts. So do codings other than UTF-8.
     """
     try:
-        value = json.loads(body.decode(), object_pairs_hook=_object)
+        value = strict_json(body)
         if not isinstance(value, dict):
             return None
         return {name: json.dumps(member, sort_keys=True) for name, member in value.items()}
@@ -242,13 +243,6 @@ def _unique(pairs: list[tuple[str, str]]) -> dict[str, str] | None:
     return unique if len(unique) == len(pairs) else None
 
 
-def _object(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    unique = dict(pairs)
-    if len(unique) != len(pairs):
-        raise ValueError("repeated member")
-    return unique
-
-
 def _exact_members(body: bytes) -> dict[str, str] | None:
     """Return what ``json_parameters`` does, None also for values that not all parsers read alike.
 
@@ -256,11 +250,7 @@ def _exact_members(body: bytes) -> dict[str, str] | None:
     and surrogates that stand alone are none of it, nor is anything nested.
     """
     try:
-        value = json.loads(
-            body.decode(),
-            object_pairs_hook=_object,
-            parse_int=_exact_number,
-        )
+        value = strict_json(body, _exact_number)
         if not isinstance(value, dict):
             return None
         if not all(_is_plain(member) for member in value.values()):
