@@ -86,6 +86,8 @@ PURES: tuple[Pure, ...] = (
     # An int too large for a float; no number at all.
     Pure("a token of the proxy's own", ("e30.eyJleHAiOiA5" + "OTk5" * 200 + "fQ.x",)),
     Pure("a token of the proxy's own", ("e30.eyJleHAiOiBOYU59.x",)),
+    # Base64 with more padding than there may be.
+    Pure("clients are known by their tokens", (["AUTHORIZATION"], "Basic OnRva2Vu=")),
     # A client without a token, and no word about it.
     Pure("a file of clients", (b"[clients]\na=[]",)),
 )
