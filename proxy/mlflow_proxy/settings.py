@@ -35,6 +35,7 @@ from pydantic_settings import (
     SettingsError,
     TomlConfigSettingsSource,
 )
+from typing_extensions import TypeAliasType
 
 from mlflow_proxy.addresses import literal
 from mlflow_proxy.errors import InvalidSettingsError
@@ -44,8 +45,9 @@ from mlflow_proxy.mlflow_api.routes import Group
 
 PREFIX = "MLFLOW_PROXY_"
 
-Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-PositiveSeconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+# Aliases with names of their own: --help shows them in the place of a type.
+Seconds = TypeAliasType("Seconds", Annotated[float, Field(ge=0, allow_inf_nan=False)])
+PositiveSeconds = TypeAliasType("PositiveSeconds", Annotated[float, Field(gt=0, allow_inf_nan=False)])
 
 
 def _origin(value: str) -> str:
@@ -159,6 +161,24 @@ def _check_neutral(name: str) -> None:
         raise ValueError(f"{name} always counts ({row.why}); leave it out")
 
 
+Size = TypeAliasType("Size", Annotated[ByteSize, Field(gt=0)])
+File = TypeAliasType("File", str)
+Addresses = TypeAliasType(
+    "Addresses", Annotated[tuple[str, ...], Field(min_length=1), _listed("addresses", _check_address)]
+)
+OptionalAddresses = TypeAliasType(
+    "OptionalAddresses",
+    Annotated[
+        tuple[str, ...],
+        _listed("addresses", _check_address),
+        BeforeValidator(lambda value: () if value == "" else value),
+    ],
+)
+HostNames = TypeAliasType("HostNames", Annotated[tuple[str, ...], _listed("host names", _check_host)])
+FieldNames = TypeAliasType("FieldNames", Annotated[tuple[str, ...], _listed("field names", _check_neutral)])
+CookieNames = TypeAliasType("CookieNames", Annotated[tuple[str, ...], _listed("cookie names", _check_token)])
+
+
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -180,9 +200,9 @@ def _key_of(certificate: str) -> Callable[[str, ValidationInfo], str]:
 class CacheSettings(_Section):
     """What is stored and for how long."""
 
-    max_bytes: ByteSize = Field(ByteSize(256 * 2**20), gt=0, description="memory for stored answers")
-    max_entry_bytes: ByteSize = Field(
-        ByteSize(8 * 2**20), gt=0, description="answers larger than this are streamed and not stored"
+    max_bytes: Size = Field(ByteSize(256 * 2**20), description="memory for stored answers")
+    max_entry_bytes: Size = Field(
+        ByteSize(8 * 2**20), description="answers larger than this are streamed and not stored"
     )
     listing_ttl: Seconds = Field(3600, description="file listings of READY model versions")
     unverified_ttl: Seconds = Field(60, description="file listings of versions whose status is not known")
@@ -266,23 +286,23 @@ class AccessSettings(_Section):
     )
     proof_ttl: PositiveSeconds = Field(300, description="proven: how long such a proof counts")
     refusal_ttl: Seconds = Field(5, description="proven: how long a refusal counts")
-    neutral_fields: Annotated[tuple[str, ...], NoDecode, _listed("field names", _check_neutral)] = Field(
+    neutral_fields: Annotated[FieldNames, NoDecode] = Field(
         (),
         description="request fields that tell nothing about the caller, with commas between them, beside the "
         "well-known ones",
     )
-    neutral_cookies: Annotated[tuple[str, ...], NoDecode, _listed("cookie names", _check_token)] = Field(
+    neutral_cookies: Annotated[CookieNames, NoDecode] = Field(
         (),
         description="cookies that tell nothing about the caller, such as a load balancer's, with commas"
         " between them",
     )
-    token_file: str = Field(
+    token_file: File = Field(
         "", description="service: file with the workspace's token, read again when it changes"
     )
     profile: str = Field(
         "", description="service: Databricks profile, when the environment does not say it all"
     )
-    clients_file: str = Field(
+    clients_file: File = Field(
         "", description="service: TOML file of the clients and the digests of their tokens"
     )
     reach: Literal["mlflow", "everything"] = Field(
@@ -334,9 +354,9 @@ class ConnectionSettings(_Section):
         description="whether the upstream hears clients' addresses, in X-Forwarded-For and its like; auto: "
         "unless it is known to be a Databricks workspace",
     )
-    ca_file: str = Field("", description="PEM file of CAs to trust beside the system's")
-    client_certificate: str = Field("", description="PEM file, for a workspace that wants one")
-    client_key: Annotated[str, AfterValidator(_key_of("client_certificate"))] = Field(
+    ca_file: File = Field("", description="PEM file of CAs to trust beside the system's")
+    client_certificate: File = Field("", description="PEM file, for a workspace that wants one")
+    client_key: Annotated[File, AfterValidator(_key_of("client_certificate"))] = Field(
         "", validate_default=True, description="PEM file of its private key"
     )
 
@@ -344,8 +364,8 @@ class ConnectionSettings(_Section):
 class TlsSettings(_Section):
     """https for clients, on the same port. The files are read again when they change."""
 
-    certificate: str = Field("", description="PEM file: the certificate and those between it and its CA")
-    key: Annotated[str, AfterValidator(_key_of("certificate"))] = Field(
+    certificate: File = Field("", description="PEM file: the certificate and those between it and its CA")
+    key: Annotated[File, AfterValidator(_key_of("certificate"))] = Field(
         "", validate_default=True, description="PEM file of its private key"
     )
 
@@ -371,11 +391,13 @@ def _secret(value: SecretStr) -> SecretStr:
 
 _SHORTEST_SECRET = 16
 
+Secret = TypeAliasType("Secret", Annotated[SecretStr, AfterValidator(_secret)])
+
 
 class FleetSettings(_Section):
     """What proxies that share a Redis have in common beside their budgets."""
 
-    secret: Annotated[SecretStr, AfterValidator(_secret)] = Field(
+    secret: Secret = Field(
         SecretStr(""), description="the same on all proxies, so that they share answers as well"
     )
 
@@ -386,20 +408,13 @@ _ADMIN_PORT = 8081
 class AdminSettings(_Section):
     """The proxy's own endpoints, under /-/."""
 
-    host: Annotated[
-        tuple[str, ...],
-        NoDecode,
-        _listed("addresses", _check_address),
-        BeforeValidator(lambda value: () if value == "" else value),
-    ] = Field(
+    host: Annotated[OptionalAddresses, NoDecode] = Field(
         (),
         description="address of a listener for them alone, or several with commas between them; empty: with "
         "everything else",
     )
     port: int = Field(_ADMIN_PORT, ge=0, le=65535, description="its port, 0 for any free one")
-    token: Annotated[SecretStr, AfterValidator(_secret)] = Field(
-        SecretStr(""), description="who may purge; without one, whoever is on this machine"
-    )
+    token: Secret = Field(SecretStr(""), description="who may purge; without one, whoever is on this machine")
 
     @field_validator("port")
     @classmethod
@@ -463,13 +478,12 @@ class Settings(BaseSettings):
         description="what kind of upstream the defaults are for; an MLflow server is given no limits, "
         "answers are shared by credential only, and it is told clients' addresses",
     )
-    host: Annotated[tuple[str, ...], NoDecode, _listed("addresses", _check_address)] = Field(
+    host: Annotated[Addresses, NoDecode] = Field(
         ("127.0.0.1",),
-        min_length=1,
         description="address to listen on, or several with commas between them",
     )
     port: int = Field(8080, ge=0, le=65535, description="port to listen on, 0 for any free one")
-    allowed_hosts: Annotated[tuple[str, ...], NoDecode, _listed("host names", _check_host)] = Field(
+    allowed_hosts: Annotated[HostNames, NoDecode] = Field(
         (),
         description="names that clients may call the proxy by, with commas between them, beside localhost "
         "where it listens on that",
