@@ -16,7 +16,7 @@ CLIENTS := $(patsubst %,.venv-%/.installed,$(MLFLOWS))
 .DELETE_ON_ERROR:
 .SUFFIXES:
 .DEFAULT_GOAL := help
-.PHONY: help demo test redis-server nginx curl openssl lint format bench environments lock upgrade clean
+.PHONY: help demo test test-fast redis-server nginx curl openssl lint format bench environments lock upgrade clean
 
 help: ## Say what can be made
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
@@ -27,6 +27,9 @@ demo: $(DEV) .venv-mlflow-3/.installed ## Storm an emulated workspace with real 
 # Four at a time: many of them wait for a budget and not for a processor.
 test: $(DEV) $(CLIENTS) redis-server nginx curl openssl ## Run every test
 	.venv/bin/python -m pytest --numprocesses 4 --dist worksteal $(ARGS)
+
+test-fast: $(DEV) ## Run what opens no socket to speak of: units, and the budget in virtual time
+	.venv/bin/python -m pytest --numprocesses auto --dist worksteal tests/unit tests/simulation $(ARGS)
 
 # The tests start real servers of their own, and run the commands of the documents; Debian's packages are the quickest way
 # to both. Programs for root are not on everyone's PATH.
