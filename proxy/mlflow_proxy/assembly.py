@@ -46,7 +46,7 @@ from mlflow_proxy.reading.memory import Memory
 from mlflow_proxy.reading.writes import Writes
 from mlflow_proxy.readings import Readings
 from mlflow_proxy.settings import BudgetSettings, CacheSettings, Settings
-from mlflow_proxy.upstream.client import HttpClient
+from mlflow_proxy.upstream.client import STORAGE, WORKSPACE, HttpClient, Peer
 from mlflow_proxy.upstream.destination import Destinations
 from mlflow_proxy.upstream.forward_proxy import ForwardProxies, without_credentials
 from mlflow_proxy.workspace import Workspace
@@ -185,7 +185,7 @@ def _clients(
         log.info("the workspace is called through a proxy", proxy=without_credentials(forward))
 
     def client(
-        peer: str, context: tls.Reloaded | None, destinations: Destinations | None, *, repeats: bool
+        peer: Peer, context: tls.Reloaded | None, destinations: Destinations | None, *, repeats: bool
     ) -> HttpClient:
         return HttpClient(
             peer,
@@ -201,8 +201,8 @@ def _clients(
 
     of_storage = Destinations.of(settings.upstream, local=settings.artifacts.local_storage)
     return (
-        client("the workspace", ways[0], None, repeats=False),
-        client("the workspace's storage", ways[1], of_storage, repeats=True),
+        client(WORKSPACE, ways[0], None, repeats=False),
+        client(STORAGE, ways[1], of_storage, repeats=True),
     )
 
 

@@ -289,8 +289,10 @@ async def test_no_proxy_is_honoured(monkeypatch: pytest.MonkeyPatch) -> None:
         by_way_of(monkeypatch, forward, NO_PROXY="other.test,.invalid")
         async with proxied(f"http://workspace.invalid:{workspace.port}") as url:
             said = await message(url)
-        assert "The host name of the workspace could not be resolved" in said, (
-            "nobody else resolves it for us"
+        # Nobody else resolves it for us.
+        assert said == (
+            "The host name of the workspace, workspace.invalid, could not be resolved; the proxy's setting "
+            "upstream says it: check it, and DNS on the proxy's machine."
         )
         assert not forward.requests
 

@@ -6,6 +6,7 @@ import ssl
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from types import SimpleNamespace
+from typing import NamedTuple
 
 import aiohttp
 from multidict import CIMultiDict
@@ -37,16 +38,30 @@ _CHUNK = 128 * 1024
 _ENDED = (aiohttp.ClientOSError, aiohttp.ClientConnectionResetError, aiohttp.ServerDisconnectedError)
 """What aiohttp raises when a connection ends in the middle of a request or before its answer."""
 
+
+class Peer(NamedTuple):
+    """The other side: its name in messages, and what says which host it is, for operators to correct."""
+
+    name: str
+    named_by: str
+
+    @property
+    def subject(self) -> str:
+        """Its name as a sentence begins with it."""
+        return self.name[0].upper() + self.name[1:]
+
+
+WORKSPACE = Peer("the workspace", "the proxy's setting upstream")
+STORAGE = Peer("the workspace's storage", "the workspace's answer")
+
 Body = bytes | AsyncIterator[bytes] | None
 Sent = Callable[[], None]
 Tls = Callable[[], ssl.SSLContext | bool]
 
 
 class HttpClient:
-    """One pool of connections to one peer.
+    """One pool of connections to one peer. Error messages never show a URL: storage URLs carry signatures.
 
-    ``peer`` names it in error messages, "the workspace"; they never show a URL, since storage URLs carry
-    signatures.
     Redirects are not followed, cookies not kept, bodies not decoded: a proxy does none of that.
     ``limit`` says where the number of connections comes from, in the same messages.
     ``repeats`` is whether a request of an idempotent method is made once more, unasked, if its connection
@@ -57,7 +72,7 @@ class HttpClient:
 
     def __init__(
         self,
-        peer: str,
+        peer: Peer,
         *,
         connect_timeout: float,
         read_timeout: float,
@@ -157,9 +172,7 @@ class HttpClient:
         wrong = problem(response.status, response.version or (0, 9), response.headers.items())
         if wrong:
             response.close()
-            raise BadGatewayError(
-                f"{_subject(self._peer)} answered with something that is not HTTP: {wrong}."
-            )
+            raise BadGatewayError(f"{self._peer.subject} answered with something that is not HTTP: {wrong}.")
         try:
             yield response
         finally:
@@ -175,7 +188,7 @@ class HttpClient:
                 if wanted.used is None:
                     raise
                 raise ConnectionEndedError(
-                    f"{_subject(self._peer)} hung up before it answered.", unread=wanted.unread
+                    f"{self._peer.subject} hung up before it answered.", unread=wanted.unread
                 ) from None
 
     @contextmanager
@@ -187,24 +200,26 @@ class HttpClient:
             if isinstance(refused, RefusedAddressError) and refused.__cause__ is not None:
                 raise refused.__cause__ from None
             if _ran_out(error):
-                raise OverloadedError(_no_descriptor(self._peer)) from error
+                raise OverloadedError(_no_descriptor(self._peer.name)) from error
             raise BadGatewayError(_no_connection(self._peer, proxy, error)) from error
         except TimeoutError as error:
             if attempt.queued:
                 raise OverloadedError(
-                    f"All {self._connections} connections to {self._peer} are in use ({self._limit})."
+                    f"All {self._connections} connections to {self._peer.name} are in use ({self._limit})."
                 ) from error
-            raise GatewayTimeoutError(f"{_subject(self._peer)} did not answer in time.") from error
+            raise GatewayTimeoutError(f"{self._peer.subject} did not answer in time.") from error
         except aiohttp.ServerDisconnectedError as error:
-            raise BadGatewayError(f"{_subject(self._peer)} hung up before it answered.") from error
+            raise BadGatewayError(f"{self._peer.subject} hung up before it answered.") from error
         except aiohttp.ClientResponseError as error:
             raise BadGatewayError(
-                f"{_subject(self._peer)} answered with something that is not HTTP."
+                f"{self._peer.subject} answered with something that is not HTTP."
             ) from error
         except (aiohttp.ClientError, OSError, ValueError) as error:
             if is_exhaustion(error):
-                raise OverloadedError(_no_descriptor(self._peer)) from error
-            raise BadGatewayError(f"The connection to {self._peer} broke: {type(error).__name__}.") from error
+                raise OverloadedError(_no_descriptor(self._peer.name)) from error
+            raise BadGatewayError(
+                f"The connection to {self._peer.name} broke: {type(error).__name__}."
+            ) from error
 
 
 def _ran_out(error: aiohttp.ClientError) -> bool:
@@ -227,33 +242,29 @@ def _no_descriptor(peer: str) -> str:
     )
 
 
-def _subject(peer: str) -> str:
-    """Return a peer's name as a sentence begins with it."""
-    return peer[0].upper() + peer[1:]
-
-
 def _no_connection(
-    peer: str, proxy: URL | None, error: aiohttp.ClientOSError | aiohttp.ClientHttpProxyError
+    peer: Peer, proxy: URL | None, error: aiohttp.ClientOSError | aiohttp.ClientHttpProxyError
 ) -> str:
     """Say why there is no connection and what can be done about it."""
     if isinstance(error, aiohttp.ClientHttpProxyError):
-        return f"{_subject(peer)} is behind {_shown(proxy)}, which refused the connection: {error.status}."
+        return f"{peer.subject} is behind {_shown(proxy)}, which refused the connection: {error.status}."
     if isinstance(error, aiohttp.ClientConnectorCertificateError):
         return _no_trust(peer, error.certificate_error)
     # The alert that a certificate is missing comes after the handshake, from TLS 1.3 on.
     if isinstance(error.__cause__, ssl.SSLError):
         return _no_handshake(peer, error.__cause__.reason or "handshake failed")
     if not isinstance(error, aiohttp.ClientConnectorError):
-        return f"The connection to {peer} broke: {type(error).__name__}."
+        return f"The connection to {peer.name} broke: {type(error).__name__}."
     reason = error.os_error.strerror or "connection failed"
     if proxy is not None and error.host == proxy.host:
         variables = "HTTPS_PROXY, HTTP_PROXY and NO_PROXY say which"
-        return (
-            f"{_subject(peer)} is behind {_shown(proxy)}, which could not be reached: {reason}; {variables}."
-        )
+        return f"{peer.subject} is behind {_shown(proxy)}, which could not be reached: {reason}; {variables}."
     if isinstance(error, aiohttp.ClientConnectorDNSError):
-        return f"The host name of {peer} could not be resolved."
-    return f"{_subject(peer)} could not be reached: {reason}."
+        return (
+            f"The host name of {peer.name}, {error.host}, could not be resolved; {peer.named_by} says it: "
+            "check it, and DNS on the proxy's machine."
+        )
+    return f"{peer.subject} could not be reached: {reason}."
 
 
 def _shown(proxy: URL | None) -> str:
@@ -266,7 +277,7 @@ _EXPIRED = 10
 """X509_V_ERR_CERT_HAS_EXPIRED."""
 
 
-def _no_trust(peer: str, error: Exception) -> str:
+def _no_trust(peer: Peer, error: Exception) -> str:
     code = getattr(error, "verify_code", None)
     reason = getattr(error, "verify_message", None) or "verification failed"
     if code in _HOST_MISMATCH:
@@ -275,16 +286,16 @@ def _no_trust(peer: str, error: Exception) -> str:
         remedy = "it has to be renewed there, unless this machine's clock is wrong"
     else:
         remedy = "set connections.ca_file to a PEM file with the certificate of its CA"
-    return f"{_subject(peer)}'s certificate is not trusted: {reason}; {remedy}."
+    return f"{peer.subject}'s certificate is not trusted: {reason}; {remedy}."
 
 
-def _no_handshake(peer: str, reason: str) -> str:
+def _no_handshake(peer: Peer, reason: str) -> str:
     if "ALERT" in reason and ("CERTIFICATE" in reason or "UNKNOWN_CA" in reason or "HANDSHAKE" in reason):
         return (
-            f"{_subject(peer)} refused this proxy's TLS certificate, or wants one ({reason}); "
+            f"{peer.subject} refused this proxy's TLS certificate, or wants one ({reason}); "
             "set connections.client_certificate and connections.client_key."
         )
-    return f"{_subject(peer)} could not be spoken to by TLS: {reason}; check the scheme and port of its URL."
+    return f"{peer.subject} could not be spoken to by TLS: {reason}; check the scheme and port of its URL."
 
 
 async def chunks(response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
