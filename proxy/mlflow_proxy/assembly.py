@@ -74,7 +74,7 @@ class Proxy:
     apart: dict[str, Handler]
     readiness: Readiness
     in_flight: InFlight
-    reloaded: Sequence[tls.Reloaded]
+    reloaded: Sequence[tls.Context]
     watching_upstream: AbstractAsyncContextManager[None]
     fleet: Fleet | None
     access: Access
@@ -163,7 +163,7 @@ def _depends_on_kind(settings: Settings) -> bool:
     return settings.connections.forwarded_fields == "auto" or settings.access.sharing == "auto"
 
 
-_Ways = tuple[tls.Reloaded | None, tls.Reloaded | None]
+_Ways = tuple[tls.Context | None, tls.Context | None]
 """TLS contexts to the workspace and to its storage; None for the system's."""
 
 
@@ -185,7 +185,7 @@ def _clients(
         log.info("the workspace is called through a proxy", proxy=without_credentials(forward))
 
     def client(
-        peer: Peer, context: tls.Reloaded | None, destinations: Destinations | None, *, repeats: bool
+        peer: Peer, context: tls.Context | None, destinations: Destinations | None, *, repeats: bool
     ) -> HttpClient:
         return HttpClient(
             peer,
@@ -343,7 +343,7 @@ def _access(settings: Settings, upstream: KnownUpstream, service: _Service | Non
     )
 
 
-def _current(context: tls.Reloaded | None) -> ssl.SSLContext | bool:
+def _current(context: tls.Context | None) -> ssl.SSLContext | bool:
     return True if context is None else context.current
 
 

@@ -5,75 +5,25 @@ replaced. Connections that are open keep what they began with.
 """
 
 import asyncio
-import os
 import ssl
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
-import structlog
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from mlflow_proxy.errors import InvalidSettingsError
+from mlflow_proxy.files import INTERVAL, Reloaded
 
-log = structlog.get_logger(__name__)
-
-INTERVAL = 1.0
-"""Seconds between two looks at the files."""
-
-_Seen = tuple[tuple[int, int, int] | None, ...]
-
-
-class Reloaded:
-    """A context that follows its files; ``current`` is for new connections.
-
-    ``make`` reads ``files`` (paths; empty ones are left out) and raises InvalidSettingsError, which the
-    first time is the caller's. Later the context before stays, so that a pair of files that is being
-    written, or does not match, harms nobody.
-    """
-
-    def __init__(self, files: Iterable[str], make: Callable[[], ssl.SSLContext]) -> None:
-        self._files = [file for file in files if file]
-        self._make = make
-        # Looked at before they are read: what changes in between is a change.
-        self._seen = self._look()
-        self._complained = False
-        self.current = make()
-
-    def refresh(self) -> None:
-        """Take the files over if they have changed, at the latest once they can be. Blocks on the disk."""
-        seen = self._look()
-        if seen == self._seen:
-            self._complained = False
-            return
-        try:
-            self.current = self._make()
-        except InvalidSettingsError as problem:
-            if not self._complained:
-                log.error("changed TLS files are not taken over; the old ones stay", reason=str(problem))
-            self._complained = True
-        else:
-            self._seen = seen
-            log.info("changed TLS files taken over", files=self._files)
-            self._complained = False
-
-    def _look(self) -> _Seen:
-        return tuple(_state(file) for file in self._files)
-
-
-def _state(file: str) -> tuple[int, int, int] | None:
-    try:
-        status = os.stat(file)
-    except OSError:
-        return None
-    # With the inode: files are replaced by renaming, and links turned to other files, of any age.
-    return status.st_mtime_ns, status.st_size, status.st_ino
+Context = Reloaded[ssl.SSLContext]
+"""One that follows its files, for new connections. A pair of files that is being written, or does not match,
+does not load: the context before stays."""
 
 
 @asynccontextmanager
-async def watching(contexts: Sequence[Reloaded]) -> AsyncIterator[None]:
+async def watching(contexts: Sequence[Context]) -> AsyncIterator[None]:
     """Let contexts follow their files for as long as this lasts."""
     if not contexts:
         yield
@@ -87,14 +37,14 @@ async def watching(contexts: Sequence[Reloaded]) -> AsyncIterator[None]:
             await task
 
 
-async def _watch(contexts: Sequence[Reloaded]) -> None:
+async def _watch(contexts: Sequence[Context]) -> None:
     while True:
         await asyncio.sleep(INTERVAL)
         for context in contexts:
             await asyncio.to_thread(context.refresh)
 
 
-def for_clients(certificate: str, key: str) -> tuple[ssl.SSLContext, Reloaded]:
+def for_clients(certificate: str, key: str) -> tuple[ssl.SSLContext, Context]:
     """Return the context to listen with, and what keeps it up to date. Raises InvalidSettingsError.
 
     A handshake takes the certificate that is current when it begins: the context to listen with only hands
@@ -106,7 +56,7 @@ def for_clients(certificate: str, key: str) -> tuple[ssl.SSLContext, Reloaded]:
         _load_pair(context, ("tls.certificate", certificate), ("tls.key", key))
         return context
 
-    pair = Reloaded((certificate, key), make)
+    pair = Reloaded([Path(certificate), Path(key)], make, "tls")
 
     def hand_over(connection: ssl.SSLObject, name: str | None, context: ssl.SSLContext) -> None:
         connection.context = pair.current
@@ -116,7 +66,7 @@ def for_clients(certificate: str, key: str) -> tuple[ssl.SSLContext, Reloaded]:
     return listening, pair
 
 
-def for_upstream(ca_file: str, certificate: str = "", key: str = "") -> Reloaded | None:
+def for_upstream(ca_file: str, certificate: str = "", key: str = "") -> Context | None:
     """Return the context to call others with, None if these settings ask for nothing special.
 
     Trusts the system's CAs and those in ``ca_file``. Raises InvalidSettingsError.
@@ -135,7 +85,8 @@ def for_upstream(ca_file: str, certificate: str = "", key: str = "") -> Reloaded
             _load_pair(context, (names[0], certificate), (names[1], key))
         return context
 
-    return Reloaded((ca_file, certificate, key), make)
+    files = [Path(file) for file in (ca_file, certificate, key) if file]
+    return Reloaded(files, make, "connections")
 
 
 def _server_context() -> ssl.SSLContext:

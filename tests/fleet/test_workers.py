@@ -292,7 +292,7 @@ async def test_workers_speak_tls_and_follow_their_certificate(
             assert set(await asyncio.gather(*reads(running, 10))) == {404}
             assert len(await running.pids()) == WORKERS
             authority.issue("second").copy_to(pair)
-            taken = await running.log.until("changed TLS files taken over", WORKERS)
+            taken = await running.log.until("changed file read again", WORKERS)
             assert {line["worker"] for line in taken} == set(range(WORKERS))
             assert set(await asyncio.gather(*reads(running, 10))) == {404}
         assert await running.end() == 0
@@ -370,7 +370,7 @@ async def test_the_last_client_is_shut_out_of_every_worker(
 
         assert set(await asyncio.gather(*reads(running, 10))) == {404}
         write("")
-        assert await ask_until("file cannot be used; what it said before stays in force") == {404}
+        assert await ask_until("changed file cannot be used; what it said before stays in force") == {404}
         write("[clients]\n")
         assert await ask_until("no client is named, so that all clients are refused") == {401}
         assert await running.end() == 0

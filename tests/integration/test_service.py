@@ -396,7 +396,7 @@ async def test_what_may_be_half_of_a_file_shuts_nobody_out(
             while not [line for line in said if line["log_level"] == "error"]:
                 assert (await api.get(MODEL, name="m")).status == 200
         [line] = [line for line in said if line["log_level"] == "error"]
-        assert line["event"] == "file cannot be used; what it said before stays in force"
+        assert line["event"] == "changed file cannot be used; what it said before stays in force"
         assert (await api.get(MODEL, name="m")).status == 200
         assert (await api.get(MODEL, name="m", token="token-c")).status == 401
 

@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 
 from mlflow_proxy.access import credential
 from mlflow_proxy.access.credential import PAUSE, Credential, Fetched, TokenFile, bearer, due
-from mlflow_proxy.access.files import INTERVAL, WatchedFile
+from mlflow_proxy.access.files import WatchedFile
 from mlflow_proxy.access.threads import MOST_ABANDONED, Blocking
 from mlflow_proxy.errors import CredentialUnavailableError, InvalidSettingsError
+from mlflow_proxy.files import INTERVAL
 
 moments = st.floats(0, 1e9)
 
