@@ -299,7 +299,8 @@ def _watching_upstream(
         log.warning("the upstream's kind is known", **told)
 
     ask = partial(discovery.ask, workspace, settings.budget.patience)
-    return discovery.watching(*(kind, ask, settings.cache.discovery_ttl, random.random, changed, clock.now))
+    lifetime = settings.cache.discovery_ttl
+    return discovery.Discovery(kind, ask, lifetime, random.random, changed, clock.now).watching()
 
 
 _Service = tuple[Credentials, WatchedFile[access_clients.Clients] | None]

@@ -7,6 +7,7 @@ What belongs here: when it is asked, and with what call. What an answer proves i
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, replace
 from typing import NoReturn
 
 from mlflow_proxy.errors import AnswerableError, NotShareableError, TruncatedError
@@ -55,74 +56,78 @@ async def ask(workspace: Workspace, patience: float) -> UpstreamKind | None:
         return None
 
 
-@asynccontextmanager
-async def watching(
-    known: KnownUpstream,
-    ask: Ask,
-    lifetime: float,
-    jitter: Callable[[], float],
-    changed: Callable[[], None],
-    clock: Callable[[], float],
-) -> AsyncIterator[None]:
-    """Keep ``known`` up to date until the context is left.
+@dataclass(frozen=True, slots=True)
+class Discovery:
+    """Keeps what is known of the upstream up to date.
 
-    Is entered when the upstream has answered, or has not for ``HEAD_START`` seconds: what the first clients
-    of a proxy that starts together with them are served, and under which fields, depends on it.
+    Attributes:
+        known: what is to be kept up to date.
+        ask: asks the upstream once.
+        lifetime: seconds that an answer counts for.
+        jitter: uniform in [0, 1): members of a fleet that start together do not ask together.
+        changed: called when the kind has become another one.
+        clock: by which answers grow old.
+
     """
-    asked = asyncio.Event()
 
-    async def ask_once() -> UpstreamKind | None:
+    known: KnownUpstream
+    ask: Ask
+    lifetime: float
+    jitter: Callable[[], float]
+    changed: Callable[[], None]
+    clock: Callable[[], float]
+
+    @asynccontextmanager
+    async def watching(self) -> AsyncIterator[None]:
+        """Keep asking in the background until the context is left.
+
+        Is entered when the upstream has answered, or has not for ``HEAD_START`` seconds: what the first
+        clients of a proxy that starts together with them are served, and under which fields, depends on it.
+        """
+        asked = asyncio.Event()
+
+        async def ask_once() -> UpstreamKind | None:
+            try:
+                return await self.ask()
+            finally:
+                # The start that waits for this goes on only after ``keep_asking`` has learnt what was found.
+                asked.set()
+
+        task = asyncio.create_task(replace(self, ask=ask_once).keep_asking())
         try:
-            return await ask()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(HEAD_START):
+                    await asked.wait()
+            yield
         finally:
-            # The start that waits for this goes on only after ``keep_asking`` has learnt what was found.
-            asked.set()
+            task.cancel()
+            with suppress(asyncio.CancelledError):
+                await task
 
-    task = asyncio.create_task(keep_asking(known, ask_once, lifetime, jitter, changed, clock))
-    try:
-        with suppress(TimeoutError):
-            async with asyncio.timeout(HEAD_START):
-                await asked.wait()
-        yield
-    finally:
-        task.cancel()
-        with suppress(asyncio.CancelledError):
-            await task
+    async def keep_asking(self) -> NoReturn:
+        """Ask at once, again with growing pauses until there is an answer, and then whenever that is old.
 
-
-async def keep_asking(
-    known: KnownUpstream,
-    ask: Ask,
-    lifetime: float,
-    jitter: Callable[[], float],
-    changed: Callable[[], None],
-    clock: Callable[[], float],
-) -> NoReturn:
-    """Ask at once, again with growing pauses until there is an answer, and then whenever that is old.
-
-    ``lifetime`` is the seconds that an answer counts for. One that finds no workspace parts all callers, and
-    may be a gateway's while the workspace starts or is mended: the first counts for a minute, each further
-    one for twice as long. ``jitter`` is uniform in [0, 1): members of a fleet that start together do not ask
-    together. ``changed`` is called when the kind has become another one. By ``clock`` answers grow old.
-    """
-    unanswered = others = 0
-    lifetime = max(_LEAST_LIFETIME, lifetime)
-    while True:
-        found = await ask()
-        if found is None:
-            unanswered += 1
-            longest = min(_LONGEST_PAUSE, _FIRST_PAUSE * 2.0 ** min(unanswered - 1, 30))
-            await asyncio.sleep(longest * (1 + jitter()) / 2)
-            continue
-        unanswered = 0
-        if known.learn(found):
-            changed()
-        if found.is_databricks:
-            others = 0
-            await _old(clock, lifetime)
-        else:
-            await _old(clock, min(lifetime, _LEAST_LIFETIME * 2.0 ** min(others, 30)))
-            others += 1
+        An answer that finds no workspace parts all callers, and may be a gateway's while the workspace starts
+        or is mended: the first counts for a minute, each further one for twice as long.
+        """
+        unanswered = others = 0
+        lifetime = max(_LEAST_LIFETIME, self.lifetime)
+        while True:
+            found = await self.ask()
+            if found is None:
+                unanswered += 1
+                longest = min(_LONGEST_PAUSE, _FIRST_PAUSE * 2.0 ** min(unanswered - 1, 30))
+                await asyncio.sleep(longest * (1 + self.jitter()) / 2)
+                continue
+            unanswered = 0
+            if self.known.learn(found):
+                self.changed()
+            if found.is_databricks:
+                others = 0
+                await _old(self.clock, lifetime)
+            else:
+                await _old(self.clock, min(lifetime, _LEAST_LIFETIME * 2.0 ** min(others, 30)))
+                others += 1
 
 
 async def _old(clock: Callable[[], float], lifetime: float) -> None:

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mlflow_proxy.access.mode import Setting, in_force
-from mlflow_proxy.discovery import HEAD_START, keep_asking, watching
+from mlflow_proxy.discovery import HEAD_START, Discovery
 from mlflow_proxy.mlflow_api.upstream_kind import (
     NOT_ASKED,
     Kind,
@@ -149,7 +149,9 @@ def asked(answers: Iterable[UpstreamKind | None], lifetime: float = 3600, jitter
     async def main() -> Upstream:
         upstream, clock = Upstream(answers), asyncio.get_running_loop().time
         with pytest.raises(EndError):
-            await keep_asking(upstream.known, upstream.ask, lifetime, lambda: jitter, upstream.changed, clock)
+            await Discovery(
+                upstream.known, upstream.ask, lifetime, lambda: jitter, upstream.changed, clock
+            ).keep_asking()
         return upstream
 
     return virtual_time.run(main())
@@ -169,10 +171,10 @@ def test_an_answer_grows_old_while_the_machine_sleeps() -> None:
 
         loop.call_later(1000, nod_off)
         with pytest.raises(EndError):
-            await keep_asking(
+            await Discovery(
                 *(upstream.known, upstream.ask, 3600, lambda: 0.0, upstream.changed),
                 lambda: loop.time() + slept,
-            )
+            ).keep_asking()
         assert upstream.asked[0] == 0
         assert 1000 <= upstream.asked[1] <= 1010
         assert upstream.asked[2] == upstream.asked[1] + 3600
@@ -252,7 +254,7 @@ def test_a_start_waits_for_the_first_answer_a_moment_at_most(takes: float, held_
 
         loop = asyncio.get_running_loop()
         began = loop.time()
-        async with watching(known, ask, 3600, lambda: 0.0, lambda: None, loop.time):
+        async with Discovery(known, ask, 3600, lambda: 0.0, lambda: None, loop.time).watching():
             assert loop.time() - began == pytest.approx(held_up)
             assert known.current.is_databricks == (takes == held_up)
 
