@@ -1,6 +1,6 @@
 """The errors of the proxy's own: one small tree.
 
-Foreign exceptions are turned into these at the edge where they arise (``upstream/``, ``settings.py``).
+Foreign exceptions are turned into these at the edge where they arise (``upstream/``, ``settings``).
 Those that reach a client do so in the shape of the API's own errors.
 """
 

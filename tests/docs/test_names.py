@@ -18,7 +18,7 @@ from tests.docs.markdown import spans, without_blocks
 from tests.docs.rehearsal import commands, help_of, options, rehearse
 from tests.fleet.redis_server import NetworkRedisServer
 
-SETTINGS = {".".join(path) for path, _ in settings.names()}
+SETTINGS = {".".join(path) for path, _ in settings.names(settings.Settings)}
 SECTIONS = {name.partition(".")[0] for name in SETTINGS if "." in name}
 PROGRAMS = ("mlflow-proxy serve", "mlflow-proxy demo", "mlflow-proxy purge", "python -m tests.bench.fleet")
 """Whose options the documents name by themselves, as `--option`."""

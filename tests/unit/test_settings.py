@@ -231,7 +231,12 @@ def complaint(arguments: Sequence[str], capsys: pytest.CaptureFixture[str]) -> s
         (["--up", URL], "--up: no such option", ""),
         (["--frobnicate"], "--frobnicate: no such option", "--help lists them all"),
         (["--upstream", URL, "extra"], "extra: no such option", "--help lists them all"),
-        (["--config"], "config: --config needs the path of a TOML file", ""),
+        (["--config"], "--config: expected one argument", "(TOML file to read settings from)"),
+        (
+            ["--cache.max-bytes", "1", "2"],
+            "2: no such option",
+            "--help lists them all",
+        ),
         (["--config", "no.toml"], "config: no.toml cannot be read", "give --config a readable TOML file"),
         (["--config", "."], "config: . cannot be read", "give --config a readable TOML file"),
     ],
@@ -371,7 +376,7 @@ def test_help_lists_every_setting_with_its_meaning(capsys: pytest.CaptureFixture
         cli.main(["serve", "--help"])
     assert left.value.code == 0
     shown = " ".join(capsys.readouterr().out.split())
-    for path, field in settings.names():
+    for path, field in settings.names(settings.Settings):
         assert "--" + ".".join(path).replace("_", "-") in shown
         assert field.description is not None
         assert field.description in shown
@@ -640,7 +645,7 @@ def test_the_example_documents_every_setting_with_its_default() -> None:
             documented[section + setting[1]] = setting[2]
     expected = {
         ".".join(path): shown_as_toml(field.default)
-        for path, field in settings.names()
+        for path, field in settings.names(settings.Settings)
         if path not in {("config",), ("upstream",)}
     }
     assert documented.pop("upstream")
