@@ -260,7 +260,7 @@ def test_scripts_parse() -> None:
 )
 def test_only_settings_that_exist_are_named(file: str) -> None:
     # The proxy refuses to start with one that it does not know.
-    known = {settings.PREFIX + "__".join(path).upper() for path, _ in settings.names(settings.Settings)}
+    known = {settings.variable(path) for path, _ in settings.names(settings.Settings)}
     named = set(re.findall(rf"\b{settings.PREFIX}[A-Z_]+\b", (ROOT / file).read_text())) - {settings.PREFIX}
     assert named <= known
 

@@ -364,6 +364,15 @@ def test_wrong_files(text: str | bytes, problem: str, capsys: pytest.CaptureFixt
     assert len(line) < 400
 
 
+def test_a_misspelt_variable_in_lower_case(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which pydantic-settings takes for one of ours."""
+    monkeypatch.setenv("mlflow_proxy_cache__mutable_tt", "1")
+    line = complaint(["serve", "--upstream", URL], capsys)
+    assert line == "mlflow-proxy: cache.mutable_tt: no such setting; did you mean cache.mutable_ttl?\n"
+
+
 def test_wrong_commands(capsys: pytest.CaptureFixture[str]) -> None:
     assert "serv: no such command; mlflow-proxy --help lists them" in complaint(["serv"], capsys)
 
@@ -380,6 +389,8 @@ def test_help_lists_every_setting_with_its_meaning(capsys: pytest.CaptureFixture
         assert "--" + ".".join(path).replace("_", "-") in shown
         assert field.description is not None
         assert field.description in shown
+    assert "(default: 127.0.0.1)" in shown
+    assert not re.search(r"\(default: (?:None|\(.*?\))?\)", shown), "what is not set has no default to show"
 
 
 @pytest.mark.parametrize("arguments", [[], ["--help"], ["-h"]])

@@ -110,10 +110,10 @@ def _token(value: str) -> bytes | None:
             return shown or None
         case "basic":
             try:
-                told = base64.b64decode(shown, validate=True)
+                decoded = base64.b64decode(shown, validate=True)
             except binascii.Error:
                 return None
             # Python's decoder also takes more padding than there may be (RFC 4648 section 3.2).
-            _, colon, password = told.partition(b":")
-            return password or None if colon and base64.b64encode(told) == shown else None
+            _, colon, password = decoded.partition(b":")
+            return password or None if colon and base64.b64encode(decoded) == shown else None
     return None

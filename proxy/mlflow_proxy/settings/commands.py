@@ -4,7 +4,6 @@ Precedence: flags, environment (``MLFLOW_PROXY_``, nested with ``__``), TOML fil
 """
 
 import argparse
-import difflib
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -204,15 +203,17 @@ def _explain_arguments(message: str, kind: type[BaseSettings]) -> str:
         meaning = meanings.get(problem.partition(":")[0])
         return one_line(f"{problem} ({meaning})" if meaning else problem)
     name = unknown.partition(" ")[0].partition("=")[0]
-    close = difflib.get_close_matches(name, meanings, n=1)
-    remedy = f"did you mean {close[0]}?" if close else "--help lists them all"
-    return one_line(f"{name}: no such option; {remedy}")
+    return one_line(f"{name}: no such option{suggestion(name, meanings, listed='--help')}")
 
 
 def _explain(error: ValidationError, kind: type[BaseSettings]) -> str:
-    first = error.errors(include_url=False)[0]
+    errors = error.errors(include_url=False)
+    # A misspelt name explains why another is missing. The file's are refused before: this is a variable's.
+    first = next((each for each in errors if each["type"] == "extra_forbidden"), errors[0])
     location = tuple(str(part) for part in first["loc"])
     name = ".".join(location)
+    if first["type"] == "extra_forbidden":
+        return f"{name}: no such setting{suggestion(name, ('.'.join(known) for known, _ in names(kind)))}"
     if first["type"] in {"model_type", "model_attributes_type"}:
         return f"{name}: a section with settings of its own; write [{name}] in the TOML file"
     remedy = flag(location)

@@ -31,8 +31,8 @@ PRESETS: Mapping[str, Mapping[str, Mapping[str, object]]] = {
 """The defaults, by section, that differ with each value of ``preset`` from those of the settings."""
 
 
-def names(kind: type[BaseModel], above: wording.Path = ()) -> Iterator[tuple[wording.Path, FieldInfo]]:
-    """Yield the path and the description of every setting, nested ones after their section's name."""
+def names(kind: type[BaseModel], above: wording.Name = ()) -> Iterator[tuple[wording.Name, FieldInfo]]:
+    """Yield the name and the description of every setting, nested ones after their section's name."""
     for name, field in kind.model_fields.items():
         if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
             yield from names(field.annotation, (*above, name))
@@ -80,7 +80,7 @@ class TomlSource(_WholeSource):
                 raise InvalidSettingsError(f"{shown}: no such setting in {path}{remedy}")
 
 
-def _paths(found: Mapping[str, Any], sections: Collection[str]) -> Iterator[wording.Path]:
+def _paths(found: Mapping[str, Any], sections: Collection[str]) -> Iterator[wording.Name]:
     for name, value in found.items():
         if name not in sections:
             yield (name,)

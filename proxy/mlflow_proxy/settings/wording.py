@@ -5,24 +5,27 @@ from collections.abc import Iterable
 
 PREFIX = "MLFLOW_PROXY_"
 
-Path = tuple[str, ...]
+Name = tuple[str, ...]
 """The name of a setting, after that of its section if it is in one."""
 
 
-def flag(path: Path) -> str:
+def flag(name: Name) -> str:
     """Return the option of the command line that sets it."""
-    return "--" + ".".join(path).replace("_", "-")
+    return "--" + ".".join(name).replace("_", "-")
 
 
-def variable(path: Path) -> str:
+def variable(name: Name) -> str:
     """Return the environment's variable that sets it."""
-    return PREFIX + "__".join(path).upper()
+    return PREFIX + "__".join(name).upper()
 
 
-def suggestion(name: str, known: Iterable[str], prefix: str = "") -> str:
-    """Return the end of an error about a name that is not known: the closest one that is, if any is close."""
+def suggestion(name: str, known: Iterable[str], prefix: str = "", listed: str = "config.example.toml") -> str:
+    """Return the end of an error about a name that is not known: the closest one that is, if any is close.
+
+    ``prefix`` is what all of them begin with, ``listed`` where else the operator finds them.
+    """
     close = difflib.get_close_matches(name, list(known), n=1)
-    return f"; did you mean {prefix}{close[0]}?" if close else "; config.example.toml lists them all"
+    return f"; did you mean {prefix}{close[0]}?" if close else f"; {listed} lists them all"
 
 
 def short(value: object) -> str:
