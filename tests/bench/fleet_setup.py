@@ -5,7 +5,6 @@ What belongs here: starting, addressing and ending them.
 
 import asyncio
 import json
-import socket
 import tempfile
 from asyncio.subprocess import Process
 from collections.abc import AsyncIterator, Sequence
@@ -17,6 +16,7 @@ from mlflow_proxy.demo.plain_http import PlainClient
 from tests.bench.network import Network
 from tests.bench.setups import proxy_process
 from tests.fleet.redis_server import RedisServer
+from tests.ports import free_port
 
 SECRET = "a secret of the whole fleet"
 
@@ -35,7 +35,7 @@ class Fleet:
 async def fleet_of(count: int, net: Network, upstream: str, secret: str) -> AsyncIterator[Fleet]:
     """Start Redis and so many proxies; returns when all have found it."""
     with tempfile.TemporaryDirectory(prefix="mlflow-proxy-bench-") as directory:
-        port = _free_port(net.redis)
+        port = free_port(net.redis)
         address = ("--bind", net.redis, "--port", str(port), "--protected-mode", "no")
         redis = RedisServer(Path(directory), *address)
         try:
@@ -67,10 +67,3 @@ async def _shares_answers(url: str) -> None:
             await asyncio.sleep(0.05)
             status = json.loads((await http.get(f"{url}/-/status.json", {})).body)
             shared = status["fleet"]["answers_shared"]
-
-
-def _free_port(address: str) -> int:
-    with socket.socket() as one:
-        one.bind((address, 0))
-        port: int = one.getsockname()[1]
-        return port

@@ -21,8 +21,8 @@ from tests.bench.setups import proxy_process
 from tests.bench.table import print_table
 from tests.certificates import Authority
 from tests.environments import SERVER
-from tests.integration.mlflow_server import free_port
 from tests.integration.support import API, OK, Inbound, RawClient, Upstream, answering
+from tests.ports import free_port
 
 FAILING, WRITE, PASSED = f"{API}experiments/delete", f"{API}experiments/create", "/api/2.0/unknown"
 PATIENCE = 2.0

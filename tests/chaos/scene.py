@@ -6,12 +6,11 @@ import json
 import os
 import random
 import signal
-import socket
 import sys
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping
-from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -24,6 +23,7 @@ from mlflow_proxy.demo.workspace import EmulatedWorkspace, WorkspaceOptions
 from tests.chaos.load_balancer import LoadBalancer
 from tests.chaos.modes import EVERYONE, SECRET, TEAMS, Mode
 from tests.fleet.redis_server import RedisServer
+from tests.ports import free_port
 
 ERROR = b'{"error_code": "INTERNAL_ERROR", "message": "chaos"}'
 REFUSAL = b'{"error_code": "REQUEST_LIMIT_EXCEEDED", "message": "chaos"}'
@@ -212,18 +212,9 @@ async def setting(directory: Path, mode: Mode, seed: int) -> AsyncIterator[Scene
             *("--cache.listing-ttl", "20", "--cache.signed-url-margin", "150"),
             *mode.options(),
         )
-        replicas = [Replica(port, arguments) for port in free_ports(2)]
+        replicas = [Replica(port, arguments) for port in (free_port(), free_port())]
         for replica in replicas:
             stack.push_async_callback(replica.stop)
         await asyncio.gather(*(replica.start() for replica in replicas))
         balancer = await stack.enter_async_context(LoadBalancer([replica.port for replica in replicas]))
         yield Scene(workspace, chaos, replicas, balancer, redis, mode)
-
-
-def free_ports(count: int) -> list[int]:
-    """Return ports that nobody has."""
-    with ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]

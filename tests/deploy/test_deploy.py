@@ -18,6 +18,7 @@ import pytest
 
 from mlflow_proxy import settings
 from mlflow_proxy.demo.workspace import EmulatedWorkspace, WorkspaceOptions
+from tests.ports import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 DEPLOY = ROOT / "deploy"
@@ -79,13 +80,6 @@ class Node:
                 async with session.get(self.url + path) as response:
                     return response.status
         return None
-
-
-def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port: int = free.getsockname()[1]
-        return port
 
 
 @pytest.fixture

@@ -14,11 +14,12 @@ import aiohttp
 
 from mlflow_proxy.serving import serving
 from mlflow_proxy.settings import Settings
-from tests.chaos.scene import Replica, free_ports
+from tests.chaos.scene import Replica
 from tests.differential.judge import FINDINGS, Asked, Asker, Judge
 from tests.differential.questions import Question
 from tests.differential.timeline import Change
 from tests.differential.upstreams import Pair, Upstream, Write
+from tests.ports import free_port
 
 _MUCH = 10**6
 _AROUND = 8
@@ -259,7 +260,7 @@ async def proxy(plan: Plan, upstream: str) -> AsyncIterator[str]:
         for section, values in settings.items()
         for name, value in values.items()
     ]
-    (port,) = free_ports(1)
+    port = free_port()
     arguments = ("--upstream", upstream, "--log-format", "json", "--shutdown-grace", "1", *flags)
     replica = Replica(port, arguments)
     await replica.start()

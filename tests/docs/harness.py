@@ -4,7 +4,6 @@ import asyncio
 import os
 import shutil
 import signal
-import socket
 import sys
 from asyncio.subprocess import DEVNULL, PIPE, Process
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -16,6 +15,7 @@ import aiohttp
 
 from mlflow_proxy import __file__ as package_file
 from tests.docs.blocks import STAND_INS, TOKEN, WORKSPACE
+from tests.ports import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = Path(package_file).parent
@@ -32,14 +32,6 @@ mlflow-proxy() {
 }
 redis-server() { command redis-server "$@" --port "$DOCS_PORT" --bind 127.0.0.1 --loglevel warning; }
 """
-
-
-def free_port() -> int:
-    """Return a port that nothing listens on now."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port: int = free.getsockname()[1]
-        return port
 
 
 @dataclass

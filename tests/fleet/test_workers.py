@@ -24,6 +24,7 @@ from mlflow_proxy.demo.workspace import EmulatedWorkspace, WorkspaceOptions
 from tests.certificates import Authority
 from tests.fleet.redis_server import RedisServer
 from tests.integration.support import MODEL, MUCH, Api, count, settle
+from tests.ports import free_port
 
 ROOT = Path(__file__).parents[2]
 WORKERS = 2
@@ -440,8 +441,7 @@ async def test_a_log_that_nothing_reads_holds_up_no_process(
     workspace: EmulatedWorkspace, redis: RedisServer
 ) -> None:
     """Whatever waited for a line would hang: the test's time-out is the limit."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
     with suppress(BlockingIOError):

@@ -3,13 +3,13 @@
 import asyncio
 import os
 import signal
-import socket
 from asyncio.subprocess import DEVNULL, PIPE, STDOUT
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, closing
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 from tests.environments import SERVER
+from tests.ports import free_port
 
 
 def environment(home: Path, **settings: str) -> dict[str, str]:
@@ -23,12 +23,6 @@ def environment(home: Path, **settings: str) -> dict[str, str]:
         "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
         **settings,
     }
-
-
-def free_port() -> int:
-    with closing(socket.socket()) as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
 
 
 @asynccontextmanager

@@ -18,6 +18,7 @@ from structlog.testing import capture_logs
 from mlflow_proxy import cli, serving, settings
 from mlflow_proxy.errors import InvalidSettingsError
 from mlflow_proxy.mlflow_api.routes import Group
+from tests.ports import free_port
 
 ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "config.example.toml"
@@ -450,8 +451,7 @@ def test_a_process_whose_port_is_taken_says_so() -> None:
 def test_one_port_for_two_listeners_is_the_fault_of_the_second(
     host: str, admin_host: str, workers: bool
 ) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = str(free.getsockname()[1])
+    port = str(free_port())
     arguments = ["--host", host, "--port", port, "--admin.host", admin_host, "--admin.port", port]
     if workers:
         arguments += ["--workers", "2", "--redis", "redis://127.0.0.1:1"]
