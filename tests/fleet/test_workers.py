@@ -23,7 +23,7 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 from mlflow_proxy.demo.workspace import EmulatedWorkspace, WorkspaceOptions
 from tests.certificates import Authority
 from tests.fleet.redis_server import RedisServer
-from tests.integration.support import MODEL, MUCH, Api, count, settle
+from tests.integration.support import MODEL, MUCH, Api, count, refuses, settle
 from tests.ports import free_port
 
 ROOT = Path(__file__).parents[2]
@@ -153,16 +153,6 @@ def reads(running: Running, number: int, prefix: str = "absent") -> list["asynci
         return (await running.api.get(MODEL, name=name)).status
 
     return [asyncio.create_task(one(f"{prefix}-{each}")) for each in range(number)]
-
-
-async def refuses(url: str) -> bool:
-    """Whether a connection is refused."""
-    try:
-        _, writer = await asyncio.open_connection(*url.removeprefix("http://").split(":"))
-    except ConnectionError as error:
-        return isinstance(error, ConnectionRefusedError)
-    writer.close()
-    return False
 
 
 def answered(text: str) -> dict[str, float]:

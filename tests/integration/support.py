@@ -119,6 +119,19 @@ async def settle() -> None:
     await stalled(lambda: 0)
 
 
+async def refuses(url: str) -> bool:
+    """Whether a connection is refused: nothing listens there any more.
+
+    One that is reset instead was let in by a listener that closed at that moment, and says nothing yet.
+    """
+    try:
+        _, writer = await asyncio.open_connection(*url.removeprefix("http://").split(":"))
+    except ConnectionError as error:
+        return isinstance(error, ConnectionRefusedError)
+    writer.close()
+    return False
+
+
 # -- what is asked of an emulated workspace --------------------------------------------------------
 
 

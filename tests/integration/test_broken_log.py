@@ -13,7 +13,7 @@ import aiohttp
 import pytest
 
 from mlflow_proxy.demo.workspace import EmulatedWorkspace
-from tests.integration.support import MODEL, Api, count, settle
+from tests.integration.support import MODEL, Api, count, refuses, settle
 
 ROOT = Path(__file__).parents[2]
 BEFORE_A_FREEZE = 361
@@ -147,13 +147,3 @@ async def test_what_is_started_to_outlive_its_terminal_does(workspace: EmulatedW
         running.process.send_signal(signal.SIGHUP)
         assert await running.healthy()
         assert await running.end() == 0
-
-
-async def refuses(url: str) -> bool:
-    """Whether a connection is refused."""
-    try:
-        _, writer = await asyncio.open_connection(*url.removeprefix("http://").split(":"))
-    except ConnectionRefusedError:
-        return True
-    writer.close()
-    return False
