@@ -46,8 +46,9 @@ from mlflow_proxy.reading.memory import Memory
 from mlflow_proxy.reading.writes import Writes
 from mlflow_proxy.readings import Readings
 from mlflow_proxy.settings import BudgetSettings, CacheSettings, Settings
-from mlflow_proxy.upstream.client import STORAGE, WORKSPACE, HttpClient, Peer
+from mlflow_proxy.upstream.client import Bounds, HttpClient
 from mlflow_proxy.upstream.destination import Destinations
+from mlflow_proxy.upstream.failures import STORAGE, WORKSPACE, Peer
 from mlflow_proxy.upstream.forward_proxy import ForwardProxies, without_credentials
 from mlflow_proxy.workspace import Workspace
 
@@ -181,6 +182,10 @@ def _clients(
 ) -> tuple[HttpClient, HttpClient]:
     """Return what calls the workspace, and what calls its storage."""
     connections = settings.connections
+    bounds = Bounds(
+        *(connections.connect_timeout, connections.read_timeout, room.upstream),
+        bound("connections.max_connections", connections.max_connections, room.upstream),
+    )
     if (forward := forward_proxies.towards(URL(settings.upstream))) is not None:
         log.info("the workspace is called through a proxy", proxy=without_credentials(forward))
 
@@ -189,10 +194,7 @@ def _clients(
     ) -> HttpClient:
         return HttpClient(
             peer,
-            connect_timeout=connections.connect_timeout,
-            read_timeout=connections.read_timeout,
-            connections=room.upstream,
-            limit=bound("connections.max_connections", connections.max_connections, room.upstream),
+            bounds,
             repeats=repeats,
             tls=partial(_current, context),
             forward_proxies=forward_proxies,

@@ -31,9 +31,10 @@ from mlflow_proxy.mlflow_api.headers import CLIENT, Fields, from_proxy
 from mlflow_proxy.mlflow_api.messages import UpstreamRequest
 from mlflow_proxy.mlflow_api.routes import Group, Route
 from mlflow_proxy.party import Party
+from mlflow_proxy.upstream.attempt import Sent
 from mlflow_proxy.upstream.circuit import Circuit
 from mlflow_proxy.upstream.circuit_breaker import Said
-from mlflow_proxy.upstream.client import HttpClient, Sent, read_whole
+from mlflow_proxy.upstream.client import HttpClient, read_whole
 from mlflow_proxy.upstream.retry import (
     FAILURES,
     LONGEST_IDLE,

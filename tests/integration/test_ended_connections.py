@@ -13,7 +13,9 @@ import pytest
 import mlflow_proxy.workspace
 from mlflow_proxy.budget.queue import Slot
 from mlflow_proxy.settings import ConnectionSettings
-from mlflow_proxy.upstream.client import HttpClient, Peer, Sent
+from mlflow_proxy.upstream.attempt import Sent
+from mlflow_proxy.upstream.client import Bounds, HttpClient
+from mlflow_proxy.upstream.failures import Peer
 from mlflow_proxy.workspace import Call
 from tests.certificates import Authority
 from tests.integration.support import (
@@ -315,9 +317,7 @@ async def once_more(upstream: Upstream, happens: Callable[[], None]) -> bytes:
             happens()
         return True
 
-    client = HttpClient(
-        Peer("it", "it"), connect_timeout=5, read_timeout=5, connections=9, repeats=False, tls=tls
-    )
+    client = HttpClient(Peer("it", "it"), Bounds(5, 5, 9), repeats=False, tls=tls)
     try:
         for _ in range(2):
             async with client.open(

@@ -1,28 +1,30 @@
 """How long the header of an answer may take, in virtual time."""
 
 import asyncio
-from types import SimpleNamespace
 
 import pytest
 
-from mlflow_proxy.upstream.client import _watched
+from mlflow_proxy.upstream.attempt import Attempt
 from tests.virtual_time import run
 
 
 def test_a_header_may_take_so_long_after_the_last_of_its_request() -> None:
     async def upload_and_wait(silence: float) -> float:
         loop = asyncio.get_running_loop()
-        attempt = SimpleNamespace(progress=None)
+        attempt = Attempt()
+        header = asyncio.timeout(None)
         try:
-            async with asyncio.timeout(None) as header:
-                with _watched(attempt, header, 10):
+            async with header:
+                with attempt.awaiting(header, 10):
                     for _ in range(5):
-                        attempt.progress()
+                        attempt.progressed()
                         await asyncio.sleep(9)
-                    attempt.progress()
+                    attempt.progressed()
                     await asyncio.sleep(silence)
         finally:
-            assert attempt.progress is None, "what is sent after an early answer does not matter any more"
+            due = header.when()
+            attempt.progressed()
+            assert header.when() == due, "what is sent after an early answer does not matter any more"
         return loop.time()
 
     assert run(upload_and_wait(9)) == 54
@@ -33,7 +35,7 @@ def test_a_header_may_take_so_long_after_the_last_of_its_request() -> None:
 def test_a_request_that_is_not_sent_yet_has_no_answer_to_wait_for() -> None:
     async def connect_slowly() -> None:
         async with asyncio.timeout(None) as header:
-            with _watched(SimpleNamespace(progress=None), header, 10):
+            with Attempt().awaiting(header, 10):
                 await asyncio.sleep(1000)
 
     run(connect_slowly())
