@@ -9,7 +9,7 @@ from mlflow_proxy.mlflow_api.descriptions import describes
 from mlflow_proxy.mlflow_api.messages import StoredResponse
 from mlflow_proxy.mlflow_api.reads import Read, shareable
 from mlflow_proxy.mlflow_api.routes import match
-from mlflow_proxy.reading.personal import Personal, PersonalPlaces, shared_form, why_personal
+from mlflow_proxy.reading.personal import Personal, PersonalRoutes, shared_form, why_personal
 
 LOGIN = b"<html><form action=/login>"
 LIST, SIGN = "model-versions/list-artifacts", "model-versions/get-signed-download-uri"
@@ -120,21 +120,21 @@ def test_nothing_about_one_caller_is_shared() -> None:
     assert [name for name, _ in shared.headers] == list(named)
 
 
-def test_a_place_that_only_gives_personal_answers_is_asked_in_each_name_for_a_while() -> None:
-    places, place = PersonalPlaces(), ("common", "route")
-    assert not places.note(place, Personal.VARY, 0.0)
-    assert not places.known(place, 0.0)
-    assert places.note(place, Personal.CACHE_CONTROL, 1.0)
-    assert places.known(place, 60.9) is Personal.CACHE_CONTROL
-    assert not places.known(("common", "another"), 60.9)
-    assert not places.known(place, 61.0)  # tried again, once a minute
-    assert not places.note(place, Personal.VARY, 61.0)
-    assert places.known(place, 62.0)
-    places.note(place, None, 121.5)
-    assert not places.known(place, 121.5)
+def test_a_route_that_only_gives_personal_answers_is_asked_in_each_name_for_a_while() -> None:
+    routes, route = PersonalRoutes(), ("common", "route")
+    assert not routes.note(route, Personal.VARY, 0.0)
+    assert not routes.known(route, 0.0)
+    assert routes.note(route, Personal.CACHE_CONTROL, 1.0)
+    assert routes.known(route, 60.9) is Personal.CACHE_CONTROL
+    assert not routes.known(("common", "another"), 60.9)
+    assert not routes.known(route, 61.0)  # tried again, once a minute
+    assert not routes.note(route, Personal.VARY, 61.0)
+    assert routes.known(route, 62.0)
+    routes.note(route, None, 121.5)
+    assert not routes.known(route, 121.5)
 
 
 def test_a_login_page_of_one_caller_ends_nothing_for_the_others() -> None:
-    places, place = PersonalPlaces(), ("common", "route")
-    assert not any(places.note(place, Personal.UNDESCRIBED, 0.0) for _ in range(9))
-    assert not places.known(place, 0.0)
+    routes, route = PersonalRoutes(), ("common", "route")
+    assert not any(routes.note(route, Personal.UNDESCRIBED, 0.0) for _ in range(9))
+    assert not routes.known(route, 0.0)

@@ -12,14 +12,14 @@ from mlflow_proxy.mlflow_api.reads import shareable
 from mlflow_proxy.mlflow_api.routes import match
 from mlflow_proxy.reading.generations import Generations
 from mlflow_proxy.reading.memory import Memory
-from mlflow_proxy.reading.proofs import PROOF, Credential, Proofs, is_proof, needs_proof
+from mlflow_proxy.reading.proofs import PROOF, CredentialKey, Proofs, is_proof, needs_proof
 from mlflow_proxy.reading.store import Invalidation
 
 YES = StoredResponse(200, "OK", (), b'{"registered_model": {"name": "m", "creation_timestamp": 16}}')
 NO = StoredResponse(403, "Forbidden", (), b"no")
 
 
-A, B, C = (Credential(name, "/api/2.0/mlflow/") for name in "abc")
+A, B, C = (CredentialKey(name, "/api/2.0/mlflow/") for name in "abc")
 
 
 def new_proofs(most_bytes: int = 10**6) -> Proofs:
@@ -153,16 +153,20 @@ def test_forgetting(models: set[str] | None, concerned: bool, granted: bool) -> 
 def test_rotated_credentials_leave_a_bounded_number_behind() -> None:
     proofs = new_proofs(4000)
     for number in range(100):
-        proofs.note(Credential(f"credential-{number}", ""), "m", YES, 0.0, 0)
+        proofs.note(CredentialKey(f"credential-{number}", ""), "m", YES, 0.0, 0)
     assert len(proofs) == 10
-    assert proofs.get(Credential("credential-99", ""), "m", 0.0) is not None
+    assert proofs.get(CredentialKey("credential-99", ""), "m", 0.0) is not None
 
 
 def test_what_refusals_say_counts_as_well() -> None:
     proofs = new_proofs(100_000)
     for number in range(100):
         proofs.note(
-            Credential(f"c{number}", ""), "m", StoredResponse(404, "", (("a", "b"),), bytes(20_000)), 0.0, 0
+            CredentialKey(f"c{number}", ""),
+            "m",
+            StoredResponse(404, "", (("a", "b"),), bytes(20_000)),
+            0.0,
+            0,
         )
     assert len(proofs) == 4
     proofs.note(C, "m", StoredResponse(404, "", (), bytes(70_000)), 0.0, 0)
@@ -177,7 +181,7 @@ def test_what_refusals_say_counts_as_well() -> None:
     st.floats(0, 2000),
 )
 def test_nothing_is_granted_longer_than_it_was_proven(
-    said: list[tuple[Credential, str, bool, float]], now: float
+    said: list[tuple[CredentialKey, str, bool, float]], now: float
 ) -> None:
     """Whatever was noted in whatever order."""
     proofs = new_proofs()

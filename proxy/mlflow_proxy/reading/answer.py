@@ -1,4 +1,4 @@
-"""What a read brings, and what each reader of the stack looks like."""
+"""The answer to a read, and the protocol of the stack's readers."""
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -15,17 +15,16 @@ from mlflow_proxy.reading.store import Entry
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A complete response and how it came about.
+    """A complete response and where it came from.
 
     Attributes:
-        key: under which it is stored, if it is.
-        entry: the response with the times for which it may be used; one that has expired must not be kept.
-        outcome: what became of the question.
-        as_of: a moment (the clock's ``now``) that is not after the workspace's decision.
-        age: seconds since it was made, if it was stored.
-        ttl: seconds for which it will be used, if it was stored; below 0 if it has expired.
-        personal: why it is the caller's own although it was asked for in a common name; None if others may
-            have it.
+        key: the cache key.
+        entry: the response and its expiry; an expired entry must not be stored.
+        outcome: how the cache answered (RFC 9211).
+        as_of: a time (the clock's ``now``) at or before the workspace's decision.
+        age: seconds since the response was made, if it was stored.
+        ttl: remaining freshness in seconds, if it was stored; below 0 if it has expired.
+        personal: why only this caller may have it although the question was shared; None if all sharers may.
 
     """
 
@@ -39,12 +38,12 @@ class Answer:
 
     @property
     def response(self) -> StoredResponse:
-        """The workspace's words."""
+        """The workspace's response."""
         return self.entry.response
 
 
 def from_store(key: Key, entry: Entry, outcome: Outcome, as_of: float, now: float) -> Answer:
-    """Return an answer that was stored, with the age and ttl that it has now."""
+    """Return a stored entry as an answer, with its age and ttl at ``now``."""
     return Answer(key, entry, outcome, as_of, now - entry.stored_at, entry.expires_at - now)
 
 
@@ -52,10 +51,10 @@ class Reader(Protocol):
     """One reader of the stack."""
 
     async def read(self, question: Read, caller: Caller, party: Party) -> Answer:
-        """Return the answer to a caller's question while somebody of ``party`` waits for it.
+        """Return the answer to a caller's question; ``party`` are the clients that wait for it.
 
-        Errors of the workspace are answers. Raises AnswerableError when there is none, and NotShareableError
-        when what came must not be read whole and shared.
+        Error responses of the workspace are answers. Raises AnswerableError when there is no response, and
+        NotShareableError when the response has to be streamed to the caller instead.
         """
         ...
 

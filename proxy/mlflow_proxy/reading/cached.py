@@ -1,4 +1,4 @@
-"""Stored answers: fresh ones, and expired ones while nobody can give a newer one."""
+"""Stored answers: fresh ones, and expired ones while the workspace cannot answer (RFC 5861)."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,9 +20,9 @@ from mlflow_proxy.upstream.retry import UNAVAILABLE
 class Cached:
     """Answers from the store, else from ``below``.
 
-    Callers that refuse stored answers (``Cache-Control: no-cache``) are answered by ``direct``, whose answers
-    are theirs alone. ``stale_if_error`` are the seconds for which an expired answer may still be used, and
-    ``patience`` those that any answer may have taken to arrive.
+    Callers that refuse stored answers (``Cache-Control: no-cache``) are answered by ``direct``, which neither
+    shares nor stores. ``stale_if_error`` is how many seconds an expired answer may still be served;
+    ``patience`` is the longest that an answer may have taken to arrive, in seconds.
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class Cached:
         return answer
 
     def _stale(self, question: Read, caller: Caller) -> Answer | None:
-        """Return an expired answer that may be used while the workspace gives no other (RFC 5861)."""
+        """Return an expired answer that may be served on an error (RFC 5861), None if there is none."""
         now = self._memory.clock.now()
         entry = self._memory.store.get_stale(question.key, now, self._stale_if_error)
         if entry is None or not may_be_stale(
@@ -77,15 +77,14 @@ class Cached:
         return self._stored(question, entry, Outcome.STALE, now)
 
     def _stored(self, question: Read, entry: Entry, outcome: Outcome, now: float) -> Answer:
-        # The answer took time to arrive.
+        # The workspace decided up to ``patience`` seconds before the answer was stored.
         return from_store(question.key, entry, outcome, entry.stored_at - self._patience, now)
 
     @contextmanager
     def _retryable(self) -> Iterator[None]:
         """Turn a read's 502 into 503: the Databricks SDK retries only 503.
 
-        Each caller gets a Retry-After of its own. Below, the failure stays what it is, so that the fleet
-        shares it.
+        Each caller gets a Retry-After of its own. Readers below see the 502, which the fleet shares.
         """
         try:
             yield

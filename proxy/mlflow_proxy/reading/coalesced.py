@@ -1,7 +1,7 @@
-"""Identical questions that are asked at the same time share one call: a single flight.
+"""Single flight: identical questions that are asked at the same time share one call.
 
-A flight belongs to no caller. It outlives the one that started it while others wait for it, and is cancelled,
-its places in the queue included, when the last of them leaves.
+A flight belongs to no caller. It goes on while any caller waits for it. When the last one leaves, the flight
+is cancelled and its calls leave the queue.
 """
 
 import asyncio
@@ -19,9 +19,9 @@ from mlflow_proxy.reading.generations import Generations, Moment
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Flight:
-    """One question in the air, for those of ``party``.
+    """One question in flight, for the clients of ``party``.
 
-    ``began`` is the moment among the writes since when, ``leapt`` what the clock said of sleeps by then.
+    ``began`` is the count of writes when it started, ``leapt`` the clock's seconds of sleep until then.
     """
 
     party: Party
@@ -31,10 +31,10 @@ class _Flight:
 
 
 class Coalesced:
-    """At most one joinable flight per key; each brings the answer of ``below``.
+    """At most one joinable flight per key; each returns the answer of ``below``.
 
-    A flight that began before a write which concerns its model cannot be joined after it; nor can one from
-    before this machine slept, whose answer may be from then, too.
+    A flight cannot be joined after a write that concerns its model, nor after this machine slept: its answer
+    may be older than either.
     """
 
     def __init__(self, below: Reader, generations: Generations, clock: Clock) -> None:
@@ -49,8 +49,8 @@ class Coalesced:
     async def read(self, question: Read, caller: Caller, party: Party) -> Answer:
         """Join the flight for a question, or start one, on behalf of ``party``.
 
-        Raises what the call raised, to all who wait for it; OverBudgetError if the deadline of ``party``
-        passes while others have patience left.
+        Raises the call's error in every waiting caller; OverBudgetError if the deadline of ``party`` passes
+        while other callers may still wait.
         """
         flight, joined = self._joinable(question), True
         if flight is None:
@@ -82,7 +82,7 @@ class Coalesced:
         try:
             return await self._below.read(question, caller, party)
         finally:
-            # Before those who wait are woken: a question that comes from here on starts anew.
+            # Before the waiting callers wake up: a question asked from here on starts a new flight.
             self._remove(question.key, party)
 
     async def _wait(self, key: Key, flight: _Flight, deadline: float) -> Answer:
@@ -95,7 +95,7 @@ class Coalesced:
                     retry_after=flight.party.deadline - loop.time(),
                 )
             if left <= 0:
-                # A flight that nobody prolonged ends by itself now, with the better error: too late to join.
+                # No other client extended the deadline: the flight ends by itself now, with the better error.
                 self._remove(key, flight.party)
             await asyncio.wait((flight.task,), timeout=left if left > 0 else None)
         return flight.task.result()
@@ -107,6 +107,6 @@ class Coalesced:
 
 
 def _retrieve(task: asyncio.Task[Answer]) -> None:
-    """Look at a flight's error, lest asyncio log it when no caller is left to get it."""
+    """Retrieve a flight's error, so that asyncio does not log it when every caller has left."""
     if not task.cancelled():
         task.exception()

@@ -1,4 +1,4 @@
-"""Asking the workspace, and deciding for how long its answer may be used."""
+"""Asking the workspace, and computing the freshness lifetime of its answer."""
 
 import aiohttp
 import structlog
@@ -29,9 +29,9 @@ log = structlog.get_logger(__name__)
 
 
 class Fetched:
-    """The workspace's own answers, each asked for with its caller's credential.
+    """Answers of the workspace, each asked for with its caller's credential.
 
-    ``largest`` are the bytes that one may have, ``ask`` is the top of the stack.
+    ``largest`` is the most bytes that an answer may have; ``ask`` is the top of the stack.
     """
 
     def __init__(
@@ -53,12 +53,12 @@ class Fetched:
         self._largest = largest
 
     async def read(self, question: Read, caller: Caller, party: Party) -> Answer:
-        """See Reader.read. The entry has expired already if the answer must not be kept."""
+        """See Reader.read. The entry of an answer that must not be stored has already expired."""
         clock = self._memory.clock
         began, leapt, asked = clock.now(), clock.leapt(), self._memory.generations.moment
         if question.route.freshness is Freshness.LISTING:
             await self._look_up_status(question, caller, party)
-        # Made of the key alone: nothing else that its first caller said can reach those who share the answer.
+        # Built from the key alone: no other field of the first caller can influence a shared answer.
         request = question.request(caller.told.fields, caller.client, fresh=caller.fresh)
         call = Call(
             question.route.group,
@@ -76,7 +76,7 @@ class Fetched:
             response = shared_form(response)
         owned = question if personal is None else question.owned_by(caller.partition)
         self._learning.note(owned, response, caller, asked)
-        # It may have come before this machine slept, and was seen afterwards only.
+        # The answer may have arrived before this machine slept and been processed only afterwards.
         entry = self._entry(question, response, seconds_old + clock.leapt() - leapt)
         return Answer(question.key, entry, Outcome.MISS, min(began, entry.stored_at), personal=personal)
 
@@ -93,7 +93,7 @@ class Fetched:
         return StoredResponse(got.status, reason_phrase(got.reason), tuple(kept), body)
 
     async def _look_up_status(self, question: Read, caller: Caller, party: Party) -> None:
-        """Find out whether a version is READY, when that is worth a call: then its files stay as they are."""
+        """Ask whether a version is READY, if worth a call: the files of READY versions never change."""
         model, version = question.model, question.version
         if model is None or version is None:
             return
@@ -101,16 +101,16 @@ class Fetched:
         if not versions.worth_asking(scope(question), model, version, now, self._lifetimes.unverified):
             return
         try:
-            # Under the same API prefix: another knows other credentials.
+            # Under the same API prefix: another one may accept other credentials.
             about = {"name": model, "version": version}
             status = question_about(question.prefix, "model-versions/get", about, caller.partition)
             await self._ask(status, caller, party)
         except (AnswerableError, NotShareableError) as error:
-            # The listing does not depend on it; it is merely kept for a shorter time.
+            # The listing is served all the same; it only stays fresh for a shorter time.
             log.info("status of model version unknown", model=model, version=version, reason=str(error))
 
     def _entry(self, question: Read, response: StoredResponse, seconds_old: float) -> Entry:
-        """Decide for how long an answer may be kept that was ``seconds_old`` when it came."""
+        """Return the response as an entry with its expiry; it was ``seconds_old`` when it arrived."""
         now, latest = self._memory.clock.now(), self._memory.clock.latest_unix()
         status = None
         if question.model is not None and question.version is not None:
@@ -130,9 +130,9 @@ class Fetched:
 
 
 def _url_expires_in(question: Read, response: StoredResponse, latest: float) -> float | None:
-    """Return the seconds from when the answer was made until its signed URL ends, None if unknown.
+    """Return the seconds from the answer's creation until its signed URL expires, None if unknown.
 
-    ``latest`` is when it was made at the latest, in Unix time.
+    ``latest`` is the latest time at which the answer can have been made, in Unix time.
     """
     if question.route.freshness is not Freshness.SIGNED_URL or response.status != 200:
         return None
@@ -140,6 +140,6 @@ def _url_expires_in(question: Read, response: StoredResponse, latest: float) -> 
     expiry = expires_at(signed.url, signed.headers) if signed is not None else None
     if expiry is None:
         return None
-    # By the workspace's clock, which signed it: this machine's may be minutes off.
+    # By the workspace's clock, which set the expiry: this machine's may be minutes off.
     made = unix_time(response.header("date") or "")
     return expiry - (latest if made is None else made)

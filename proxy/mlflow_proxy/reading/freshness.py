@@ -1,4 +1,4 @@
-"""For how long an answer may be used again. Pure decisions; seconds throughout."""
+"""Freshness lifetimes (RFC 9111), in seconds. Pure."""
 
 from dataclasses import dataclass
 
@@ -20,9 +20,9 @@ class Lifetimes:
     not_found: float
     discovery: float
     signed_url: float
-    """A signed URL, however late it says that it expires: it may end earlier, and clients cannot tell."""
+    """At most, for a signed URL: it may stop working before its stated expiry, and clients cannot tell."""
     signed_url_margin: float
-    """A signed URL is not given out in the last seconds before its expiry: the client still has to use it."""
+    """A signed URL is not served this close to its expiry: the client still has to use it."""
 
 
 NOT_AT_ALL = 0.0
@@ -36,13 +36,13 @@ def lifetime(
     version_status: str | None = None,
     url_expires_in: float | None = None,
 ) -> float:
-    """Return for how many seconds an answer may be stored, 0 for not at all.
+    """Return the freshness lifetime of an answer in seconds, 0 if it must not be stored.
 
-    ``version_status`` is what is known of the model version's status (LISTING only), ``url_expires_in``
-    the seconds until the signed URL ends at the earliest, None when that is not known (SIGNED_URL only).
+    ``version_status`` is the model version's last known status (LISTING only); ``url_expires_in`` is the
+    seconds until the signed URL expires, None if unknown (SIGNED_URL only).
 
-    Only 200 and 404 are ever stored: other errors are not results, and an unknown success is not ours
-    to interpret.
+    Only 200 and 404 are ever stored: other errors are not results, and the proxy does not know what another
+    2xx means.
     """
     if freshness is Freshness.NEVER:
         return NOT_AT_ALL
@@ -67,18 +67,18 @@ def lifetime(
 
 
 def may_be_stale(freshness: Freshness, *, survives: bool) -> bool:
-    """Whether an answer may be given out beyond its lifetime while nobody can give a newer one.
+    """Whether an expired answer may be served while the workspace cannot answer (RFC 5861).
 
-    Only what cannot change: listings that survive writes of metadata, which are those of READY versions. Not
-    signed URLs, which their storage refuses once they have expired.
+    Only listings that survive writes of metadata: those of READY versions, which cannot change. No signed
+    URLs: storage refuses them once they have expired.
     """
     return freshness is Freshness.LISTING and survives
 
 
 def survives_metadata_writes(freshness: Freshness, status: int, version_status: str | None) -> bool:
-    """Whether an answer stays right when something about its model, other than its files, is written.
+    """Whether an answer stays valid when anything about its model but its files is written.
 
-    A write may be the one that makes a pending version READY, or creates what was not found.
+    Not for a pending version or a 404: the write may make the version READY, or create what was missing.
     """
     if status != 200:
         return False

@@ -1,6 +1,6 @@
-"""What a write outdates: whatever was asked before it. Pure.
+"""A write outdates every answer to an earlier question that it concerns. Pure.
 
-One number counts the writes. Whoever asks remembers its value, and may keep or share the answer only if no
+One number counts the writes. A reader notes it before it asks, and may store or share the answer only if no
 write since then concerns it.
 """
 
@@ -10,14 +10,14 @@ from mlflow_proxy.mlflow_api.model_names import folded
 from mlflow_proxy.reading.store import Invalidation
 
 Moment = int
-"""How many writes there were."""
+"""The number of writes so far."""
 
 _MOST_MODELS = 10_000
-"""Models whose last write is remembered, about 3 MB. One that is forgotten counts as a write of them all."""
+"""Models whose last write is remembered, about 3 MB. An evicted one counts as a write of all models."""
 
 
 class Generations:
-    """The last write of each model, of all models, and of anybody's files and permissions."""
+    """The last write of each model, of all models, and of files or permissions of any model."""
 
     def __init__(self, most_models: int = _MOST_MODELS) -> None:
         self._moment = 0
@@ -27,7 +27,7 @@ class Generations:
 
     @property
     def moment(self) -> Moment:
-        """The moment of what is asked now."""
+        """The number of writes so far, to be noted with a question."""
         return self._moment
 
     def note(self, what: Invalidation) -> None:
@@ -45,11 +45,11 @@ class Generations:
             self._of_model[model] = self._moment
 
     def holds(self, since: Moment, model: str | None) -> bool:
-        """Whether nothing was written since that moment which concerns this model, or any model for None."""
+        """Whether no write since that moment concerns this model (None: any model)."""
         if model is None:
             return since >= self._moment
         return since >= max(self._of_all, self._of_model.get(folded(model), 0))
 
     def files_hold(self, since: Moment) -> bool:
-        """Whether nothing was written since that moment that may change files or permissions of any model."""
+        """Whether no write since that moment may have changed files or permissions of any model."""
         return since >= self._of_files

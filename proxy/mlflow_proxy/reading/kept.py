@@ -1,4 +1,4 @@
-"""Storing what a flight brought, so that it lies there before those who wait for the flight go on."""
+"""Storing a flight's answer before the callers that wait for the flight wake up."""
 
 from dataclasses import replace
 
@@ -11,7 +11,7 @@ from mlflow_proxy.reading.memory import Memory
 
 
 class Kept:
-    """Stores the fresh answers of ``below``, unless a write has outdated them since they were asked for."""
+    """Stores the fresh answers of ``below``, unless a write has outdated them since the question."""
 
     def __init__(self, below: Reader, memory: Memory, access: Access) -> None:
         self._below = below
@@ -23,8 +23,8 @@ class Kept:
         asked = self._memory.generations.moment
         answer = await self._below.read(question, caller, party)
         if answer.personal is not None and answer.outcome is not Outcome.MISS:
-            return answer  # another member's caller's own
-        # For all who share the question, or for its caller alone.
+            return answer  # only the caller at the other member may have it
+        # Under the shared key, or under the caller's own.
         owned = question if answer.personal is None else question.owned_by(caller.partition)
         kept = (
             answer.entry.expires_at > self._memory.clock.now()

@@ -1,4 +1,4 @@
-"""What the answers that pass by say beside what they were asked for: refusals, and statuses of versions."""
+"""Facts that answers carry beside what was asked: refusals of a credential, and statuses of versions."""
 
 from collections.abc import Callable
 
@@ -19,27 +19,27 @@ log = structlog.get_logger(__name__)
 
 
 class Learning:
-    """Notes in ``memory`` what answers say; ``outdate`` is called when a version turns out to be another."""
+    """Notes these facts in ``memory``; calls ``outdate`` when a version was deleted and created again."""
 
     def __init__(self, memory: Memory, outdate: Callable[[Invalidation], object]) -> None:
         self._memory = memory
         self._outdate = outdate
 
     def note(self, question: Read, response: StoredResponse, caller: Caller, asked: Moment) -> None:
-        """Note the statuses of versions that an answer describes, and whether its caller was refused it."""
+        """Note the statuses of the versions in an answer, or that the workspace refused its caller."""
         if response.status in REFUSED:
             self._note_refusal(question, response.status, caller)
         if question.route.freshness is not Freshness.MUTABLE or response.status != 200:
             return
         if not self._memory.generations.files_hold(asked):
-            return  # it may be about versions that are gone
+            return  # the answer may describe versions that were deleted meanwhile
         scopes = [scope(question)]
         if (
             caller.common
             and is_proof(question)
             and (created := described(response, question.model or "")) is not None
         ):
-            # What proves to one caller that it may read the model describes it to all who have proven that.
+            # A proof describes the model, so its versions' statuses hold for every caller with such a proof.
             scopes.append((question.prefix, caller.common_partition(created)))
         now = self._memory.clock.now()
         versions = self._memory.versions
@@ -53,7 +53,7 @@ class Learning:
 
     def _note_refusal(self, question: Read, status: int, caller: Caller) -> None:
         now = self._memory.clock.now()
-        # A 401 refuses the credential as such.
+        # A 401 refuses the credential for every model.
         self._memory.refusals.note(caller.partition, None if status == 401 else question.model, now)
         if status in {401, 403} and question.model is not None:
             credential = asked_by(question.owned_by(caller.partition))
@@ -61,5 +61,5 @@ class Learning:
 
 
 def scope(question: Read) -> Scope:
-    """Return all that chooses which versions a question is about."""
+    """Return the API prefix and partition within which a question names versions."""
     return question.prefix, question.partition

@@ -1,4 +1,4 @@
-"""What the readers know: stored answers, proofs, refusals and statuses, and what a write makes of them."""
+"""The state of the readers: stored answers, proofs, refusals, statuses; and its invalidation by writes."""
 
 from mlflow_proxy.clock import Clock
 from mlflow_proxy.reading.generations import Generations
@@ -9,9 +9,9 @@ from mlflow_proxy.reading.versions import VersionBook
 
 
 class Memory:
-    """All that one process knows of the workspace.
+    """Everything that one process has learnt from the workspace.
 
-    ``most_bytes`` is for the stored answers; ``clock`` tells when what is known ends.
+    ``most_bytes`` bounds the stored answers; ``proof_ttl`` and ``refusal_ttl`` are in seconds.
     """
 
     def __init__(self, most_bytes: int, proof_ttl: float, refusal_ttl: float, clock: Clock) -> None:
@@ -23,7 +23,7 @@ class Memory:
         self.refusals = Refusals()
 
     def forget(self, what: Invalidation) -> int:
-        """Let no read that begins now see what a write has changed; returns how many answers were dropped."""
+        """Drop everything that a write outdated; returns how many stored answers were dropped."""
         self.generations.note(what)
         self.proofs.forget(what)
         if what.files:

@@ -1,4 +1,4 @@
-"""Telling the operator of request fields that keep equal questions apart, so that nothing is shared."""
+"""Warning the operator of request fields whose values keep equal questions from sharing an answer."""
 
 import structlog
 
@@ -14,7 +14,7 @@ log = structlog.get_logger(__name__)
 
 
 class Noticed:
-    """Looks at every question that has to be asked; ``below`` answers it."""
+    """Inspects every question that no stored answer or flight answers, and passes it to ``below``."""
 
     def __init__(self, below: Reader, forwarding: Forwarding, metrics: Metrics) -> None:
         self._below = below
@@ -30,7 +30,7 @@ class Noticed:
     def _note(self, question: Read, caller: Caller) -> None:
         told = caller.told
         by = "" if question.common else hash(told.credential)
-        # What this proxy adds itself, or no longer does, is nothing that an operator could change.
+        # ``appends``: the operator cannot change which fields this proxy itself adds.
         asked = (self._forwarding.appends, by, *question.key[1:])
         for split in self._splits.note(asked, told.counted if question.common else told.fields):
             name, first = self._splits.named(split)

@@ -1,6 +1,6 @@
-"""What of an answer all callers may have who have proven that they may read what it is about. Pure.
+"""Which answers, and which of their fields, callers with a proof for the model may share. Pure.
 
-``now`` comes in, that of ``mlflow_proxy.clock``.
+``now`` is that of ``mlflow_proxy.clock``, in seconds.
 """
 
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from mlflow_proxy.mlflow_api.reads import Read
 
 SHARED_FIELDS = frozenset(
     {
-        "access-control-allow-credentials",  # a browser asks under the name of its page, which counts
+        "access-control-allow-credentials",  # the Origin that it depends on is part of the question's key
         "access-control-allow-origin",
         "access-control-expose-headers",
         "cache-control",
@@ -29,28 +29,28 @@ SHARED_FIELDS = frozenset(
         "x-content-type-options",
     }
 )
-"""Response fields that others than the caller get. All else may be about that one: a token that a gateway
-hands out (``X-Auth-Request-Access-Token``), the place that it is sent to (``Location``)."""
+"""Response fields that other callers get. Any other field may be about the first caller alone: a gateway's
+token (``X-Auth-Request-Access-Token``), a redirect for this caller (``Location``)."""
 
-_MOST_PLACES = 4096
+_MOST_ROUTES = 4096
 _IN_A_ROW = 2
 _TRIED_AGAIN = 60.0
-"""Seconds for which a place that gave ``_IN_A_ROW`` personal answers is taken to give no others."""
+"""Seconds without a shared question to a route after ``_IN_A_ROW`` personal answers."""
 
 
 class Personal(StrEnum):
-    """Why an answer is for the caller alone who got it."""
+    """Why only the caller that got an answer may have it."""
 
     UNDESCRIBED = "undescribed"
-    """It is no success that describes what was asked for: a refusal, a failure, a redirect, a login page."""
+    """It does not describe the object asked for: a refusal, a failure, a redirect, a login page."""
     VARY = "vary"
-    """The workspace says that it depends on the credential."""
+    """``Vary`` names the credential, or ``*`` (RFC 9110 section 12.5.5)."""
     CACHE_CONTROL = "cache-control"
-    """The workspace says that it is private, or not to be stored."""
+    """``Cache-Control`` is ``private`` or ``no-store`` (RFC 9111 section 5.2.2)."""
 
 
 def why_personal(read: Read, response: StoredResponse) -> Personal | None:
-    """Return why an answer is its caller's own; None if all may have it who may read the model."""
+    """Return why only its caller may have an answer; None if every caller that may read the model may."""
     if not describes(read, response):
         return Personal.UNDESCRIBED
     varies = vary(response.headers)
@@ -62,54 +62,54 @@ def why_personal(read: Read, response: StoredResponse) -> Personal | None:
 
 
 def shared_form(response: StoredResponse) -> StoredResponse:
-    """Return an answer without the fields that may be about the caller who got it.
+    """Return the response with only ``SHARED_FIELDS`` and the standard reason phrase.
 
-    Its reason phrase is the usual one: a gateway's own may be about that one, too.
+    Other fields, and a gateway's own reason phrase, may be about the caller that got the response.
     """
     kept = tuple((name, value) for name, value in response.headers if name.lower() in SHARED_FIELDS)
     return StoredResponse(response.status, responses.get(response.status, ""), kept, response.body)
 
 
-Place = tuple[str, str]
-"""Who would share an answer, and the name of its route."""
+RouteKey = tuple[str, str]
+"""The common partition, and the name of a route."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Row:
-    """Personal answers in a row: how many, when and why the last one."""
+    """Consecutive personal answers: how many, and the time and reason of the last one."""
 
     count: int
     last: float
     why: Personal
 
 
-class PersonalPlaces:
-    """Where the workspace says of each answer that it depends on who asks, so that none is worth sharing."""
+class PersonalRoutes:
+    """Routes whose answers the workspace marks as each caller's own, so that sharing them always fails."""
 
     def __init__(self) -> None:
-        self._in_a_row: LRUCache[Place, _Row] = LRUCache(_MOST_PLACES)
-        self._told: set[str] = set()
-        """Names of the routes that have had such a place: each model is a place of its own."""
+        self._in_a_row: LRUCache[RouteKey, _Row] = LRUCache(_MOST_ROUTES)
+        self._reported: set[str] = set()
+        """Names of the routes that ``note`` has reported: each model has a partition of its own."""
 
-    def note(self, place: Place, personal: Personal | None, now: float) -> bool:
-        """Note a success that was asked for in a common name.
+    def note(self, key: RouteKey, personal: Personal | None, now: float) -> bool:
+        """Note a 200 answer to a shared question.
 
-        Returns whether its place is the first of its route from which nothing can be shared.
+        Returns True once for each route name: when its answers turn out not to be shareable.
         """
         if personal is None:
-            self._in_a_row.pop(place, None)
+            self._in_a_row.pop(key, None)
         if personal is None or personal is Personal.UNDESCRIBED:
-            return False  # a gateway's word for one caller says nothing about the others
-        before = self._in_a_row.get(place)
+            return False  # a gateway's page for one caller says nothing about other callers
+        before = self._in_a_row.get(key)
         count = 1 + (before.count if before is not None else 0)
-        self._in_a_row[place] = _Row(count, now, personal)
-        _, route = place
-        news = count == _IN_A_ROW and route not in self._told
-        if news:
-            self._told.add(route)
-        return news
+        self._in_a_row[key] = _Row(count, now, personal)
+        _, route = key
+        first = count == _IN_A_ROW and route not in self._reported
+        if first:
+            self._reported.add(route)
+        return first
 
-    def known(self, place: Place, now: float) -> Personal | None:
-        """Return why to ask in each caller's own name at once, None if an answer may be shared."""
-        row = self._in_a_row.get(place)
+    def known(self, key: RouteKey, now: float) -> Personal | None:
+        """Return why each caller should ask for itself at once, None if sharing is worth a try."""
+        row = self._in_a_row.get(key)
         return row.why if row and row.count >= _IN_A_ROW and now < row.last + _TRIED_AGAIN else None

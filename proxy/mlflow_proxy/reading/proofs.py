@@ -1,7 +1,6 @@
-"""What is known of who may read which model: proofs that the workspace gave, for as long as they count.
+"""Proofs: the workspace's decisions on whether a credential may read a model, for as long as they are valid.
 
-Pure; ``now`` comes in, of ``clock.Clock``. Credentials are known by their partitions only, never in
-clear.
+Pure; ``now`` is that of ``clock.Clock``. Credentials appear as names of partitions only, never in clear.
 """
 
 from dataclasses import dataclass, replace
@@ -19,26 +18,26 @@ from mlflow_proxy.reading.store import Invalidation
 
 PROOF = "registered-models/get"
 """The call that proves Can Read on a registered model, which its versions and their files inherit. Clients
-make it anyway, before they ask for anything else about the model (facts.md 2)."""
+make it anyway, before they ask for anything else about the model."""
 REFUSED = frozenset({401, 403, 404})
-"""Answers by which the workspace says that this credential has nothing to read there."""
+"""Statuses by which the workspace says that this credential may not read the model, or that it has none."""
 
 _UNDERSTOOD = frozenset({"alias", "name", "page_token", "path", "stages", "version"})
-"""Parameters of calls about one model. Another could be one by which some server chooses the model (``Name``,
-``name[]``), so that the proof would be about a model that the answer is not about."""
+"""Parameters of calls about one model. A server might choose the model by another one (``Name``, ``name[]``);
+then the proof and the answer would be about different models."""
 
 _MOST_BYTES = 40 * 2**20
-"""Of proofs, about 100,000; a proof forgotten is one call. Rotated tokens leave no more behind."""
+"""About 100,000 proofs, those of rotated tokens included; an evicted proof costs one call."""
 _MOST_WITHDRAWALS = 4096
-"""Remembered as long as a stored answer may contradict them, which is seconds."""
+"""A withdrawal matters only for the seconds in which an older stored answer may contradict it."""
 _OVERHEAD = 400
-"""Bytes of a proof with its key, beside the workspace's words if it refused."""
+"""Bytes of a proof with its key, beside the response of a refusal."""
 _LARGEST_REFUSAL = 64 * 1024
-"""Bytes of a body that is remembered; it may hold what was asked for."""
+"""Bytes of a refusal's body; larger ones are not remembered. It may quote the request."""
 
 
-class Credential(NamedTuple):
-    """A credential as proofs know it: by its partition, under one API prefix."""
+class CredentialKey(NamedTuple):
+    """The key of a credential's proofs: its partition, under one API prefix."""
 
     partition: str
     prefix: str
@@ -46,11 +45,11 @@ class Credential(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Proof:
-    """What the workspace said to one credential about one model; ``refusal`` is its answer if it said no.
+    """The workspace's decision on one credential and one model, valid until ``until``.
 
-    ``created`` tells the model from another one that has its name later: who may read the one has proven
-    nothing about the other, which may have had other readers. None if the workspace did not say, or named
-    another model: then nothing is shared.
+    ``refusal`` is its response if it refused. ``created`` is the model's creation timestamp: a later model of
+    the same name needs a new proof, since it may have other readers. None if the workspace did not state it,
+    or named another model: then nothing is shared.
     """
 
     until: float
@@ -61,8 +60,8 @@ class Proof:
 class Proofs:
     """Proofs by credential and model.
 
-    ``granted`` and ``refused`` are the seconds for which a yes and a no count, ``most_bytes`` is what all of
-    them may take. ``generations`` knows of the writes since a question was asked.
+    ``granted`` and ``refused`` are the seconds for which a grant and a refusal are valid, ``most_bytes``
+    bounds all proofs together. ``generations`` counts the writes.
     """
 
     def __init__(
@@ -71,14 +70,14 @@ class Proofs:
         self._granted = granted
         self._refused = refused
         self._generations = generations
-        self._known: LRUCache[tuple[Credential, str], Proof] = LRUCache(most_bytes, getsizeof=_size)
-        self._refused_at: LRUCache[tuple[Credential, str], float] = LRUCache(_MOST_WITHDRAWALS)
+        self._known: LRUCache[tuple[CredentialKey, str], Proof] = LRUCache(most_bytes, getsizeof=_size)
+        self._refused_at: LRUCache[tuple[CredentialKey, str], float] = LRUCache(_MOST_WITHDRAWALS)
 
     def __len__(self) -> int:
         return len(self._known)
 
-    def get(self, credential: Credential, model: str, now: float) -> Proof | None:
-        """Return what the workspace said, None if it has to be asked (again)."""
+    def get(self, credential: CredentialKey, model: str, now: float) -> Proof | None:
+        """Return the valid proof, None if the workspace has to be asked."""
         known = self._known.get((credential, model))
         if known is not None and now >= known.until:
             del self._known[credential, model]
@@ -86,38 +85,38 @@ class Proofs:
         return known
 
     def note(
-        self, credential: Credential, model: str, response: StoredResponse, as_of: float, asked: Moment
+        self, credential: CredentialKey, model: str, response: StoredResponse, as_of: float, asked: Moment
     ) -> None:
-        """Learn from an answer to ``PROOF``.
+        """Take the proof from an answer to ``PROOF``.
 
-        ``as_of`` is a moment (monotonic seconds) before the workspace decided it, ``asked`` the one among the
-        writes when it was asked.
+        ``as_of`` is a time (monotonic seconds) at or before the workspace's decision, ``asked`` the count of
+        writes at the question.
         """
         granted = response.status == 200
-        # Most writes change no permission, and must not wear out what is granted.
+        # A grant ends only with a write that may change permissions; most writes change none.
         if not (self._generations.files_hold(asked) if granted else self._generations.holds(asked, None)):
             return
         if granted:
             if as_of < self._refused_at.get((credential, model), as_of):
-                return  # a stored answer, or one that was slow: the workspace has said otherwise since
+                return  # a stored or slow answer: the workspace has refused the credential since
             created = described(response, model)
-            # What does not describe the model is a gateway's word (a login page), or a server's that does not
-            # say when it was created: it shares nothing, and is asked for anew soon.
+            # A 200 that does not describe the model (a gateway's login page), or has no creation timestamp,
+            # lets the credential share nothing, and is asked for again soon.
             counts = self._granted if created is not None else min(self._granted, self._refused)
             proof = Proof(as_of + counts, None, created)
             known = self._known.get((credential, model))
             if known is not None and known.until > proof.until and replace(proof, until=known.until) == known:
-                return  # the same, of a stored answer: it takes nothing away from the newer one
+                return  # the same grant from a stored answer must not shorten the newer proof
             self._known[credential, model] = proof
         elif response.status in REFUSED and len(response.body) <= _LARGEST_REFUSAL:
             self._known[credential, model] = Proof(as_of + self._refused, response)
         else:
             self._known.pop((credential, model), None)
 
-    def withdraw(self, credential: Credential, model: str, now: float) -> None:
-        """Forget what one credential was granted: it was refused something about the model.
+    def withdraw(self, credential: CredentialKey, model: str, now: float) -> None:
+        """Drop a credential's grant for a model after a refusal of anything about that model.
 
-        What was granted before ``now`` proves nothing any more.
+        Answers from before ``now`` no longer grant anything.
         """
         known = self._known.get((credential, model))
         if known is not None and known.refusal is None:
@@ -125,7 +124,7 @@ class Proofs:
         self._refused_at[credential, model] = now
 
     def forget(self, what: Invalidation) -> None:
-        """Forget refusals about what was written, and what was granted if permissions may have changed."""
+        """Drop refusals for the models written, and grants if permissions may have changed."""
         chosen = None if what.models is None else set(map(folded, what.models))
         for (credential, model), proof in list(self._known.items()):
             concerned = chosen is None or folded(model) in chosen
@@ -141,25 +140,24 @@ def _size(proof: Proof) -> int:
 
 
 def described(response: StoredResponse, model: str) -> int | None:
-    """Return when the model was created that an answer to ``PROOF`` describes, None if it does not say.
+    """Return the creation timestamp of the model that an answer to ``PROOF`` describes, None if it has none.
 
-    Nor does it if it names another model. A workspace that reads names in a way of its own (without case,
-    without blanks at their ends) may do so in one call and not in another; then it cannot be told what it has
-    proven.
+    None as well if the answer names another model. A workspace may ignore case, or blanks at the ends of a
+    name, in one call and not in another; such an answer does not prove which model later calls are about.
     """
     return model_created(json_object(response.body) or {}, model)
 
 
-def asked_by(read: Read) -> Credential:
-    """Name the credential that asks, under the API prefix where it does: another knows other credentials."""
-    return Credential(read.partition, read.prefix)
+def asked_by(read: Read) -> CredentialKey:
+    """Return the key of the asking credential, for this API prefix: another may accept other credentials."""
+    return CredentialKey(read.partition, read.prefix)
 
 
 def needs_proof(read: Read) -> bool:
-    """Whether an answer may be shared by all who can read the model that it is about.
+    """Whether every caller with a proof for the model may share the answer.
 
-    What is about no model in particular, or is itself the proof, stays each credential's own. So does what is
-    asked with parameters that nobody has heard of.
+    Each credential keeps its own answers to searches, to the proof itself, and to questions with a parameter
+    outside ``_UNDERSTOOD``.
     """
     return (
         read.model is not None
@@ -170,5 +168,5 @@ def needs_proof(read: Read) -> bool:
 
 
 def is_proof(read: Read) -> bool:
-    """Whether a read proves something: it asks about one model by its name, and says nothing else."""
+    """Whether a read is the proof call: it asks for one model by name, without other parameters."""
     return read.route.path == PROOF and read.model is not None and read.key.asked == (("name", read.model),)

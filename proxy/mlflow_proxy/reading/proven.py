@@ -1,4 +1,4 @@
-"""What callers share who have each proven that they may read a model (``access.sharing = "proven"``)."""
+"""Answers shared by all callers with a proof that they may read the model (``access.sharing = "proven"``)."""
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from mlflow_proxy.outcome import Outcome
 from mlflow_proxy.party import Party
 from mlflow_proxy.reading.answer import Answer, Ask, Reader, from_store
 from mlflow_proxy.reading.memory import Memory
-from mlflow_proxy.reading.personal import Personal, PersonalPlaces, Place
+from mlflow_proxy.reading.personal import Personal, PersonalRoutes, RouteKey
 from mlflow_proxy.reading.proofs import PROOF, asked_by, described, is_proof, needs_proof
 from mlflow_proxy.reading.store import Entry
 
@@ -25,10 +25,10 @@ _ASKED = frozenset({Outcome.STORED, Outcome.MISS, Outcome.REQUEST})
 
 @dataclass(frozen=True, slots=True)
 class _Verdict:
-    """What the workspace says about a caller and a model.
+    """The workspace's decision on a caller and a model.
 
-    ``refusal`` is its answer to one who may not read it; ``created`` is when the model was, for one who may,
-    None if the workspace does not say, so that nothing can be shared.
+    ``refusal`` is its answer to a caller that may not read the model; ``created`` is the model's creation
+    timestamp for one that may, None if the workspace did not state it, so that nothing can be shared.
     """
 
     refusal: Answer | None = None
@@ -36,9 +36,9 @@ class _Verdict:
 
 
 class Proven:
-    """Asks ``below`` in the common name of all who have proven that they may read the model, or the caller's.
+    """Asks ``below`` in the common partition of callers with a proof, else in the caller's own partition.
 
-    ``ask`` is the top of the stack; ``disown`` forgets an answer that proved wrong.
+    ``ask`` is the top of the stack; ``disown`` drops a stored answer that proved wrong.
     """
 
     def __init__(
@@ -54,10 +54,10 @@ class Proven:
         self._disown = disown
         self._memory = memory
         self._metrics = metrics
-        self._places = PersonalPlaces()
+        self._personal_routes = PersonalRoutes()
 
     async def read(self, question: Read, caller: Caller, party: Party) -> Answer:
-        """See Reader.read. Where nothing is shared so, every credential has its own answers."""
+        """See Reader.read. Without common answers, every credential has its own."""
         model = question.model
         if not caller.common or model is None:
             return await self._below.read(question, caller, party)
@@ -75,7 +75,7 @@ class Proven:
         answer = await self._read_shared(question, caller, verdict.created, party)
         lasted = self._memory.generations.files_hold(asked) and self._memory.clock.leapt() == leapt
         if answer.outcome not in _ASKED and not lasted:
-            # Its permission may have been withdrawn while it waited for what others were told.
+            # The caller's permission may have been withdrawn while it waited for another caller's answer.
             known = self._memory.proofs.get(asked_by(question), model, self._memory.clock.now())
             if known is None or known.refusal is not None:
                 return await self.read(question, caller, party)
@@ -89,12 +89,12 @@ class Proven:
         if known is not None and known.refusal is not None and not caller.fresh:
             entry = Entry(known.refusal, model, None, False, now, known.until)
             return _Verdict(from_store(question.key, entry, Outcome.HIT, now, now))
-        # Under the same API prefix: another knows other credentials.
+        # Under the same API prefix: another one may accept other credentials.
         proof = question_about(question.prefix, PROOF, {"name": model}, question.partition)
         self._metrics.proofs.inc()
         answer = await self._ask(proof, caller, party)
         if answer.response.status == 200 and proofs.get(credential, model, now) is None:
-            # It was stored too long ago, or asked before permissions were written, to prove anything.
+            # A stored answer was too old to be a proof, or permissions were written since its question.
             await self._disown(answer)
             answer = await self._ask(proof, caller, party)
         if answer.response.status != 200:
@@ -102,27 +102,27 @@ class Proven:
         return _Verdict(created=described(answer.response, model))
 
     async def _read_shared(self, question: Read, caller: Caller, created: int, party: Party) -> Answer:
-        """Return the answer that all share who may read the model, or the caller's own."""
+        """Return the common answer for callers that may read the model, or the caller's own."""
         now = self._memory.clock.now()
         if self._memory.store.get(question.key, now) is not None:
             return await self._below.read(question, caller, party)
         common = question.within(caller.common_partition(created))
-        if (personal := self._places.known(_place(common), now)) is not None:
+        if (personal := self._personal_routes.known(_key(common), now)) is not None:
             self._metrics.personal_answers.labels(question.route.name, personal).inc()
             return await self._below.read(question, caller, party)
         answer = await self._read_common(common, caller, party)
         if answer is None or (answer.personal is not None and answer.outcome is Outcome.COLLAPSED):
-            # Said to another caller, which may have lost what this one has; or what each has of its own.
+            # This caller was refused, or the answer belongs to another caller: ask with its own credential.
             return await self._below.read(question, caller, party)
         if answer.outcome in _ASKED and answer.response.status == 200:
-            self._note_place(common, answer.personal)
+            self._note_personal(common, answer.personal)
         return answer
 
     async def _read_common(self, common: Read, caller: Caller, party: Party) -> Answer | None:
-        """Return what those share who may read the model; None if the workspace refuses this caller alone.
+        """Return the answer in the common partition; None if the workspace refuses this caller alone (429).
 
-        A caller that waited for the call of a refused one asks anew, with its own credential or the next
-        one's.
+        A caller that waited for the call of a refused caller asks again, with its own credential or that of
+        the next flight's first caller.
         """
         while True:
             try:
@@ -131,19 +131,19 @@ class Proven:
                 if error.client == caller.client:
                     return None
 
-    def _note_place(self, common: Read, personal: Personal | None) -> None:
-        """Note whether answers of this kind can be shared at all; tell the operator where they cannot."""
+    def _note_personal(self, common: Read, personal: Personal | None) -> None:
+        """Note whether answers of this route can be shared; warn the operator once if they cannot."""
         if personal is not None:
             self._metrics.personal_answers.labels(common.route.name, personal).inc()
             log.debug("answer is its caller's own", route=common.route.name, reason=personal)
-        if self._places.note(_place(common), personal, self._memory.clock.now()):
+        if self._personal_routes.note(_key(common), personal, self._memory.clock.now()):
             log.warning(
                 "answers of the workspace cannot be shared",
                 route=common.route.name,
                 reason=personal,
-                remedy="if a gateway on the way says so and need not, stop it there",
+                remedy="if a gateway adds Vary or Cache-Control: private without need, stop it there",
             )
 
 
-def _place(common: Read) -> Place:
+def _key(common: Read) -> RouteKey:
     return common.partition, common.route.name

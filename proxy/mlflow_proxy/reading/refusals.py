@@ -1,6 +1,6 @@
-"""Whom the workspace turned away, and when: what was stored before that is not given out once it has expired.
+"""When the workspace last refused a credential: expired answers stored before that are not served stale.
 
-Pure; ``now`` is of ``clock.Clock``. Bounded: what has to be forgotten counts as a refusal of everybody.
+Pure; ``now`` is that of ``clock.Clock``. Bounded: an evicted refusal counts as one of every credential.
 """
 
 from collections import OrderedDict
@@ -13,7 +13,7 @@ _NEVER = float("-inf")
 
 
 class Refusals:
-    """The last refusal of each credential (``partition``), of everything or about one model."""
+    """The last refusal of each credential (``partition``), for every model or for one."""
 
     def __init__(self, most: int = _MOST_REFUSALS) -> None:
         self._most = most
@@ -21,7 +21,7 @@ class Refusals:
         self._forgotten = _NEVER
 
     def note(self, partition: str, model: str | None, now: float) -> None:
-        """Note a refusal of everything about a model, None for whatever the credential may ask."""
+        """Note that a credential was refused a model, or every model for None."""
         key = partition, folded_or_none(model)
         self._noted[key] = now
         self._noted.move_to_end(key)

@@ -1,4 +1,4 @@
-"""The fleet's answers: what another member has stored, or is fetching at this moment."""
+"""The fleet's answers: those that another member has stored, or is fetching now."""
 
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
@@ -19,17 +19,17 @@ from mlflow_proxy.reading.store import Entry, Invalidation
 
 @dataclass(slots=True)
 class Turn:
-    """What came of asking the fleet: an answer, or that it has to be fetched."""
+    """The fleet's reply to a question: an answer, or None if this member has to fetch it."""
 
     found: Entry | None = None
     joined: bool = False
-    """Whether the answer is of a flight that was under way, rather than stored before."""
+    """Whether ``found`` comes from another member's flight; else it was stored before the question."""
     brought: Entry | None = None
-    """To be set by the member that fetched; an entry that has expired is for those who wait, and not kept."""
+    """Set by the member that fetched. An expired entry reaches only the members that wait, unstored."""
 
 
 class FleetCache(Protocol):
-    """What the members of a fleet have in common beside the budget: see ``fleet.shared_cache``."""
+    """The cache and flights that the members of a fleet share: see ``fleet.shared_cache``."""
 
     @property
     def connected(self) -> bool:
@@ -37,7 +37,7 @@ class FleetCache(Protocol):
         ...
 
     def turn(self, read: Read, deadline: Callable[[], float]) -> AbstractAsyncContextManager[Turn]:
-        """Ask the fleet for an answer; whoever gets none has to fetch it."""
+        """Ask the fleet for an answer; if the turn has none, this member has to fetch it."""
         ...
 
     async def discard(self, key: Key) -> None:
@@ -45,7 +45,7 @@ class FleetCache(Protocol):
         ...
 
     def tell(self, what: Invalidation) -> None:
-        """Note a write that all members have to hear of."""
+        """Announce a write to all members, in the background."""
         ...
 
     async def told(self) -> None:
@@ -54,9 +54,9 @@ class FleetCache(Protocol):
 
 
 class Shared:
-    """Answers from the fleet, else from ``below``, whose answer the fleet gets.
+    """Answers from the fleet, else from ``below``, whose answer it gives to the fleet.
 
-    ``patience`` are the seconds that any answer may have taken to arrive.
+    ``patience`` is the longest that an answer may have taken to arrive, in seconds.
     """
 
     def __init__(
@@ -82,20 +82,18 @@ class Shared:
             if turn.found is None:
                 answer = await self._below.read(question, caller, party)
                 if self._access.owns(question.partition):
-                    turn.brought = (
-                        answer.entry if answer.personal is None else _of_no_use_to_others(answer.entry)
-                    )
+                    turn.brought = answer.entry if answer.personal is None else _withheld(answer.entry)
                 return answer
             entry = turn.found
         personal = why_personal(question, entry.response) if question.common else None
         if personal is None:
             self._learning.note(question, entry.response, caller, asked)
-        as_of = entry.stored_at - self._patience  # it took time to arrive
+        as_of = entry.stored_at - self._patience  # the workspace decided up to ``patience`` earlier
         if turn.joined or personal is not None:
             return Answer(question.key, entry, Outcome.COLLAPSED, as_of, personal=personal)
         return from_store(question.key, entry, Outcome.HIT, as_of, self._memory.clock.now())
 
 
-def _of_no_use_to_others(entry: Entry) -> Entry:
-    """Return what other members learn of an answer that is its caller's own: to ask themselves."""
+def _withheld(entry: Entry) -> Entry:
+    """Return an expired, empty entry: the waiting members learn only that they have to ask themselves."""
     return replace(entry, response=StoredResponse(entry.response.status, "", (), b""), expires_at=0.0)

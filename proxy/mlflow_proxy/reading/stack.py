@@ -24,10 +24,10 @@ from mlflow_proxy.workspace import Workspace
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """What the operator has set: seconds, and for ``largest`` the bytes that one answer may have.
+    """The operator's settings: seconds, and bytes for ``largest``, the most that one answer may have.
 
-    ``stale_if_error`` is for how long expired answers serve while nobody can give newer ones; ``patience`` is
-    what an answer may take.
+    ``stale_if_error`` is how long expired answers are served while the workspace cannot answer; ``patience``
+    is the longest that an answer may take to arrive.
     """
 
     lifetimes: Lifetimes
@@ -38,7 +38,7 @@ class Rules:
 
 @dataclass(frozen=True, slots=True)
 class Stack:
-    """The readers that others need to know: the one to ask, and the one that has flights to count."""
+    """The readers that other modules use: ``top`` to ask, ``flights`` to count the flights."""
 
     top: Reader
     flights: Coalesced
@@ -54,7 +54,7 @@ def build(
     metrics: Metrics,
     rules: Rules,
 ) -> Stack:
-    """Put one reader on the other. The lowest and the highest ask questions of their own at the top."""
+    """Return the readers, stacked. The lowest and the highest ask questions of their own at the top."""
 
     async def ask(question: Read, caller: Caller, party: Party) -> Answer:
         return await proven.read(question, caller, party)

@@ -1,6 +1,6 @@
-"""Where answers are kept: in memory, bounded in bytes, least recently used out first.
+"""The store of answers: in memory, bounded in bytes, least recently used evicted first.
 
-Knows for every answer which model version it is about, so that a write can drop just what it makes wrong.
+Indexed by model and version, so that a write drops only the answers that it outdates.
 """
 
 from collections.abc import Iterator
@@ -27,7 +27,7 @@ class Entry:
     stored_at: float
     expires_at: float
     made: object = None
-    """What somebody made of the response, to use it again."""
+    """A value derived from the response (a parsed listing), to be reused."""
     made_size: int = 0
 
     def size(self, key: Key) -> int:
@@ -38,17 +38,17 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Invalidation:
-    """What a write makes wrong: answers about ``models`` (None for any model), of all credentials.
+    """What a write outdates: answers about ``models`` (None: about any model), of all credentials.
 
-    Answers that may be about any model (searches) always go. ``files`` says whether those go too that
-    survive writes of metadata.
+    Answers that may be about any model (searches) are always outdated. ``files`` is whether answers that
+    survive writes of metadata are, too.
     """
 
     models: frozenset[str] | None
     files: bool
 
     def concerns(self, model: str | None) -> bool:
-        """Whether answers about this model can be wrong now."""
+        """Whether answers about this model may be outdated."""
         return (
             self.models is None
             or model is None
@@ -76,12 +76,12 @@ class MemoryStore:
         return entry if entry is not None and now < entry.expires_at else None
 
     def get_stale(self, key: Key, now: float, grace: float) -> Entry | None:
-        """Return an entry that has expired less than ``grace`` seconds ago, or is fresh."""
+        """Return an entry that is fresh or expired less than ``grace`` seconds ago, or None."""
         entry = self._entries.get(key)
         return entry if entry is not None and now < entry.expires_at + grace else None
 
     def put(self, key: Key, entry: Entry) -> bool:
-        """Keep an answer; returns False for one that is larger than the whole store."""
+        """Store an answer; returns False if it is larger than the whole store."""
         if entry.size(key) > self._entries.maxsize:
             return False
         self._entries.pop(key, None)
@@ -89,18 +89,18 @@ class MemoryStore:
         return True
 
     def discard(self, key: Key, response: StoredResponse) -> None:
-        """Drop one answer that proved wrong, unless another has taken its place already."""
+        """Drop an answer that proved wrong, unless another one has replaced it."""
         entry = self._entries.get(key)
         if entry is not None and entry.response is response:
             del self._entries[key]
 
     def made(self, key: Key, response: StoredResponse) -> object:
-        """Return what was made of an answer, None if it is stored no more or nothing was."""
+        """Return the value that ``make`` kept with this answer; None without one, or if it was dropped."""
         entry = self._entries.get(key)
         return entry.made if entry is not None and entry.response is response else None
 
     def make(self, key: Key, response: StoredResponse, made: object, size: int) -> None:
-        """Keep with an answer what was made of it, of so many bytes, if it is stored and there is room."""
+        """Keep a derived value of ``size`` bytes with a stored answer, if there is room."""
         entry = self._entries.get(key)
         if entry is not None and entry.response is response:
             with_it = replace(entry, made=made, made_size=size)
@@ -108,7 +108,7 @@ class MemoryStore:
                 self.put(key, with_it)
 
     def invalidate(self, what: Invalidation) -> int:
-        """Drop what a write made wrong; returns how many entries went."""
+        """Drop the entries that a write outdated; returns how many."""
         wrong = [
             key
             for key, entry in self._entries.about(what.models)
@@ -120,10 +120,10 @@ class MemoryStore:
 
 
 class _IndexedCache(LRUCache[Key, Entry]):
-    """An LRU cache that finds its entries by model and version as well.
+    """An LRU cache with an index by model and version.
 
-    Every removal, eviction included, goes through ``__delitem__`` (cachetools documents it so), which
-    keeps the index exact.
+    Every removal, eviction included, goes through ``__delitem__`` (as cachetools documents), which keeps the
+    index exact.
     """
 
     def __init__(self, maxsize: int) -> None:

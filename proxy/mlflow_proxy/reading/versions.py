@@ -1,6 +1,6 @@
-"""What is known of model versions: whether they are READY, and whether they are still the same ones.
+"""Model versions: whether they are READY, and whether one was deleted and created again under its name.
 
-Learned from answers that pass by anyway. Nothing here is ever served to a client.
+Taken from answers that clients ask for anyway. Nothing here is ever served to a client.
 """
 
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ Scope = tuple[str, str]
 """API prefix and partition."""
 
 _MOST_VERSIONS = 100_000
-"""About 30 MB at the very most; a version forgotten is one learned again."""
+"""At most about 30 MB; an evicted version is learnt again."""
 
 
 @dataclass(slots=True)
@@ -25,20 +25,20 @@ class _Known:
 
 
 class VersionBook:
-    """Status of model versions by name and version, within a ``scope``.
+    """The status of model versions, by scope, model name and version.
 
-    A scope is all that chooses which models a name means: the API prefix, and the partition of the answers
-    that say so. ``now`` is that of ``mlflow_proxy.clock``.
+    The same name may mean different models under another API prefix or in another partition, hence the scope.
+    ``now`` is that of ``mlflow_proxy.clock``.
     """
 
     def __init__(self) -> None:
         self._known: LRUCache[tuple[Scope, str, str], _Known] = LRUCache(_MOST_VERSIONS)
 
     def observe(self, scope: Scope, seen: VersionStatus, now: float) -> bool:
-        """Take note of a version in an answer.
+        """Note a version that an answer describes.
 
-        Returns True if it is another one than before under the same name: it was deleted and created
-        again since, which shows only in the creation timestamp. What an answer leaves out stays as known.
+        Returns True if it was deleted and created again since the last answer, which shows only in the
+        creation timestamp. Fields that the answer leaves out keep their last value.
         """
         key = (scope, seen.model, seen.version)
         known = self._known.get(key)
@@ -56,15 +56,15 @@ class VersionBook:
         return replaced
 
     def status(self, scope: Scope, model: str, version: str) -> str | None:
-        """Return the last status seen, None for never."""
+        """Return the last status seen, None if none was."""
         known = self._known.get((scope, model, version))
         return known.status if known is not None else None
 
     def worth_asking(self, scope: Scope, model: str, version: str, now: float, interval: float) -> bool:
-        """Whether to spend a call on the status of a version whose files are being listed.
+        """Whether to spend a call on the status of a version whose files are listed.
 
-        Not at first: a storm on one version ends sooner than asking pays off. From ``interval`` seconds
-        later on yes, until it is known to be READY, once an interval.
+        False the first time: a storm on one version ends before the call pays off. Then True once every
+        ``interval`` seconds, until the version is known to be READY.
         """
         known = self._known.get((scope, model, version))
         if known is None:
@@ -76,8 +76,8 @@ class VersionBook:
         return True
 
     def forget(self, models: frozenset[str] | None) -> None:
-        """Forget all versions of these models, None for all."""
-        # By all that may be the same name, as the store does: forgetting too much is safe.
+        """Drop all versions of these models, None for all models."""
+        # Every name that may mean the same model, as in the store: dropping too much is safe.
         concerned = None if models is None else set(map(folded, models))
         for key in [key for key in self._known if concerned is None or folded(key[1]) in concerned]:
             del self._known[key]

@@ -1,4 +1,4 @@
-"""Writes and purges: forgotten here at once, and told to the other members of the fleet."""
+"""Writes and purges: drop stored answers here at once, and announce it to the other members of the fleet."""
 
 from dataclasses import dataclass
 
@@ -10,23 +10,23 @@ from mlflow_proxy.reading.store import Invalidation
 
 @dataclass(frozen=True, slots=True)
 class Purged:
-    """What a purge did: answers dropped here, and whether the fleet knows; None if there is none."""
+    """The result of a purge: answers dropped here, and whether the fleet was told (None without a fleet)."""
 
     dropped: int
     told: bool | None
 
 
 class Writes:
-    """What this proxy has to say of writes. ``fleet`` is None for a proxy on its own."""
+    """Drops what writes outdate, and announces writes. ``fleet`` is None for a proxy on its own."""
 
     def __init__(self, memory: Memory, fleet: FleetCache | None) -> None:
         self._memory = memory
         self._fleet = fleet
 
     def note(self, what: Invalidation) -> int:
-        """Let no read that begins now, here or at another member, see what was true before a write.
+        """Drop the answers that a write outdated, so that reads from now on see the write.
 
-        Returns how many answers were dropped here. Other members hear of it in the background.
+        Returns how many were dropped here. The other members are sent the write in the background.
         """
         dropped = self._memory.forget(what)
         if self._fleet is not None:
@@ -39,7 +39,7 @@ class Writes:
             await self._fleet.told()
 
     async def purge(self, what: Invalidation) -> Purged:
-        """Do what a write would, without one; returns once the fleet can know of it."""
+        """Drop answers as a write would; returns once the fleet knows of it, or cannot be reached."""
         dropped = self.note(what)
         if self._fleet is None:
             return Purged(dropped, told=None)
@@ -47,7 +47,7 @@ class Writes:
         return Purged(dropped, told=self._fleet.connected)
 
     async def disown(self, answer: Answer) -> None:
-        """Forget an answer that proved wrong, so that the next who asks gets another."""
+        """Drop an answer that proved wrong, so that the next caller gets a new one."""
         self._memory.store.discard(answer.key, answer.response)
         if self._fleet is not None:
             await self._fleet.discard(answer.key)
