@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from tests.fuzz.grammar import Wire
-from tests.fuzz.pure import Arguments
+from tests.fuzz.properties.drawing import Arguments
 
 KNOWN: frozenset[str] = frozenset({"chunk extension", "white space in a request line"})
 """What stays so: aiohttp's parser takes several spaces there for one, and most of what follows a chunk's

@@ -10,6 +10,7 @@ from random import Random
 from tests.fuzz import checks, pure
 from tests.fuzz.checks import Finding, Plan
 from tests.fuzz.grammar import Wire, facade_wire, wire
+from tests.fuzz.properties.drawing import Arguments
 from tests.fuzz.scene import Scene, scene
 
 AT_ONCE = 64
@@ -124,7 +125,7 @@ async def smaller(data: bytes, fails: Callable[[bytes], Awaitable[bool]]) -> byt
         size = max(1, size // 2)
 
 
-def _smaller_arguments(name: str, arguments: pure.Arguments) -> pure.Arguments:
+def _smaller_arguments(name: str, arguments: Arguments) -> Arguments:
     """Leave out parts of texts, bytes and lists while it is still wrong."""
     for number, argument in enumerate(arguments):
         size = len(argument) // 2 if isinstance(argument, str | bytes | list) else 0

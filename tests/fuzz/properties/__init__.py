@@ -1,0 +1,1 @@
+"""Properties of pure functions, by what the functions read."""
