@@ -21,6 +21,11 @@ def ticks(least: int, most: int) -> st.SearchStrategy[float]:
     return st.integers(least, most).map(lambda count: count * TICK)
 
 
+def now() -> float:
+    """Seconds since the loop that is running was made."""
+    return asyncio.get_running_loop().time()
+
+
 class _Selector(selectors.SelectSelector):
     """Lets virtual time pass where the loop would sleep."""
 
