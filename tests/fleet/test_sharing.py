@@ -18,9 +18,10 @@ from mlflow_proxy.settings import AccessSettings, BudgetSettings, CacheSettings,
 from tests.fleet import test_workers as workers
 from tests.fleet.redis_server import RedisServer
 from tests.fleet.test_proxies import SECRET
+from tests.integration.conftest import guarded
+from tests.integration.service import clients_toml, replace, until
 from tests.integration.support import HIT, LIST, MODEL, MUCH, QUIET, SIGN, STORED, Api, count, settle
 from tests.integration.test_proven import FILE, VERSION, readable_by
-from tests.integration.test_service import clients_toml, guarded, replace, until
 
 PERMISSIONS = "/api/2.0/permissions/registered-models/1"
 CLIENTS = {"job-a": "token-a", "job-b": "token-b"}

@@ -1,13 +1,16 @@
 """Started servers on both sides of the proxy."""
 
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import aiohttp
 import pytest
 
 from mlflow_proxy.demo.models import Content, Model, Pattern
 from mlflow_proxy.demo.workspace import EmulatedWorkspace, WorkspaceOptions
+from mlflow_proxy.settings import AccessSettings
 from tests.demo import conftest as demo
+from tests.integration.service import JOBS, PRINCIPAL, clients_toml
 from tests.integration.support import MUCH, Api, Upstream, proxied
 
 FILES: dict[str, Content] = {
@@ -20,6 +23,11 @@ FILES: dict[str, Content] = {
 
 def sample() -> Model:
     return demo.sample(FILES)
+
+
+def guarded(*tokens: str) -> EmulatedWorkspace:
+    """Return a workspace that lets in who has one of these tokens."""
+    return EmulatedWorkspace([sample()], WorkspaceOptions(limit=MUCH, latency=0, tokens=frozenset(tokens)))
 
 
 @pytest.fixture
@@ -53,3 +61,22 @@ async def proxy_url(upstream: Upstream) -> AsyncIterator[str]:
     """Return the URL of a proxy with default settings in front of the raw upstream."""
     async with proxied(upstream.url) as url:
         yield url
+
+
+@pytest.fixture
+def clients_file(tmp_path: Path) -> Path:
+    path = tmp_path / "clients.toml"
+    path.write_text(clients_toml(JOBS))
+    return path
+
+
+@pytest.fixture
+def token_file(tmp_path: Path) -> Path:
+    path = tmp_path / "token"
+    path.write_text(f"{PRINCIPAL}\n")
+    return path
+
+
+@pytest.fixture
+def by_file(clients_file: Path, token_file: Path) -> AccessSettings:
+    return AccessSettings(sharing="service", token_file=str(token_file), clients_file=str(clients_file))
