@@ -1,5 +1,6 @@
 """Started servers on both sides of the proxy."""
 
+import hashlib
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from mlflow_proxy.demo.models import Content, Model, Pattern
 from mlflow_proxy.demo.workspace import EmulatedWorkspace, WorkspaceOptions
 from mlflow_proxy.settings import AccessSettings
 from tests.demo import conftest as demo
+from tests.integration.poisoning import Access, Mode
 from tests.integration.service import JOBS, PRINCIPAL, clients_toml
 from tests.integration.support import MUCH, Api, Upstream, proxied
 
@@ -80,3 +82,21 @@ def token_file(tmp_path: Path) -> Path:
 @pytest.fixture
 def by_file(clients_file: Path, token_file: Path) -> AccessSettings:
     return AccessSettings(sharing="service", token_file=str(token_file), clients_file=str(clients_file))
+
+
+@pytest.fixture
+def access(tmp_path: Path) -> Access:
+    """Return what makes the settings of a way to share, in attacks on shared answers."""
+
+    def settings(mode: Mode) -> AccessSettings:
+        if mode.name != "service":
+            return AccessSettings.model_validate({"sharing": mode.name})
+        (tmp_path / "token").write_text("dapi-of-the-principal\n")
+        known = {name: hashlib.sha256(f"token-{name}".encode()).hexdigest() for name in "ab"}
+        lines = ["[clients]", *(f'{name} = "sha256:{digest}"' for name, digest in known.items()), ""]
+        (tmp_path / "clients.toml").write_text("\n".join(lines))
+        return AccessSettings(
+            sharing="service", token_file=str(tmp_path / "token"), clients_file=str(tmp_path / "clients.toml")
+        )
+
+    return settings
