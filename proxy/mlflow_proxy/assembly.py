@@ -26,8 +26,9 @@ from mlflow_proxy.admin.handlers import Handler, Readiness, handlers
 from mlflow_proxy.app import App, Parts
 from mlflow_proxy.artifacts.facade import ArtifactFacade
 from mlflow_proxy.budget.congestion import Cubic
+from mlflow_proxy.budget.interface import Budget, Limits
 from mlflow_proxy.budget.pacer import Pacer
-from mlflow_proxy.budget.queue import Budget, Limits, Queue
+from mlflow_proxy.budget.queue import Queue
 from mlflow_proxy.clock import Clock
 from mlflow_proxy.descriptors import Room
 from mlflow_proxy.fleet.member import Fleet

@@ -96,7 +96,7 @@ class Metrics:
                 ("refused_alone", "Clients that the workspace refuses while it answers all others."),
             )
         }
-        """Readings of each budget, by the name of the field in ``budget.queue.Status``."""
+        """Readings of each budget, by the name of the field in ``budget.interface.Status``."""
 
     def watch(self, name: str, help_text: str, read: Callable[[], float]) -> None:
         """Expose a value that is read when the metrics are (a gauge)."""

@@ -17,7 +17,8 @@ import aiohttp
 import structlog
 
 from mlflow_proxy.access.sharing import Access
-from mlflow_proxy.budget.queue import Deadline, Queue, Slot
+from mlflow_proxy.budget.lines import Deadline
+from mlflow_proxy.budget.queue import Queue, Slot
 from mlflow_proxy.errors import (
     BadGatewayError,
     ConnectionEndedError,

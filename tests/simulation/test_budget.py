@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mlflow_proxy.budget.queue import Limits
+from mlflow_proxy.budget.interface import Limits
 from mlflow_proxy.budget.singled_out import SingledOut
 from mlflow_proxy.demo.limiters import BatchReported, FixedWindow, Limiter, SlidingWindow, TokenBucket
 from tests.simulation.world import LIMIT, Record, Scenario, World, fairness, simulate

@@ -13,8 +13,9 @@ from statistics import quantiles
 
 from mlflow_proxy.budget.congestion import Congestion, Cubic
 from mlflow_proxy.budget.fair_queue import Priority
+from mlflow_proxy.budget.interface import Limits
 from mlflow_proxy.budget.pacer import Pacer
-from mlflow_proxy.budget.queue import Limits, Queue
+from mlflow_proxy.budget.queue import Queue
 from mlflow_proxy.demo.journal import most_within
 from mlflow_proxy.demo.limiters import Limiter, SlidingWindow
 from mlflow_proxy.errors import OverBudgetError

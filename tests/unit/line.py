@@ -8,8 +8,9 @@ from typing import Any
 
 from mlflow_proxy.budget.congestion import Cubic
 from mlflow_proxy.budget.fair_queue import Priority
+from mlflow_proxy.budget.interface import Limits
 from mlflow_proxy.budget.pacer import Pacer
-from mlflow_proxy.budget.queue import Limits, Queue
+from mlflow_proxy.budget.queue import Queue
 from mlflow_proxy.party import Party
 from tests.virtual_time import TICK, now
 

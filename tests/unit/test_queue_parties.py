@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlflow_proxy.budget.queue import Limits
+from mlflow_proxy.budget.interface import Limits
 from mlflow_proxy.errors import OverBudgetError
 from mlflow_proxy.party import Party
 from tests.virtual_time import TICK, now, run, ticks

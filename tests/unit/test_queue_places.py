@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from mlflow_proxy.budget.congestion import DECREASE, Cubic
 from mlflow_proxy.budget.fair_queue import Priority
+from mlflow_proxy.budget.interface import Status
 from mlflow_proxy.budget.pacer import Pacer
-from mlflow_proxy.budget.queue import Status
 from mlflow_proxy.budget.sliding_window import Grant
 from mlflow_proxy.errors import OverBudgetError
 from tests.virtual_time import TICK, now, run, ticks

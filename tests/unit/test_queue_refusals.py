@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mlflow_proxy.budget.fair_queue import Priority
-from mlflow_proxy.budget.queue import SPREAD, Limits
+from mlflow_proxy.budget.interface import Limits
+from mlflow_proxy.budget.queue import SPREAD
 from mlflow_proxy.errors import OverBudgetError
 from tests.virtual_time import TICK, now, run
 

@@ -1,6 +1,6 @@
 """What the proxy shows the workspace when it has a credential of its own, and how that is kept fresh.
 
-What belongs here: the credential as data, the policy of when to fetch another (pure), and the two ways to
+What belongs here: the credential as data, the policy of when to fetch another, and the two ways to
 have one: a file with a token, and a function that fetches one.
 """
 

@@ -6,106 +6,24 @@ they meet the event loop.
 """
 
 import asyncio
-from collections import OrderedDict
-from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from types import TracebackType
-from typing import Protocol, Self
+from typing import Self
 
-from mlflow_proxy.budget.fair_queue import FairQueue, Priority
+from mlflow_proxy.budget.fair_queue import Priority
+from mlflow_proxy.budget.forecast import Forecast
+from mlflow_proxy.budget.interface import Budget, Limits, Status
+from mlflow_proxy.budget.lines import Deadline, Lines, Waiting
 from mlflow_proxy.budget.singled_out import SingledOut
 from mlflow_proxy.budget.sliding_window import Grant, SlidingWindow
 from mlflow_proxy.errors import OverBudgetError
 from mlflow_proxy.party import Party
 
-Deadline = Callable[[], float]
-"""The event loop's time at which a call stops being wanted. It may move while the call waits, since
-others can join the wait."""
-
 SPREAD = 0.1
-"""What a Retry-After is prolonged by at most, relative to the predicted wait: so that those who were sent
-away together do not come back together."""
-
-
-class Budget(Protocol):
-    """What a queue asks of its budget: see ``Pacer`` (embedded) and ``SharedPacer`` (of a fleet)."""
-
-    limit: int
-    window: float
-    last_refusal: float | None
-
-    def try_grant(self, now: float) -> Grant | None:
-        """See Pacer.try_grant."""
-        ...
-
-    def sent(self, grant: Grant, now: float) -> None:
-        """See Pacer.sent."""
-        ...
-
-    def give_up(self, grant: Grant) -> None:
-        """See Pacer.give_up."""
-        ...
-
-    def refused(self, grant: Grant, now: float, retry_after: float | None = None) -> None:
-        """See Pacer.refused."""
-        ...
-
-    def next_moment(self, now: float) -> float | None:
-        """See Pacer.next_moment."""
-        ...
-
-    def wait(self, ahead: int, now: float) -> float:
-        """See Pacer.wait."""
-        ...
-
-    def rate(self, now: float) -> float:
-        """See Pacer.rate."""
-        ...
-
-    def in_window(self, now: float) -> int:
-        """See Pacer.in_window."""
-        ...
-
-    def outside(self, now: float) -> float:
-        """See Pacer.outside."""
-        ...
-
-    def pause(self, now: float) -> float:
-        """See Pacer.pause."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """What one queue holds at most.
-
-    ``background`` is the share of the budget that calls nobody waits for may use, from 0 to 1.
-    """
-
-    per_client: int = 2_000
-    total: int = 10_000
-    background: float = 0.25
-
-
-@dataclass(frozen=True, slots=True)
-class Status:
-    """What a queue and its budget are doing; rates in calls a second.
-
-    ``rate`` is what may leave now, ``outside`` an estimate of what others use of the limit. ``queued`` counts
-    each call once, however many clients wait for it; ``refused_alone`` are clients that the workspace refuses
-    while it answers all others.
-    """
-
-    limit: int
-    rate: float
-    in_window: int
-    queued: Mapping[str, int]
-    clients: int
-    outside: float
-    seconds_since_429: float | None
-    pause_seconds: float
-    refused_alone: int
+"""What a Retry-After is prolonged by at most, relative to the predicted wait: clients that were sent away
+together do not come back together."""
 
 
 class Slot:
@@ -147,19 +65,10 @@ class Slot:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Waiting:
-    """A call that waits: made in the name of ``client``, for all of ``party``."""
+class _Pending(Waiting):
+    """A call that waits on the event loop: ``grant`` is None when another's budget is for it."""
 
     grant: asyncio.Future[Grant | None]
-    deadline: Deadline
-    client: Hashable
-    party: Party
-    priority: Priority
-
-    @property
-    def names(self) -> Collection[Hashable]:
-        """The clients in whose lines it may have a place."""
-        return self.party.clients or (self.client,)
 
 
 class Queue:
@@ -179,14 +88,13 @@ class Queue:
         self._observe_wait = observe_wait
         self._jitter = jitter
         self._limits = limits
-        self._lines: dict[Priority, FairQueue[Waiting]] = {priority: FairQueue() for priority in Priority}
+        self._lines: Lines[_Pending] = Lines(limits.per_client)
         self._singled_out = SingledOut()
-        self._held: dict[Hashable, OrderedDict[Waiting, None]] = {}
-        """Calls of clients that are refused alone, in order, until each may be tried again."""
         self._timer: asyncio.TimerHandle | None = None
         self._aside = False
         self._pacer = pacer = budget(self)
         self._background = SlidingWindow(max(1, int(limits.background * pacer.limit)), pacer.window)
+        self._forecast = Forecast(self._lines, pacer, self._background, self._singled_out)
 
     def stand_aside(self, aside: bool) -> None:
         """Let every call leave at once, since somebody else paces them, or no longer do so."""
@@ -194,12 +102,11 @@ class Queue:
         self.serve()
 
     def __len__(self) -> int:
-        return sum(map(len, self._lines.values())) + sum(map(len, self._held.values()))
+        return len(self._lines)
 
     def waiting(self, priority: Priority) -> int:
         """Return how many calls of a class wait."""
-        held = sum(call.priority is priority for calls in self._held.values() for call in calls)
-        return len(self._lines[priority]) + held
+        return self._lines.waiting(priority)
 
     def status(self) -> Status:
         """Say how things are now."""
@@ -210,7 +117,7 @@ class Queue:
             rate=pacer.rate(now),
             in_window=pacer.in_window(now),
             queued={priority.label: self.waiting(priority) for priority in Priority},
-            clients=sum(line.clients for line in self._lines.values()) + len(self._held),
+            clients=self._lines.clients,
             outside=pacer.outside(now),
             seconds_since_429=None if last is None else now - last,
             pause_seconds=pacer.pause(now),
@@ -239,20 +146,23 @@ class Queue:
         """
         loop = asyncio.get_running_loop()
         began = loop.time()
-        call = Waiting(loop.create_future(), deadline, client, party or Party(client), priority)
+        call = _Pending(deadline, client, party or Party(client), priority, loop.create_future())
         lines = call.names if returned else self._with_room(call, began)
-        wait = 0.0 if self._aside else self._wait(call, began, returned=returned)
+        wait = 0.0 if self._aside else self._forecast.wait(call, began, returned=returned)
         if began + wait > deadline():
-            raise self._over_budget(wait, self._before(call), began)
-        self._enter(call, lines, returned=returned)
-        with call.party.watched(partial(self._follow, call)):
+            raise self._over_budget(call, wait, began)
+        if returned:
+            self._lines.enter_again(call, held_back=self._singled_out.gives_way(client))
+        else:
+            self._lines.enter(call, lines)
+        with call.party.watched(partial(self._lines.follow, call)):
             self.serve()
             try:
                 while not call.grant.done():
                     now = loop.time()
                     if now >= deadline():
-                        wait = self._wait(call, now, returned=returned)
-                        raise self._over_budget(wait, self._before(call), now)
+                        wait = self._forecast.wait(call, now, returned=returned)
+                        raise self._over_budget(call, wait, now)
                     await asyncio.wait((call.grant,), timeout=deadline() - now)
                 grant = call.grant.result()
             except BaseException:
@@ -270,7 +180,7 @@ class Queue:
         """Note that the workspace answered a call of a client, who is not refused each time then."""
         now = asyncio.get_running_loop().time()
         self._singled_out.answered(client, now if grant.sent_at is None else grant.sent_at)
-        if client in self._held:
+        if client in self._lines.held:
             self.serve()
 
     def refused(self, grant: Grant, client: Hashable, retry_after: float | None) -> bool:
@@ -284,20 +194,20 @@ class Queue:
             now if grant.sent_at is None else grant.sent_at,
             now,
             retry_after,
-            others_wait=any(call.client != client for line in self._lines.values() for call in line),
+            others_wait=self._lines.others_could_leave(client),
         )
         if own:
             pause = self._singled_out.until(client) - now
-            concerned = [call for call in self._calls() if call.client == client]
+            concerned = [call for call in self._lines if call.client == client]
         else:
             self._pacer.refused(grant, now, retry_after)
             pause = self._pacer.pause(now)
-            concerned = list(self._calls())
+            concerned = list(self._lines)
         for call in concerned:
             if call.deadline() < now + pause:
-                self._take_out(call)
+                self._lines.take_out(call)
                 wait = max(pause, self._pacer.wait(0, now))
-                call.grant.set_exception(self._over_budget(wait, (), now))
+                call.grant.set_exception(self._over_budget(None, wait, now))
         self.serve()
         return own
 
@@ -313,136 +223,45 @@ class Queue:
             self._timer = None
         loop = asyncio.get_running_loop()
         now = loop.time()
-        self._release(now)
-        interactive, background = (self._lines[priority] for priority in Priority)
+        for client in tuple(self._lines.held):
+            if self._aside or self._singled_out.until(client) <= now:
+                self._lines.release(client)
         moments = []
-        while interactive or background:
-            line = interactive or background
+        while (call := self._lines.next()) is not None:
             if self._aside:
-                line.pop().grant.set_result(None)
+                self._lines.pop(call)
+                call.grant.set_result(None)
                 continue
-            if now < self._singled_out.until(line.peek().client):
-                call = line.peek()
-                line.remove(call)
-                self._hold(call)
+            if now < self._singled_out.until(call.client):
+                self._lines.hold_back(call)
                 continue
-            if not interactive and self._background.in_window(now) >= self._background.limit:
+            background = call.priority is Priority.BACKGROUND
+            if background and self._background.in_window(now) >= self._background.limit:
                 moments.append(self._background.next_place())
                 break
             grant = self._pacer.try_grant(now)
             if grant is None:
                 moments.append(self._pacer.next_moment(now))
                 break
-            if not interactive:
+            if background:
                 self._background.sent(Grant(held=False), now)
-            call = line.pop()
+            self._lines.pop(call)
             self._singled_out.try_one(call.client, now)
             call.grant.set_result(grant)
-        moments += map(self._singled_out.until, self._held)
+        moments += map(self._singled_out.until, self._lines.held)
         if due := [moment for moment in moments if moment is not None]:
             self._timer = loop.call_at(min(due), self.serve)
 
-    # -- the lines ---------------------------------------------------------------------------------
-
-    def _calls(self) -> Iterator[Waiting]:
-        for line in self._lines.values():
-            yield from line
-        for held in self._held.values():
-            yield from held
-
-    def _enter(self, call: Waiting, lines: Collection[Hashable], *, returned: bool) -> None:
-        line = self._lines[call.priority]
-        if not returned:
-            for client in lines:
-                line.push(call, client)
-        elif self._singled_out.gives_way(call.client):
-            # As soon as its client may be tried again, it is the first of its own lines.
-            self._hold(call)
-            self._held[call.client].move_to_end(call, last=False)
-        else:
-            line.push_returned(call)
-
-    def _hold(self, call: Waiting) -> None:
-        self._held.setdefault(call.client, OrderedDict())[call] = None
-
-    def _release(self, now: float) -> None:
-        """Give the calls of those who may be tried again the first places of their lines.
-
-        In those of others who wait for them they come last: they have been refused.
-        """
-        for client in tuple(self._held):
-            if self._aside or self._singled_out.until(client) <= now:
-                for call in reversed(self._held.pop(client)):
-                    line = self._lines[call.priority]
-                    line.push_first(call, client)
-                    for guest in call.party.clients - {client}:
-                        line.push(call, guest)
-
-    def _follow(self, call: Waiting, client: Hashable) -> None:
-        """Let a client that has come to wait for a call add a place, and one that has gone take its own."""
-        line, party = self._lines[call.priority], call.party.clients
-        places = line.places(call)
-        if not places:
-            return  # it has left, comes before all lines, or is held back
-        if client in party:
-            if self._has_room(call.priority, client):
-                line.push(call, client)
-        elif client in places and party:
-            if len(places) == 1:
-                # Those who are left found their lines full.
-                line.push(call, next(iter(party)))
-            line.withdraw(call, client)
-
-    def _take_out(self, call: Waiting) -> None:
-        held = self._held.get(call.client)
-        if held is None or call not in held:
-            self._lines[call.priority].remove(call)
-            return
-        del held[call]
-        if not held:
-            del self._held[call.client]
-
-    def _leave(self, call: Waiting) -> None:
+    def _leave(self, call: _Pending) -> None:
         if not call.grant.done():
-            self._take_out(call)
+            self._lines.take_out(call)
         elif call.grant.exception() is None and (grant := call.grant.result()) is not None:
             self.give_up(grant)
 
-    # -- what lies ahead ---------------------------------------------------------------------------
-
-    def _before(self, call: Waiting) -> Collection[Waiting]:
-        """Return the calls in the shortest of the lines that a call may have a place in."""
-        line = self._lines[call.priority]
-        return min((line.of_client(client) for client in call.names), key=len)
-
-    def _wait(self, call: Waiting, now: float, *, returned: bool) -> float:
-        """Predict the seconds until a call could leave, by the shortest of its lines."""
-        line = self._lines[call.priority]
-        held_back = max(0.0, self._singled_out.until(call.client) - now)
-        if returned:
-            rounds = line.clients if self._singled_out.gives_way(call.client) else 0
-            return max(held_back, self._predict(line.returned + rounds, call.priority, now))
-        client = min(call.names, key=lambda each: len(line.of_client(each)))
-        held = len(self._held.get(call.client, ()))
-        wait = max(held_back, self._predict(line.ahead(client) + held, call.priority, now))
-        if now + wait <= call.deadline():
-            return wait
-        return max(held_back, self._predict(line.exactly_ahead(client) + held, call.priority, now))
-
-    def _predict(self, ahead: int, priority: Priority, now: float) -> float:
-        if priority is Priority.INTERACTIVE:
-            return self._pacer.wait(ahead, now)
-        share = self._background.wait(ahead, now)
-        return max(share, self._pacer.wait(ahead + len(self._lines[Priority.INTERACTIVE]), now))
-
-    def _has_room(self, priority: Priority, client: Hashable) -> bool:
-        waiting = len(self._lines[priority].of_client(client)) + len(self._held.get(client, ()))
-        return waiting < self._limits.per_client
-
-    def _with_room(self, call: Waiting, now: float) -> Sequence[Hashable]:
+    def _with_room(self, call: _Pending, now: float) -> Sequence[Hashable]:
         """Return the clients in whose lines there is room for a call. Raises OverBudgetError for none."""
         limits = self._limits
-        lines = [client for client in call.names if self._has_room(call.priority, client)]
+        lines = [client for client in call.names if self._lines.has_room(call.priority, client)]
         if not lines:
             reason = f"{limits.per_client} calls of this client are waiting (budget.queue_per_client)"
         elif len(self) >= limits.total:
@@ -451,11 +270,11 @@ class Queue:
             return lines
         raise self._refusal(
             f"The queue for the workspace is full: {reason}.",
-            self._pacer.wait(len(self._lines[call.priority]), now),
+            self._pacer.wait(len(self._lines.line(call.priority)), now),
         )
 
-    def _over_budget(self, wait: float, before: Collection[Waiting], now: float) -> OverBudgetError:
-        wait = max(self._pacer.wait(0, now), _without_the_impatient(wait, before, now))
+    def _over_budget(self, call: _Pending | None, wait: float, now: float) -> OverBudgetError:
+        wait = self._forecast.worth_coming_back(call, wait, now)
         return self._refusal(
             f"The workspace's request budget is spent: {len(self)} calls are waiting, "
             f"and this one could not leave for {wait:.1f} s.",
@@ -464,15 +283,3 @@ class Queue:
 
     def _refusal(self, message: str, wait: float) -> OverBudgetError:
         return OverBudgetError(message, retry_after=wait * (1 + SPREAD * self._jitter()))
-
-
-def _without_the_impatient(wait: float, before: Collection[Waiting], now: float) -> float:
-    """Correct a predicted wait for those calls of the client that will have left before their turn.
-
-    Turns are taken to be evenly spaced. Takes time in proportion to the calls that wait before.
-    """
-    turn = wait / (len(before) + 1)
-    staying = 0
-    for place in before:
-        staying += now + turn * (staying + 1) <= place.deadline()
-    return turn * (staying + 1)

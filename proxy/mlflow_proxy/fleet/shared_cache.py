@@ -17,7 +17,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
-from mlflow_proxy.budget.queue import Deadline
+from mlflow_proxy.budget.lines import Deadline
 from mlflow_proxy.errors import FleetUnavailableError, MlflowProxyError, OverBudgetError, UnreadableError
 from mlflow_proxy.fleet.leases import Lead
 from mlflow_proxy.fleet.presence import LEASE, Presence
