@@ -13,7 +13,7 @@ from mlflow_proxy.settings import AccessSettings
 from tests.demo import conftest as demo
 from tests.integration.poisoning import Access, Mode
 from tests.integration.service import JOBS, PRINCIPAL, clients_toml
-from tests.integration.support import MUCH, Api, Upstream, proxied
+from tests.integration.support import MUCH, Api, RawClient, Upstream, proxied
 
 FILES: dict[str, Content] = {
     "MLmodel": b"flavors: {}\n",
@@ -100,3 +100,16 @@ def access(tmp_path: Path) -> Access:
         )
 
     return settings
+
+
+@pytest.fixture
+def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let reads be repeated at once: what is told to them is the same each time."""
+    monkeypatch.setattr("mlflow_proxy.workspace.backoff", lambda *_: 0.0)
+
+
+@pytest.fixture
+async def client(proxy_url: str) -> AsyncIterator[RawClient]:
+    """Return one connection to a proxy with default settings in front of the raw upstream."""
+    async with await RawClient.connect(proxy_url) as client:
+        yield client
