@@ -3,8 +3,9 @@
 import json
 
 from tests.integration.support import (
-    API,
     OK,
+    PLAIN,
+    READ,
     Inbound,
     RawClient,
     RawReply,
@@ -14,10 +15,6 @@ from tests.integration.support import (
     with_files,
 )
 
-READ = f"{API}registered-models/get?name=m"
-"""A read that the proxy stores and shares."""
-PLAIN = "/api/2.0/some/thing"
-"""A request that means nothing to the proxy."""
 ARTIFACTS = "/api/2.0/mlflow-artifacts/artifacts"
 DIRECTORY = f"{ARTIFACTS}?path=mlflow-proxy/m/1"
 DOWNLOAD = f"{ARTIFACTS}/mlflow-proxy/m/1/MLmodel"

@@ -19,7 +19,6 @@ from tests.integration.support import (
     CONFIG,
     LATEST,
     LIST,
-    MODEL,
     Head,
     Inbound,
     RawClient,
@@ -29,7 +28,6 @@ from tests.integration.support import (
     request_bytes,
 )
 
-READ = f"{API}{MODEL}?name=m"
 LISTING = f"{API}{LIST}?name=m&version=1"
 JSON = ("Content-Type", "application/json")
 LASTING = CacheSettings(

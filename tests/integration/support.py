@@ -50,6 +50,13 @@ SIGN = "model-versions/get-signed-download-uri"
 LATEST = "registered-models/get-latest-versions"
 CONFIG = "/.well-known/databricks-config"
 
+READ = f"{API}{MODEL}?name=m"
+"""A read that the proxy stores and shares."""
+PLAIN = "/api/2.0/some/thing"
+"""A request that means nothing to the proxy."""
+UNREACHED = {PLAIN: 502, READ: 503}
+"""What is answered for a workspace that cannot be reached or makes no sense: reads may be asked again."""
+
 Head = list[tuple[str, str]]
 
 

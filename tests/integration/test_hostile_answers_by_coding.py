@@ -6,8 +6,8 @@ import zlib
 import pytest
 
 from mlflow_proxy.settings import CacheSettings
-from tests.integration.hostile_answers import DIRECTORY, PLAIN, READ, all_is_well, exchange, said
-from tests.integration.support import API, RawClient, Upstream, answering, proxied, raw
+from tests.integration.hostile_answers import DIRECTORY, all_is_well, exchange, said
+from tests.integration.support import API, PLAIN, READ, RawClient, Upstream, answering, proxied, raw
 
 pytestmark = pytest.mark.usefixtures("no_waiting")
 

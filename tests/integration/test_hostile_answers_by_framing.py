@@ -4,23 +4,20 @@ import asyncio
 
 import pytest
 
-from tests.integration.hostile_answers import (
-    MALFORMED,
+from tests.integration.hostile_answers import MALFORMED, all_is_well, chunked, exchange, ok, said, then_close
+from tests.integration.support import (
     PLAIN,
     READ,
-    all_is_well,
-    chunked,
-    exchange,
-    ok,
-    said,
-    then_close,
+    UNREACHED,
+    Inbound,
+    RawClient,
+    Upstream,
+    answering,
+    raw,
+    settle,
 )
-from tests.integration.support import Inbound, RawClient, Upstream, answering, raw, settle
 
 pytestmark = pytest.mark.usefixtures("no_waiting")
-
-UNREACHED = {PLAIN: 502, READ: 503}
-"""What is answered for a workspace that makes no sense: reads may be asked again."""
 
 
 @pytest.mark.parametrize("target", [PLAIN, READ])

@@ -3,8 +3,19 @@
 import pytest
 from structlog.testing import capture_logs
 
-from tests.integration.hostile_answers import DEEP, PLAIN, READ, all_is_well, exchange, file, files, saying
-from tests.integration.support import API, CONFIG, LIST, SIGN, RawClient, Upstream, answering, raw
+from tests.integration.hostile_answers import DEEP, all_is_well, exchange, file, files, saying
+from tests.integration.support import (
+    API,
+    CONFIG,
+    LIST,
+    PLAIN,
+    READ,
+    SIGN,
+    RawClient,
+    Upstream,
+    answering,
+    raw,
+)
 
 pytestmark = pytest.mark.usefixtures("no_waiting")
 

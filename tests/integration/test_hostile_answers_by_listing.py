@@ -7,7 +7,6 @@ import pytest
 from tests.integration.hostile_answers import (
     DEEP,
     DIRECTORY,
-    PLAIN,
     all_is_well,
     exchange,
     file,
@@ -15,7 +14,7 @@ from tests.integration.hostile_answers import (
     said,
     saying,
 )
-from tests.integration.support import LIST, Inbound, RawClient, Upstream, answering
+from tests.integration.support import LIST, PLAIN, Inbound, RawClient, Upstream, answering
 
 pytestmark = pytest.mark.usefixtures("no_waiting")
 

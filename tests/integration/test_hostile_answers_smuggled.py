@@ -10,13 +10,22 @@ from tests.integration.hostile_answers import (
     DOWNLOAD,
     EVIL,
     MALFORMED,
-    PLAIN,
-    READ,
     all_is_well,
     chunked,
     exchange,
 )
-from tests.integration.support import API, OK, Inbound, RawClient, Respond, Upstream, answering, settle
+from tests.integration.support import (
+    API,
+    OK,
+    PLAIN,
+    READ,
+    Inbound,
+    RawClient,
+    Respond,
+    Upstream,
+    answering,
+    settle,
+)
 
 pytestmark = pytest.mark.usefixtures("no_waiting")
 

@@ -5,8 +5,20 @@ import asyncio
 import pytest
 
 from mlflow_proxy.settings import BudgetSettings, ConnectionSettings
-from tests.integration.hostile_answers import DOWNLOAD, PLAIN, READ, all_is_well, exchange, signing
-from tests.integration.support import MUCH, OK, Inbound, RawClient, Respond, Upstream, answering, proxied, raw
+from tests.integration.hostile_answers import DOWNLOAD, all_is_well, exchange, signing
+from tests.integration.support import (
+    MUCH,
+    OK,
+    PLAIN,
+    READ,
+    Inbound,
+    RawClient,
+    Respond,
+    Upstream,
+    answering,
+    proxied,
+    raw,
+)
 
 pytestmark = pytest.mark.usefixtures("no_waiting")
 

@@ -8,7 +8,6 @@ from tests.integration.poisoning import (
     LISTING,
     MODES,
     PROVEN,
-    READ,
     SERVICE,
     UNKEYED,
     A,
@@ -20,7 +19,7 @@ from tests.integration.poisoning import (
     send,
     serving,
 )
-from tests.integration.support import API, MODEL, Head, Inbound, Upstream, proxied, raw, settle
+from tests.integration.support import API, MODEL, READ, Head, Inbound, Upstream, proxied, raw, settle
 
 KEYED: Head = [
     ("Cookie", "session=evil"),

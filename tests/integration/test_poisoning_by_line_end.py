@@ -6,8 +6,8 @@ from urllib.parse import quote
 import pytest
 
 from mlflow_proxy import logs
-from tests.integration.poisoning import READ, A, ask, posted, reflect, said, send
-from tests.integration.support import API, MODEL, Upstream, answering, proxied
+from tests.integration.poisoning import A, ask, posted, reflect, said, send
+from tests.integration.support import API, MODEL, READ, Upstream, answering, proxied
 
 
 async def test_ends_of_lines_stay_encoded(upstream: Upstream) -> None:

@@ -3,8 +3,8 @@
 import pytest
 
 from mlflow_proxy.settings import AdminSettings
-from tests.integration.poisoning import JSON, READ, A, outcome, reflect, send
-from tests.integration.support import API, MODEL, Upstream, proxied, with_files
+from tests.integration.poisoning import JSON, A, outcome, reflect, send
+from tests.integration.support import API, MODEL, READ, Upstream, proxied, with_files
 
 
 @pytest.mark.parametrize(
