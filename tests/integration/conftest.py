@@ -1,7 +1,7 @@
 """Started servers on both sides of the proxy."""
 
-import hashlib
 from collections.abc import AsyncIterator
+from functools import partial
 from pathlib import Path
 
 import aiohttp
@@ -11,8 +11,9 @@ from mlflow_proxy.demo.models import Content, Model, Pattern
 from mlflow_proxy.demo.workspace import EmulatedWorkspace, WorkspaceOptions
 from mlflow_proxy.settings import AccessSettings
 from tests.demo import conftest as demo
-from tests.integration.poisoning import Access, Mode
+from tests.integration.poisoning import Access, access_settings
 from tests.integration.service import JOBS, PRINCIPAL, clients_toml
+from tests.integration.storage_destinations import Network, pretended
 from tests.integration.support import MUCH, Api, RawClient, Upstream, proxied
 
 FILES: dict[str, Content] = {
@@ -87,19 +88,7 @@ def by_file(clients_file: Path, token_file: Path) -> AccessSettings:
 @pytest.fixture
 def access(tmp_path: Path) -> Access:
     """Return what makes the settings of a way to share, in attacks on shared answers."""
-
-    def settings(mode: Mode) -> AccessSettings:
-        if mode.name != "service":
-            return AccessSettings.model_validate({"sharing": mode.name})
-        (tmp_path / "token").write_text("dapi-of-the-principal\n")
-        known = {name: hashlib.sha256(f"token-{name}".encode()).hexdigest() for name in "ab"}
-        lines = ["[clients]", *(f'{name} = "sha256:{digest}"' for name, digest in known.items()), ""]
-        (tmp_path / "clients.toml").write_text("\n".join(lines))
-        return AccessSettings(
-            sharing="service", token_file=str(tmp_path / "token"), clients_file=str(tmp_path / "clients.toml")
-        )
-
-    return settings
+    return partial(access_settings, tmp_path)
 
 
 @pytest.fixture
@@ -113,3 +102,9 @@ async def client(proxy_url: str) -> AsyncIterator[RawClient]:
     """Return one connection to a proxy with default settings in front of the raw upstream."""
     async with await RawClient.connect(proxy_url) as client:
         yield client
+
+
+@pytest.fixture
+def network(monkeypatch: pytest.MonkeyPatch) -> Network:
+    """Return what this process takes for the network, in attacks on where storage may be."""
+    return pretended(monkeypatch)

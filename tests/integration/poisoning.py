@@ -4,10 +4,12 @@ The workspace here says back all that it was told, so that whatever leaks into a
 answers of others. Each case compares what a victim gets after an attacker with what it gets alone.
 """
 
+import hashlib
 import json
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl
 
@@ -84,6 +86,19 @@ MODES = [
 ]
 
 Access = Callable[[Mode], AccessSettings]
+
+
+def access_settings(folder: Path, mode: Mode) -> AccessSettings:
+    """Return the settings of a way to share, whose files are in the folder."""
+    if mode.name != "service":
+        return AccessSettings.model_validate({"sharing": mode.name})
+    (folder / "token").write_text("dapi-of-the-principal\n")
+    known = {name: hashlib.sha256(f"token-{name}".encode()).hexdigest() for name in "ab"}
+    lines = ["[clients]", *(f'{name} = "sha256:{digest}"' for name, digest in known.items()), ""]
+    (folder / "clients.toml").write_text("\n".join(lines))
+    return AccessSettings(
+        sharing="service", token_file=str(folder / "token"), clients_file=str(folder / "clients.toml")
+    )
 
 
 @asynccontextmanager
