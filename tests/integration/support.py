@@ -53,7 +53,9 @@ CONFIG = "/.well-known/databricks-config"
 READ = f"{API}{MODEL}?name=m"
 """A read that the proxy stores and shares."""
 PLAIN = "/api/2.0/some/thing"
-"""A request that means nothing to the proxy."""
+"""A request that means nothing to the proxy: its body streams."""
+HELD = f"{API}runs/log-batch"
+"""A write whose body the proxy holds."""
 UNREACHED = {PLAIN: 502, READ: 503}
 """What is answered for a workspace that cannot be reached or makes no sense: reads may be asked again."""
 

@@ -1,4 +1,4 @@
-"""What a head may say beyond what the parser sees to; ``tests/integration/test_framing.py`` has the table."""
+"""What a head may say beyond what the parser sees to; ``tests/integration/framing.py`` has the table."""
 
 import pytest
 
