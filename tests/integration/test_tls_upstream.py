@@ -145,7 +145,7 @@ async def test_a_workspace_that_does_not_speak_tls() -> None:
     server = await asyncio.start_server(answer, "127.0.0.1", 0)
     async with server, proxied(f"https://127.0.0.1:{server.sockets[0].getsockname()[1]}") as url:
         said = await message(url)
-    assert said.startswith("The workspace could not be spoken to by TLS: ")
+    assert said.startswith("The TLS handshake with the workspace failed: ")
 
 
 # -- client certificates -----------------------------------------------------------------------------------
@@ -291,8 +291,8 @@ async def test_no_proxy_is_honoured(monkeypatch: pytest.MonkeyPatch) -> None:
             said = await message(url)
         # Nobody else resolves it for us.
         assert said == (
-            "The host name of the workspace, workspace.invalid, could not be resolved; the proxy's setting "
-            "upstream says it: check it, and DNS on the proxy's machine."
+            "The host name of the workspace, workspace.invalid, could not be resolved; it comes from the "
+            "proxy's setting upstream: check it, and DNS on the proxy's machine."
         )
         assert not forward.requests
 

@@ -1,7 +1,7 @@
-"""One attempt of a request: how far it has come, as aiohttp's tracing reports it.
+"""The progress of one attempt of a request, as aiohttp's tracing reports it.
 
-The budget counts a call from the moment its header left; the patience for an answer begins when the last of
-the request did.
+The budget counts a call from when its header was sent; the time-out for the answer starts when the last byte
+of the request was sent.
 """
 
 import asyncio
@@ -29,10 +29,10 @@ class Attempt:
 
     @contextmanager
     def awaiting(self, header: asyncio.Timeout, seconds: float | None) -> Iterator[None]:
-        """Let the answer's header take ``seconds`` after the last of the request, however it comes.
+        """Time out unless the answer's header is complete ``seconds`` after the last byte of the request.
 
-        aiohttp counts from the last byte that came, so that interim answers, or a header that comes byte by
-        byte, would be waited for without end.
+        aiohttp restarts its time-out with every byte received, so interim responses (1xx), or a header that
+        arrives byte by byte, could extend it without end.
         """
         self._header, self._seconds = header, seconds
         try:
@@ -42,7 +42,7 @@ class Attempt:
 
     @contextmanager
     def reported(self) -> Iterator[None]:
-        """Report what was sent over a new connection once it was answered, or failed to be."""
+        """Call ``on_sent`` for a request over a new connection once it was answered or has failed."""
         try:
             yield
         finally:

@@ -1,7 +1,6 @@
-"""The circuit breakers at work: the clock and the chance that their rules ask for, and what is told of them.
+"""Applies the circuit breakers to calls: supplies the clock and randomness, logs changes, raises refusals.
 
-What belongs here: how a call goes through the circuits and how its end is noted. When a circuit opens and
-when a probe may go is decided in ``circuit_breaker``.
+``circuit_breaker`` has the rules: when a circuit opens and when a probe may go.
 """
 
 import random
@@ -22,7 +21,7 @@ from mlflow_proxy.upstream.circuit_breaker import CircuitBreaker, Circuits, Said
 log = structlog.get_logger(__name__)
 
 _LEAST_TO_BE_ANSWERED = 5.0
-"""Seconds. A call that had less left before its deadline says nothing about the way to the workspace."""
+"""Seconds. The time-out of a call that had less left before its deadline is no failure of the workspace."""
 _NO_ANSWER = "The workspace could not be reached several times in a row; it is tried again every few seconds."
 _FAILING_ANSWERS = (
     "The workspace could not answer such calls several times in a row, and nothing else succeeded; "
@@ -31,20 +30,20 @@ _FAILING_ANSWERS = (
 
 
 class Circuit:
-    """Refuses calls while the workspace cannot be reached, or those of an endpoint while nothing succeeds."""
+    """Refuses all calls while the workspace is unreachable, or an endpoint's while no call succeeds."""
 
     def __init__(self) -> None:
         self._circuits = Circuits()
 
     @property
     def state(self) -> State:
-        """What it does with calls now; open already if those of one endpoint are refused."""
+        """The state for metrics; open as soon as the calls of one endpoint are refused."""
         return self._circuits.state
 
     def problem(self) -> str | None:
-        """Return why a client should not send calls here now, None if they would be tried.
+        """Return why a client should send no calls now, None if they would be tried.
 
-        An endpoint that fails alone is no reason: calls of the others are tried.
+        One failing endpoint is no reason: calls to other endpoints are tried.
         """
         now = time.monotonic()
         if self._circuits.refusing(None, now):
@@ -52,7 +51,7 @@ class Circuit:
         return _FAILING_ANSWERS if self._circuits.refuses_all(now) else None
 
     def check(self, endpoint: Hashable | None) -> None:
-        """Raise ServiceUnavailableError if a call that begins now would not be let through."""
+        """Raise ServiceUnavailableError if a call that begins now would be refused."""
         refusing = self._circuits.refusing(endpoint, time.monotonic())
         if refusing is not None:
             raise self._refused(refusing)
@@ -61,20 +60,20 @@ class Circuit:
     def through(self, endpoint: Hashable | None, *, telling: bool) -> Iterator[Callable[[Said], None]]:
         """Let a call through unless its circuit is open. Raises ServiceUnavailableError.
 
-        ``endpoint`` is None if answers that fail say nothing about others. Yields what is told, once there is
-        an answer, what that says. If none comes that is a failure of the way, unless the call is not
-        ``telling``: one whose body streams may break by its sender's fault. That a connection ended which
-        had been idle says nothing about the next.
+        ``endpoint`` is None if the call's failing answers do not count. Yields a function to be called with
+        what the answer says (``Said``). A call without an answer counts as a failure of the workspace, except
+        when ``telling`` is False (its body streams, so the client may be at fault), when it had little time,
+        or when an idle connection ended.
         """
-        # It may have opened since the call began to wait, and whoever waits goes out one by one then.
+        # Checked again: the circuit may have opened while the call waited in the queue.
         leave = self._circuits.admit(endpoint, began := time.monotonic())
         if isinstance(leave, CircuitBreaker):
             raise self._refused(leave)
-        told = False
+        noted = False
 
         def note_answer(said: Said) -> None:
-            nonlocal told
-            told = True
+            nonlocal noted
+            noted = True
             if self._circuits.answered(leave, said, time.monotonic(), _jitter()):
                 self._log_change()
 
@@ -85,17 +84,17 @@ class Circuit:
                 isinstance(error, GatewayTimeoutError) and time.monotonic() - began < _LEAST_TO_BE_ANSWERED
             )
             ended = isinstance(error, ConnectionEndedError)
-            if not told and telling and not hurried and not ended:
-                told = True
+            if not noted and telling and not hurried and not ended:
+                noted = True
                 if self._circuits.unanswered(leave, time.monotonic(), _jitter()):
                     log.warning("circuit open: the workspace cannot be reached, calls are not tried")
             raise
         finally:
-            if not told:
+            if not noted:
                 self._circuits.gave_up(leave, time.monotonic())
 
     def unreachable(self, message: str) -> ServiceUnavailableError:
-        """Return the error that says so, and when it is worth coming back."""
+        """Return a 503 with this message and the circuit's Retry-After."""
         return ServiceUnavailableError(message, self._circuits.retry_after(time.monotonic(), _jitter()))
 
     def _refused(self, by: CircuitBreaker) -> ServiceUnavailableError:

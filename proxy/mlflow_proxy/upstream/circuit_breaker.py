@@ -1,12 +1,12 @@
-"""Whether a call may be tried at all: circuit breakers in front of the workspace.
+"""Circuit breakers in front of the workspace: whether a call may be tried.
 
-What belongs here: when a circuit opens, when a probe may go, and what a refused caller is told. Pure; time
-and chance come in. The terms are the usual ones (Nygard, Release It!): closed lets calls through, open
-refuses them, half-open has one probe on its way.
+What belongs here: when a circuit opens, when a probe may go, and the Retry-After of a refused call. Pure;
+time and randomness are arguments. Terms as in Nygard, Release It!: closed lets calls through, open refuses
+them, half-open has one probe in flight.
 
-There is one circuit for the way to the workspace, which calls without an answer open for all calls, and one
-for each endpoint, which 502, 503 and 504 open for that endpoint alone, if nothing else succeeds meanwhile:
-one feature may be out of order while the others work.
+The circuit of the way to the workspace opens for all calls, after calls without an answer. The circuit of an
+endpoint opens for that endpoint alone, after 502, 503 and 504 while no other call succeeds: one feature may
+fail while the others work.
 """
 
 from collections.abc import Hashable
@@ -16,17 +16,17 @@ from enum import StrEnum
 FAILURES = 5
 """Consecutive failures that open the circuit."""
 SPAN = 2.0
-"""Seconds that the failures must last at least: what is over sooner is the business of the retries."""
+"""Seconds from the first failure to the last, at least: retries handle shorter ones."""
 WINDOW = 30.0
 """Seconds without a failure after which earlier ones no longer count."""
 FIRST_PROBE = 0.5
-"""Seconds until the first probe; every failed one doubles them."""
+"""Seconds until the first probe; every failed probe doubles them."""
 LONGEST_PROBE = 5.0
 """Seconds between two probes at most, so that the end of an outage is noticed soon."""
 PROBE_PATIENCE = 10.0
-"""Seconds after which a probe that has heard nothing no longer keeps others from trying."""
+"""Seconds after which another probe may go although the last one has had no answer."""
 LEAST_RETRY_AFTER, MOST_RETRY_AFTER = 2.0, 30.0
-"""Seconds. Clients wait as told instead of by an exponential back-off of their own, and count their tries."""
+"""Seconds. Clients follow Retry-After instead of their own exponential back-off, and count their tries."""
 
 
 class State(StrEnum):
@@ -39,7 +39,7 @@ class State(StrEnum):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Permit:
-    """Leave to make one call, in the outage with this number (0 before any); what came of it is told once."""
+    """Permission for one call in an outage (numbered, 0 before the first); its result is noted once."""
 
     outage: int
     probe: bool
@@ -74,7 +74,7 @@ class CircuitBreaker:
         return self._opened_at is not None and now < self._probe_at
 
     def admit(self, now: float) -> Permit | None:
-        """Return leave to make a call, None if it has to be refused."""
+        """Return a permit for a call, None if the call is refused."""
         if self._opened_at is None:
             return Permit(self._outage, probe=False)
         if self.refuses(now):
@@ -86,8 +86,8 @@ class CircuitBreaker:
     def succeeded(self, permit: Permit) -> bool:
         """Note an answer; returns whether it closed the circuit.
 
-        Calls from before an outage do not end it: their answers may have been under way when it began. Any
-        probe of this outage does, also one that took so long that another was sent after it.
+        Answers to calls from before the outage do not close it: they may have been sent before it began. Any
+        probe of this outage does, even after a later probe was sent.
         """
         if permit.outage != self._outage:
             return False
@@ -109,17 +109,16 @@ class CircuitBreaker:
         return False
 
     def gave_up(self, permit: Permit, now: float) -> None:
-        """Note that nobody wanted to know any more: says nothing, and the next call may be the probe."""
+        """Note that the call was cancelled: neither success nor failure; the next call may be the probe."""
         if permit is self._probe:
             self._probe = None
             self._probe_at = now
 
     def retry_after(self, now: float, jitter: float) -> float:
-        """Return the seconds after which a refused caller should come back.
+        """Return the Retry-After of a refused call in seconds.
 
-        As long again as the outage has lasted, so that callers who count their tries have as much patience
-        with it as with an exponential back-off of their own; up to a quarter more, so that they do not come
-        back together.
+        As long as the outage has lasted, so that clients that count their tries last as long as with their
+        own exponential back-off; plus up to a quarter, so that they do not return together.
         """
         lasted = now - (now if self._opened_at is None else self._first_failure)
         return min(max(lasted, LEAST_RETRY_AFTER), MOST_RETRY_AFTER) * (1 + jitter / 4)
@@ -148,30 +147,29 @@ class Said(StrEnum):
     """What an answer says about the workspace."""
 
     SUCCEEDED = "succeeded"
-    """It takes calls; whatever it thinks of this one."""
+    """The workspace processes calls, even if it refuses this one."""
     FAILED = "failed"
-    """It, or this endpoint of it, cannot answer at the moment."""
+    """The workspace, or this endpoint, cannot answer at the moment."""
     REACHED = "reached"
-    """It is there, and no more than that."""
+    """The workspace can be reached; whether it processes calls is unknown."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Leave:
-    """Leave to make one call, by the circuit of the way and by that of its endpoint if that has one."""
+    """The permits for one call: of the circuit of the way, and of its endpoint's circuit if it has one."""
 
     began: float
     way: Permit
     endpoint: Permit | None
     circuit: CircuitBreaker | None
-    """The endpoint's, as it was then: what has been forgotten since is told nothing that counts."""
+    """The endpoint's circuit at that time; once ``Circuits`` has dropped it, results noted here are void."""
 
 
 class Circuits:
     """The circuit of the way to the workspace, and those of the endpoints whose failures count.
 
-    An endpoint is whatever the caller names it by; there must be few of them. None is one whose failing
-    answers say nothing. Any success says that the workspace takes calls, and ends what earlier failing
-    answers of all endpoints have done; one of a call that began before a circuit opened does not close it.
+    An endpoint is any hashable name; there must be few. None stands for calls whose failing answers do not
+    count. Any success clears the failures of all endpoints, except circuits that opened after its call began.
     """
 
     def __init__(self) -> None:
@@ -180,14 +178,14 @@ class Circuits:
 
     @property
     def state(self) -> State:
-        """What is done with calls now; open already if those of one endpoint are refused."""
+        """The state for metrics; open as soon as the calls of one endpoint are refused."""
         if self._way.state is not State.CLOSED:
             return self._way.state
         states = {circuit.state for circuit in self._endpoints.values()}
         return next((each for each in (State.OPEN, State.HALF_OPEN) if each in states), State.CLOSED)
 
     def refuses_all(self, now: float) -> bool:
-        """Whether it seems to be the whole workspace: no call gets a permit, or none of several endpoints."""
+        """Whether the whole workspace seems down: all calls are refused, or those of several endpoints."""
         refused = sum(circuit.refuses(now) for circuit in self._endpoints.values())
         return self._way.refuses(now) or refused > 1
 
@@ -201,10 +199,10 @@ class Circuits:
         return next((circuit for circuit in asked if circuit is not None and circuit.refuses(now)), None)
 
     def admit(self, endpoint: Hashable | None, now: float) -> Leave | CircuitBreaker:
-        """Return leave to make a call, or the circuit that refuses it."""
+        """Return the permits for a call, or the circuit that refuses it."""
         circuit = None if endpoint is None else self._endpoints.setdefault(endpoint, CircuitBreaker())
         if circuit is not None and circuit.refuses(now):
-            return circuit  # before the way is asked, whose probe it must not use up
+            return circuit  # first: a refused call must not use up the way's probe
         way = self._way.admit(now)
         if way is None:
             return self._way
@@ -229,17 +227,17 @@ class Circuits:
         return self._way.failed(leave.way, now, jitter)
 
     def gave_up(self, leave: Leave, now: float) -> None:
-        """Note that nobody wanted to know any more: says nothing, and the next call may be the probe."""
+        """Note that the call was cancelled: neither success nor failure; the next call may be the probe."""
         self._way.gave_up(leave.way, now)
         if leave.circuit is not None and leave.endpoint is not None:
             leave.circuit.gave_up(leave.endpoint, now)
 
     def retry_after(self, now: float, jitter: float) -> float:
-        """Return the seconds after which a caller whose call got no answer should come back."""
+        """Return the Retry-After in seconds for a call that got no answer."""
         return self._way.retry_after(now, jitter)
 
     def _clear(self, leave: Leave) -> bool:
-        """Forget the failures of all endpoints, but for circuits that opened after the call began."""
+        """Clear the failures of all endpoints, except circuits that opened after the call began."""
         kept = {name: each for name, each in self._endpoints.items() if each.open_since(leave.began)}
         closed = any(
             each.state is not State.CLOSED for name, each in self._endpoints.items() if name not in kept

@@ -1,4 +1,4 @@
-"""The HTTP client: how requests leave, and the edge where aiohttp's exceptions become ours."""
+"""The HTTP client: sends requests, and maps aiohttp's exceptions to the proxy's."""
 
 import asyncio
 import math
@@ -46,9 +46,9 @@ Tls = Callable[[], ssl.SSLContext | bool]
 
 @dataclass(frozen=True)
 class Bounds:
-    """What a client's exchanges may take: seconds, and connections at a time.
+    """Limits of one client: time-outs in seconds, and connections at a time.
 
-    ``limit`` says in messages where the number of connections comes from.
+    ``limit`` names, in messages, the setting that the number of connections comes from.
     """
 
     connect_timeout: float
@@ -60,11 +60,11 @@ class Bounds:
 class HttpClient:
     """One pool of connections to one peer. Error messages never show a URL: storage URLs carry signatures.
 
-    Redirects are not followed, cookies not kept, bodies not decoded: a proxy does none of that.
-    ``repeats`` is whether a request of an idempotent method is made once more, unasked, if its connection
-    ends: not where each of them counts.
-    ``tls`` gives the context for the next connection, True for the system's own. ``destinations`` are the
-    places that may be asked, None for whatever the caller names.
+    A proxy neither follows redirects, nor keeps cookies, nor decodes bodies.
+    ``repeats`` is whether aiohttp repeats an idempotent request once if its connection ends; False where the
+    budget counts every request.
+    ``tls`` returns the context for the next connection, True for the system's own. ``destinations`` are the
+    allowed destinations, None for any.
     """
 
     def __init__(
@@ -116,18 +116,17 @@ class HttpClient:
         within: float | None = None,
         idle: float = math.inf,
     ) -> AsyncIterator[aiohttp.ClientResponse]:
-        """Send a request and yield its response once the header is there.
+        """Send a request and yield its response once the response header is complete.
 
-        ``url`` is absolute and goes out exactly as given. ``on_sent`` is called when the request has
-        left, once per attempt: when its header was written, or, over a new connection, when the answer's
-        header is there, since how long the other side took to accept it is not known before.
-        ``within`` bounds the whole exchange in seconds, body included. Without it the header has to be there
-        one read timeout after the last of the request left, whatever else is said meanwhile. ``idle`` is for
-        how many seconds at most its connection may have been idle, 0 for a new one. Leaving the context
-        before the body was read closes the connection.
+        ``url`` is absolute and sent exactly as given. ``on_sent`` is called once per attempt: when the
+        request header was written, or, over a new connection, when the response header has arrived, since
+        the time at which the peer accepted the connection is unknown. ``within`` bounds the whole exchange in
+        seconds, body included. Without it the response header must arrive one read time-out after the last
+        byte of the request. ``idle`` is the most seconds that the connection may have been idle, 0 for a new
+        one. Leaving the context before the body was read closes the connection.
 
-        Raises BadGatewayError, RefusedDestinationError and ConnectionEndedError among it,
-        GatewayTimeoutError, and OverloadedError if this proxy has no connection left or can open none.
+        Raises BadGatewayError (RefusedDestinationError and ConnectionEndedError included),
+        GatewayTimeoutError, and OverloadedError if no connection is free or can be opened.
         """
         timeout = self._timeout
         if within is not None:
@@ -165,7 +164,7 @@ class HttpClient:
 
     @contextmanager
     def _noted_ends(self, idle: float) -> Iterator[None]:
-        """Ask for a connection, and tell the end of one that had been used before from other failures."""
+        """Raise ConnectionEndedError if a reused connection ended, and other errors as they are."""
         with wanting(idle) as wanted:
             try:
                 yield
@@ -207,7 +206,7 @@ class HttpClient:
 
 
 async def chunks(response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
-    """Yield the body as it arrives. Raises TruncatedError if it breaks off or stalls."""
+    """Yield the body as it arrives. Raises TruncatedError if it ends early or stalls."""
     try:
         async for chunk in pieces(response.content):
             yield chunk
@@ -234,6 +233,6 @@ def fields(response: aiohttp.ClientResponse) -> list[tuple[str, str]]:
 
 
 def _spelled_alike(fields: Iterable[tuple[str, str]]) -> CIMultiDict[str]:
-    """Spell repeated names as at first: aiohttp keeps only the last of ``X-Tag`` and ``x-tag``."""
+    """Return the fields, repeated names spelt like the first: aiohttp would drop ``X-Tag`` for ``x-tag``."""
     spelling: dict[str, str] = {}
     return CIMultiDict((spelling.setdefault(name.lower(), name), value) for name, value in fields)

@@ -1,18 +1,18 @@
-"""Connections to the other side: what they have to do beyond what aiohttp's do.
+"""aiohttp's client connections, with the behaviour that a proxy needs in addition.
 
-What belongs here: the seam with aiohttp's client below a request. These parts of aiohttp are not public,
-which is why pyproject.toml holds it to a minor version; test_aiohttp_parts fails if one is gone, and
-test_hostile_answers, test_ended_connections and test_storage_destinations if one works otherwise.
+What belongs here: every use of aiohttp's private client API below a request. It is why pyproject.toml pins
+aiohttp to a minor version; test_aiohttp_parts fails if a part is gone, and test_hostile_answers,
+test_ended_connections and test_storage_destinations if one behaves differently.
 
-    ``TCPConnector._factory``                   makes what speaks over a connection: ours breaks off bodies
+    ``TCPConnector._factory``                   makes the protocol of a connection: ours fails broken bodies
     ``TCPConnector._get``                       takes a connection from the pool: only one that is alive
-    ``TCPConnector._release``                   puts it back: one that says anything unasked is closed
-    ``TCPConnector._conns``                     the pool: the one used last is taken first
-    ``TCPConnector._create_proxy_connection``   waits for a forward proxy: not for ever
-    ``TCPConnector._loop``                      the event loop that the pool is of
-    ``ResponseHandler._parser``                 whether an answer is expected
+    ``TCPConnector._release``                   returns it to the pool: unexpected bytes close it
+    ``TCPConnector._conns``                     the pool: the most recently used is taken first
+    ``TCPConnector._create_proxy_connection``   connects through a forward proxy: ours times out
+    ``TCPConnector._loop``                      the event loop of the pool
+    ``ResponseHandler._parser``                 None while no answer is expected
     ``ResponseHandler._payload``                the body that is being read
-    ``ClientSession._retry_connection``         whether a request is repeated unasked (in ``client``)
+    ``ClientSession._retry_connection``         whether aiohttp repeats a request by itself (in ``client``)
 """
 
 import asyncio
@@ -40,15 +40,15 @@ from mlflow_proxy.upstream.destination import Destinations
 from mlflow_proxy.upstream.kernel import acknowledged, has_ended, is_silent
 
 _towards_proxy: ContextVar[bool] = ContextVar("_towards_proxy", default=False)
-"""Whether the connection being opened is to a forward proxy, which the operator has named."""
+"""Whether the connection being opened leads to a forward proxy, which the operator trusts."""
 
 
 @dataclass
 class Wanted:
-    """What a request asks of its connection, and the one that it got.
+    """A request's demand on its connection, and the connection that it got.
 
-    ``idle`` is for how many seconds at most it may have been idle; 0 for a new one. ``used`` is the
-    connection if it had been used before, None if it is new.
+    ``idle`` is the most seconds that the connection may have been idle; 0 for a new one. ``used`` is the
+    reused connection, None if it is new.
     """
 
     idle: float = math.inf
@@ -56,7 +56,7 @@ class Wanted:
 
     @property
     def unread(self) -> bool:
-        """Whether the other side provably had closed the connection before it got any of the request."""
+        """Whether the peer provably closed the connection before it received any byte of the request."""
         return self.used is not None and self.used.unread
 
 
@@ -65,7 +65,7 @@ _wanted: ContextVar[Wanted] = ContextVar("_wanted")
 
 @contextmanager
 def wanting(idle: float) -> Iterator[Wanted]:
-    """Ask so much of the connection of the request that is made in this context."""
+    """Set the demand for the request that is made in this context; yields it."""
     before = _wanted.set(wanted := Wanted(idle))
     try:
         yield wanted
@@ -74,29 +74,29 @@ def wanting(idle: float) -> Iterator[Wanted]:
 
 
 class RefusedAddressError(OSError):
-    """What aiohttp lets pass of an error that is raised where it opens a socket; ``__cause__`` is ours."""
+    """An OSError, so that aiohttp passes it on; ``__cause__`` is the RefusedDestinationError."""
 
 
 class _Protocol(ResponseHandler):
-    """aiohttp's, which tells who reads a body neither of nonsense in the middle of it nor of a bad end.
+    """aiohttp's protocol, which also fails a body that is malformed in the middle or ends badly.
 
-    Without the first they would wait for ever, and without the second a body that the end of its connection
-    ends would look complete (both measured): after a reset, and over TLS also without a closure alert.
+    With aiohttp's own, the reader of a malformed body waits for ever, and a body delimited by the end of the
+    connection looks complete (both measured): after a reset, and over TLS without a closure alert.
     """
 
     unread = False
-    """Whether the other side closed the connection before any of the request that is out came to it."""
+    """Whether the peer closed the connection before it received any byte of the current request."""
     _acknowledged: int | None = None
-    """Of how many bytes the other side had said that they came before that request went out."""
+    """The bytes that the peer had acknowledged before the current request was sent."""
 
     def begin(self) -> None:
-        """Note that the next request goes out now."""
+        """Note that the next request is sent now."""
         self.unread = False
         self._acknowledged = acknowledged(self.transport)
 
     def feed_data(self, data: tuple[RawResponseMessage, aiohttp.StreamReader], size: int = 0) -> None:
-        # Servers close the connection after an error that they had not expected, some without a word of it
-        # before (uvicorn: once it has logged the error, which takes milliseconds).
+        # Servers close the connection after an unexpected error, some without Connection: close
+        # (uvicorn: once it has logged the error, which takes milliseconds).
         if data[0].code >= 500:
             self.force_close()
         super().feed_data(data, size)
@@ -106,10 +106,10 @@ class _Protocol(ResponseHandler):
         self._break_body(exc)
 
     def eof_received(self) -> None:
-        # Only now: when a request hears of it, the socket is closed.
+        # Only here: the socket is closed by the time the request fails.
         before, transport = self._acknowledged, self.transport
         self.unread = before is not None and has_ended(transport) and acknowledged(transport) == before
-        # Of a body that is framed all is there by now, or its end is missed anyway.
+        # A framed body is complete by now, or aiohttp notices that its end is missing.
         if not _is_orderly_end(self.transport):
             self._break_body(aiohttp.ClientPayloadError("the connection ended without close_notify"))
         super().eof_received()
@@ -124,16 +124,16 @@ class _Protocol(ResponseHandler):
         if body is not None and not body.is_eof() and body.exception() is None:
             known = isinstance(error, aiohttp.ClientError | OSError)
             body.set_exception(error if known else aiohttp.ClientPayloadError(type(error).__name__))
-            # A reader that the end of a chunk has woken looks for no error: it would wait again, for ever.
+            # A reader woken by the end of a chunk does not check for errors: it would wait again, for ever.
             body.feed_eof()
 
 
 def _is_orderly_end(transport: asyncio.BaseTransport | None) -> bool:
-    """Whether a connection from which nothing more comes was ended by the other side, not by the way.
+    """Whether the peer ended the connection, rather than something on the network path.
 
-    TLS says so with close_notify (RFC 9112 section 9.8). asyncio reports its absence no differently, but has
-    read all there was before: now OpenSSL reads an end after close_notify, and waits for more without it.
-    Without TLS there is only FIN, which anything on the way may send as well.
+    Over TLS the peer sends close_notify (RFC 9112 section 9.8). asyncio does not report whether it did, but
+    has read everything before it: after close_notify OpenSSL now reads an end, without it wants more data.
+    Without TLS there is only FIN, which a middlebox may send as well; the result is then True.
     """
     secured = transport.get_extra_info("ssl_object") if transport is not None else None
     if secured is None:
@@ -147,13 +147,12 @@ def _is_orderly_end(transport: asyncio.BaseTransport | None) -> bool:
 
 
 class Connector(aiohttp.TCPConnector):
-    """aiohttp's, that waits for no forward proxy for ever, and for whom silence is the rule between requests.
+    """aiohttp's connector with a time-out for forward proxies and a stricter pool.
 
-    aiohttp keeps what arrives on an idle connection and takes it for the answer to the next request. That
-    next request may be another client's, so a connection that says anything unasked is closed. It takes the
-    one that has been idle for longest, too, which is the likeliest to be closed by the other side just then:
-    here it is the one that was used last. ``limit`` is how many there may be, ``destinations`` are the places
-    that may be connected to, None for any.
+    aiohttp takes bytes that arrive on an idle connection for the answer to the next request, which may be
+    another client's: here such a connection is closed. aiohttp reuses the connection that has been idle
+    longest, which the peer is the likeliest to close: here the most recently used. ``limit`` is the most
+    connections, ``destinations`` are the allowed destinations, None for any.
     """
 
     def __init__(self, limit: int, destinations: Destinations | None) -> None:
@@ -178,7 +177,7 @@ class Connector(aiohttp.TCPConnector):
 
     def _release(self, key: ConnectionKey, protocol: ResponseHandler, *, should_close: bool = False) -> None:
         super()._release(key, protocol, should_close=should_close)
-        # Without a parser every byte counts as left over, be it a whole answer or the beginning of one.
+        # Without a parser every received byte counts as unexpected, and closes the connection.
         protocol._parser = None
         if (idle := self._conns.get(key)) and idle[-1][0] is protocol:
             idle.rotate()
@@ -196,13 +195,13 @@ class Connector(aiohttp.TCPConnector):
         return None
 
     def _idle(self, key: ConnectionKey) -> float:
-        """Return for how long the next connection to be taken has been idle, in seconds."""
+        """Return how long the next connection of the pool has been idle, in seconds; inf if there is none."""
         since = (since for protocol, since in self._conns.get(key, ()) if protocol.is_connected())
         return monotonic() - next(since, -math.inf)
 
 
 def _open_socket(destinations: Destinations, info: AddrInfoType) -> socket.socket:
-    """Return a socket for an address unless it is refused: here no name stands between any more."""
+    """Return a socket for a resolved address. Raises RefusedAddressError if it is no allowed destination."""
     family, kind, protocol, _, address = info
     if not _towards_proxy.get():
         try:

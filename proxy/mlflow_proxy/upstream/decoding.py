@@ -1,7 +1,7 @@
 """Undoing content codings, within bounds. Pure.
 
-A few kilobytes can stand for gigabytes, so no more is ever decoded than may be kept. What does not decode
-to its end, or holds more than one body, is a broken answer: nobody knows what was meant.
+A few kilobytes can decode to gigabytes, so decoding stops at the size limit. An answer that does not decode
+to its end, or holds more than one body, is malformed.
 """
 
 import zlib
@@ -11,7 +11,7 @@ from mlflow_proxy.errors import BadGatewayError, TooLargeToShareError, UnknownCo
 from mlflow_proxy.mlflow_api.headers import CODINGS
 
 _MOST_CODINGS = 2
-"""Codings applied one after the other; nobody means more."""
+"""Codings applied one after the other; real servers apply one."""
 _MOST_MEMBERS = 16
 """Members of one gzip body (RFC 1952 section 2.2). Each costs a new start, however little it holds."""
 _SLICE = 64 * 1024
@@ -21,7 +21,7 @@ _GZIP, _ZLIB, _RAW = 31, 15, -15
 
 
 def applied_codings(values: Iterable[str]) -> list[str]:
-    """Return what was done to a body, in order, by the values of its ``Content-Encoding`` fields."""
+    """Return the codings in the values of ``Content-Encoding`` fields, in the order of their application."""
     names = [name.strip().lower() for value in values for name in value.split(",")]
     return [name.removeprefix("x-") for name in names if name not in {"", "identity"}]
 
@@ -38,7 +38,7 @@ def decoded(body: bytes, codings: Iterable[str], limit: int) -> bytes:
     if len(applied) > _MOST_CODINGS:
         raise UnknownCodingError(f"in {len(applied)} codings")
     for name in reversed(applied):
-        # Servers say that an empty body is coded, too.
+        # Servers send Content-Encoding with empty bodies, too.
         body = body and _inflated(body, name, limit)
     return body
 

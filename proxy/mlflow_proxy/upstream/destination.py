@@ -1,10 +1,10 @@
-"""Where the workspace may send this proxy for a file: which signed URLs are followed. Pure.
+"""Which signed URLs of the workspace are followed. Pure.
 
-A signed URL is somebody else's word. Without these rules whoever answers in the workspace's name, or can
-name a place there, has the proxy ask services that trust its machine or its network (request forgery).
-Names are decided on twice: as they are written, and by the addresses that are really connected to, so that
-a name that resolves to something else a moment later gains nothing. Through a forward proxy only the first
-is possible: that proxy resolves the name, and only it can refuse what the name leads to.
+Signed URLs are untrusted input: check them before connecting (SSRF). Otherwise a server in the workspace's
+place, or a user that can set a storage location there, could have the proxy call services that trust its
+machine or network. Host names are checked twice: as written, and by the address that is connected to, so
+that DNS rebinding gains nothing. Through a forward proxy only the first check is possible: the forward proxy
+resolves the name, and has to refuse forbidden addresses.
 """
 
 from dataclasses import dataclass
@@ -27,7 +27,7 @@ _METADATA = frozenset(
         "fd00:42::42",  # Scaleway
     )
 )
-"""Addresses at which clouds tell a machine its secrets, beside 169.254.0.0/16 and fe80::/10."""
+"""Addresses of clouds' metadata services, which hold credentials, beside 169.254.0.0/16 and fe80::/10."""
 _METADATA_NAMES = frozenset({"metadata.google.internal", "metadata.goog"})
 _THIS_NETWORK = IPv4Network("0.0.0.0/8")
 """Not a destination (RFC 1122 section 3.2.1.3); Linux takes 0.0.0.0 for itself."""
@@ -35,9 +35,9 @@ _THIS_NETWORK = IPv4Network("0.0.0.0/8")
 
 @dataclass(frozen=True, slots=True)
 class Destinations:
-    """The places that are allowed: ``http`` without TLS, ``local`` on this very machine.
+    """The allowed destinations: ``http`` allows those without TLS, ``local`` those on this machine.
 
-    Private networks always are: storage behind a private endpoint is the usual thing.
+    Private networks are always allowed: storage is commonly behind a private endpoint.
     """
 
     http: bool
@@ -45,7 +45,7 @@ class Destinations:
 
     @classmethod
     def of(cls, upstream: str, *, local: bool) -> Self:
-        """Allow what the upstream itself does without: TLS, and another machine."""
+        """Allow http if the upstream's URL is http, and this machine if the upstream is on it."""
         url = URL(upstream, encoded=True)
         return cls(http=url.scheme == "http", local=local or is_loopback(url.raw_host or ""))
 

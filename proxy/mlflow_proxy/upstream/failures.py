@@ -1,4 +1,4 @@
-"""Why a request got no answer, in words: what failed, and which setting or machine to look at.
+"""Error messages for requests without an answer: what failed, and which setting or machine to check.
 
 Messages never show a URL: those of storage carry signatures.
 """
@@ -14,7 +14,7 @@ from mlflow_proxy.upstream.forward_proxy import without_credentials
 
 
 class Peer(NamedTuple):
-    """The other side: its name in messages, and what says which host it is, for operators to correct."""
+    """The server: its name in messages, and the setting or answer that its host name comes from."""
 
     name: str
     named_by: str
@@ -30,9 +30,9 @@ STORAGE = Peer("the workspace's storage", "the workspace's answer")
 
 
 def ran_out(error: aiohttp.ClientError) -> bool:
-    """Whether there is no connection because this machine has nothing left to make one of.
+    """Whether the connection failed because this machine has no file descriptor or memory left.
 
-    Resolving a name and checking a certificate read files, and do not say that they could not open one.
+    Resolving a name and checking a certificate open files too, but report other errors when that fails.
     """
     cause = getattr(error, "os_error", error)
     if is_exhaustion(cause):
@@ -43,7 +43,7 @@ def ran_out(error: aiohttp.ClientError) -> bool:
 
 
 def no_descriptor(peer: str) -> str:
-    """Say that this machine has nothing left to open a connection with."""
+    """Return the message for a machine without file descriptors or memory for a connection."""
     return (
         f"This proxy can open no connection to {peer} at the moment: it has reached its limit of open files "
         "(ulimit -n), or this machine has no room for more."
@@ -53,7 +53,7 @@ def no_descriptor(peer: str) -> str:
 def no_connection(
     peer: Peer, proxy: URL | None, error: aiohttp.ClientOSError | aiohttp.ClientHttpProxyError
 ) -> str:
-    """Say why there is no connection and what can be done about it."""
+    """Return why there is no connection and, where there is one, the remedy."""
     if isinstance(error, aiohttp.ClientHttpProxyError):
         return f"{peer.subject} is behind {_shown(proxy)}, which refused the connection: {error.status}."
     if isinstance(error, aiohttp.ClientConnectorCertificateError):
@@ -69,8 +69,8 @@ def no_connection(
         return f"{peer.subject} is behind {_shown(proxy)}, which could not be reached: {reason}; {variables}."
     if isinstance(error, aiohttp.ClientConnectorDNSError):
         return (
-            f"The host name of {peer.name}, {error.host}, could not be resolved; {peer.named_by} says it: "
-            "check it, and DNS on the proxy's machine."
+            f"The host name of {peer.name}, {error.host}, could not be resolved; it comes from "
+            f"{peer.named_by}: check it, and DNS on the proxy's machine."
         )
     return f"{peer.subject} could not be reached: {reason}."
 
@@ -103,4 +103,4 @@ def _no_handshake(peer: Peer, reason: str) -> str:
             f"{peer.subject} refused this proxy's TLS certificate, or wants one ({reason}); "
             "set connections.client_certificate and connections.client_key."
         )
-    return f"{peer.subject} could not be spoken to by TLS: {reason}; check the scheme and port of its URL."
+    return f"The TLS handshake with {peer.name} failed: {reason}; check the scheme and port of its URL."

@@ -20,7 +20,7 @@ _VARIABLES = {"http": "HTTP_PROXY", "https": "HTTPS_PROXY"}
 
 @dataclass(frozen=True)
 class ForwardProxies:
-    """The proxies between here and others, by the scheme of the URL that is asked for.
+    """The forward proxies, by the scheme of the requested URL.
 
     The URLs may hold credentials, so they are kept out of ``repr``.
     """
@@ -41,8 +41,7 @@ class ForwardProxies:
     def towards(self, url: URL) -> URL | None:
         """Return the proxy for a URL, None for the direct way.
 
-        What is on this machine is always asked directly, as Go's clients do: a proxy elsewhere could only
-        reach what is on its own.
+        Loopback hosts are always asked directly, as Go's clients do: another machine's loopback is not ours.
         """
         proxy = self.by_scheme.get(url.scheme)
         if proxy is None or url.host is None:

@@ -1,11 +1,11 @@
-"""What the kernel knows of a connection before, and beyond what, the event loop does.
+"""A connection's state in the kernel, which knows it earlier and in more detail than the event loop.
 
-A request that goes out just as the other side closes the connection was not read, or was read and perhaps
-carried out; to the event loop both look the same. What tells them apart is an end (FIN) that acknowledges no
-byte of the request: it was sent before the request came, and who has closed a connection reads no more from
-it. Whoever closes only the half that he sends on, and reads on, could not answer (RFC 9112 section 9.6).
-A reset proves nothing: its acknowledgement is not taken, and a process that is killed resets what it has
-begun to read. Nor does silence: acknowledgements may be late.
+When the peer closes the connection just as a request is sent, the request was either not read, or read and
+perhaps carried out; the event loop cannot tell. A FIN that acknowledges no byte of the request can: the peer
+closed before the request arrived, and does not read from a connection that it has closed. (A peer that closed
+only its sending half could not answer; RFC 9112 section 9.6.) A reset proves nothing: the kernel ignores its
+acknowledgement, and a killed process also resets connections that it has read from. Nor do missing
+acknowledgements, which may be late.
 """
 
 import asyncio
@@ -24,7 +24,7 @@ _CLOSED, _CLOSE_WAIT = 7, 8
 
 
 def is_silent(transport: asyncio.BaseTransport | None) -> bool:
-    """Whether nothing lies there for the event loop to read, neither bytes nor an end nor an error."""
+    """Whether there is nothing for the event loop to read: no bytes, no end, no error."""
     connection = _socket(transport)
     if connection is None:
         return False
@@ -34,18 +34,18 @@ def is_silent(transport: asyncio.BaseTransport | None) -> bool:
 
 
 def acknowledged(transport: asyncio.BaseTransport | None) -> int | None:
-    """Return how many bytes the other side has acknowledged so far, None if that is not known.
+    """Return how many bytes the peer has acknowledged so far, None if unknown.
 
-    A kernel that does not count says 0, which is no number for a connection that has been used.
+    A kernel that does not count reports 0, which a connection that has been used cannot have.
     """
     info = _tcp_info(transport)
     return (_ACKNOWLEDGED.unpack(info)[0] or None) if len(info) == _LENGTH else None
 
 
 def has_ended(transport: asyncio.BaseTransport | None) -> bool:
-    """Whether the other side has sent an end, whatever came after that. Takes an error that is pending.
+    """Whether the peer has sent FIN, whatever came after it. Consumes a pending error of the socket.
 
-    The event loop hears of an end after close_notify, too, when there may be none yet and TLS is read on.
+    The event loop's end of file is not enough: over TLS it may mean close_notify, with no FIN yet.
     """
     connection, info = _socket(transport), _tcp_info(transport)
     if connection is None or not info:

@@ -1,7 +1,7 @@
-"""Answers that the HTTP parser lets through and that must go no further. Pure.
+"""Malformed answers that the HTTP parser accepts and that must not be passed on. Pure.
 
-aiohttp reads answers leniently. Passed on, some of what it accepts would be read differently by the next
-reader, or would break the connection to the client instead of giving it an error.
+aiohttp parses answers leniently. The next recipient might parse some of them differently, or the client's
+connection would break instead of getting an error.
 """
 
 import re
@@ -18,7 +18,7 @@ _LONGEST_BODY = 2**63 - 1
 
 
 def problem(status: int, version: tuple[int, int], fields: Fields) -> str:
-    """Say what is wrong with the header of an answer, empty for nothing."""
+    """Return what is wrong with the header of an answer, empty for nothing."""
     if version not in {(1, 0), (1, 1)}:
         return "it is in another version of HTTP"
     if status == 101:

@@ -1,7 +1,7 @@
-"""Where a redirect of storage leads, and what of a signed request may go there. Pure.
+"""Redirects of storage: the next URL, and whether the signed header fields may go there. Pure.
 
-S3 answers the global name of a bucket in another region with a 307 to the regional host. Where a redirect
-leads is storage's word: whether the place may be asked at all is for ``destination``, as with the first.
+S3 answers the global name of a bucket in another region with a 307 to the regional host. The target of a
+redirect is untrusted input as well: ``destination`` checks it like the first URL.
 """
 
 import re
@@ -29,27 +29,27 @@ _S3 = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Way:
-    """The URLs that were asked for one file, in order; the first is the one that the workspace signed."""
+    """The URLs requested for one file, in order; the workspace signed the first."""
 
     urls: tuple[str, ...]
 
     @property
     def last(self) -> str:
-        """The URL to be asked now."""
+        """The URL to request now."""
         return self.urls[-1]
 
     @property
     def redirected(self) -> bool:
-        """Whether storage named it, and not the workspace."""
+        """Whether the last URL comes from a redirect of storage, not from the workspace."""
         return len(self.urls) > 1
 
     def onward(self, locations: Sequence[str]) -> Self:
-        """Return the way on, by the ``Location`` fields of a redirect. Raises RefusedRedirectError."""
+        """Return the URLs with that of a redirect's ``Location`` fields. Raises RefusedRedirectError."""
         if len(locations) != 1:
             raise RefusedRedirectError("it does not name one place")
         [location] = locations
         try:
-            # As it stands if it can: what is signed counts to the letter.
+            # Unchanged if it is absolute: a signature covers the exact text.
             target = location if _ABSOLUTE.match(location) else urljoin(self.last, location)
         except ValueError:
             raise RefusedRedirectError("its URL cannot be read") from None
@@ -82,7 +82,7 @@ def _scheme(url: str) -> str:
 
 
 def _bucket(url: URL) -> tuple[str, str, str] | None:
-    """Return the bucket of S3 that a URL names: partition of AWS, within which names are unique, and name."""
+    """Return a URL's S3 bucket: domain and government flag (names are unique within both), and name."""
     endpoint = _S3.fullmatch((url.raw_host or "").lower())
     if endpoint is None or url.scheme != "https" or url.port != 443:
         return None
