@@ -1,5 +1,6 @@
 """Started servers on both sides of the proxy."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from functools import partial
 from pathlib import Path
@@ -13,6 +14,7 @@ from mlflow_proxy.settings import AccessSettings
 from tests.demo import conftest as demo
 from tests.integration.poisoning import Access, access_settings
 from tests.integration.service import JOBS, PRINCIPAL, clients_toml
+from tests.integration.slow_clients import Advance
 from tests.integration.storage_destinations import Network, pretended
 from tests.integration.support import MUCH, Api, RawClient, Upstream, proxied
 
@@ -108,3 +110,17 @@ async def client(proxy_url: str) -> AsyncIterator[RawClient]:
 def network(monkeypatch: pytest.MonkeyPatch) -> Network:
     """Return what this process takes for the network, in attacks on where storage may be."""
     return pretended(monkeypatch)
+
+
+@pytest.fixture
+async def advance(monkeypatch: pytest.MonkeyPatch) -> Advance:
+    """Let seconds pass at once on the event loop's clock."""
+    loop = asyncio.get_running_loop()
+    real, passed = loop.time, 0.0
+
+    def forward(seconds: float) -> None:
+        nonlocal passed
+        passed += seconds
+
+    monkeypatch.setattr(loop, "time", lambda: real() + passed)
+    return forward
