@@ -1,1 +1,1 @@
-"""Whose answer is whose: the rules that keep one client's cached answers from another."""
+"""Access: which stored answers a client may be served, and which credential goes to the workspace."""

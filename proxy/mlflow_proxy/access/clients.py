@@ -1,13 +1,12 @@
-"""Who a client is, when the proxy itself has to know: the file of clients, and what a request shows.
+"""The clients file of ``access.sharing = "service"``, and the client's token in a request.
 
-Pure. The file is TOML and holds no token, only digests of them, so that who can read it cannot be a client:
+Pure. The file is TOML and holds only digests of tokens, so that reading it gives no access:
 
     [clients]
     nightly-job = "sha256:2c26b46b68ffc68ff99b453c1d30413413422d706483bfa0f98a5e886266e7ae"
     two-tokens = ["sha256:...", "sha256:..."]
 
-A table without a client shuts every client out. A file without the table is refused: it may be what there is
-so far of one that is being written.
+A table without a client refuses every client. A file without the table is an error: it may be half-written.
 
 Digests are not salted: tokens are long and random (``openssl rand -hex 32``), not chosen by people.
 """
@@ -43,17 +42,17 @@ class Clients:
         return len({name for _, name in self._entries})
 
     def identify(self, headers: Fields) -> str | None:
-        """Return the name of the client that a request comes from, None for nobody known.
+        """Return the name of the client that sent a request, None if its token is unknown.
 
-        It shows its token as ``Bearer`` (RFC 6750 section 2.1) or as the password of ``Basic`` (RFC 7617),
-        which is how MLflow clients send MLFLOW_TRACKING_PASSWORD; once, or it is nobody's.
+        The token is a ``Bearer`` token (RFC 6750 section 2.1) or the password of ``Basic`` (RFC 7617), which
+        is how MLflow clients send MLFLOW_TRACKING_PASSWORD. Two Authorization fields identify no client.
         """
         shown = [value for name, value in headers if name.lower() == "authorization"]
         token = _token(shown[0]) if len(shown) == 1 else None
         return None if token is None else self._name(hashlib.sha256(token).digest())
 
     def _name(self, digest: bytes) -> str | None:
-        # What was found before may be found fast; what was not says nothing by how long it takes.
+        # Known tokens may be found fast; for all others the time taken must reveal nothing.
         found = self._known.get(digest)
         if found is None:
             for entry, name in self._entries:
@@ -87,7 +86,7 @@ def parse(data: bytes) -> Clients:
 
 
 def warning(clients: Clients) -> str:
-    """Return what to warn an operator of whose file is in force, empty for nothing."""
+    """Return the warning to log when this file comes into force, empty for none."""
     return "" if len(clients) else "no client is named, so that all clients are refused"
 
 

@@ -1,7 +1,7 @@
-"""What the proxy shows the workspace when it has a credential of its own, and how that is kept fresh.
+"""The proxy's own credential for the workspace, and how it is renewed.
 
-What belongs here: the credential as data, the policy of when to fetch another, and the two ways to
-have one: a file with a token, and a function that fetches one.
+What belongs here: the credential as data, the policy of when to fetch another, and its two sources: a file
+with a token, and a function that fetches one.
 """
 
 import asyncio
@@ -41,13 +41,13 @@ _PER_TOKEN = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Credential:
-    """What the workspace knows somebody by.
+    """A credential for the workspace.
 
     Attributes:
         headers: the header fields to send.
         expires_at: when it ends, in Unix time; None if neither it nor its token (RFC 7519) says.
-        identity: stays the same while tokens of one principal follow each other, if they tell whose they
-            are; else the token itself. As secret as the headers.
+        identity: names the principal, the same for successive tokens, if the token has a ``sub`` claim; else
+            the token itself. As secret as the headers.
 
     """
 
@@ -189,7 +189,7 @@ class Fetched:
     def _begin(self) -> asyncio.Task[Credential]:
         if self._refreshing is None or self._refreshing.done():
             self._refreshing = asyncio.create_task(self._refresh())
-            # Nobody may be waiting for it when it fails.
+            # If no caller waits when it fails, asyncio must not log the error as never retrieved.
             self._refreshing.add_done_callback(lambda task: task.cancelled() or task.exception())
         return self._refreshing
 

@@ -76,7 +76,7 @@ def _reason(error: Exception) -> str:
 
 
 def _secrets() -> Iterator[str]:
-    """Yield what the library may have been given that nobody should read, and an answer could repeat."""
+    """Yield the secrets that the library may have read, which its error messages could repeat."""
     path = Path(os.environ.get("DATABRICKS_CONFIG_FILE") or "~/.databrickscfg").expanduser()
     profiles = configparser.RawConfigParser()
     try:

@@ -1,4 +1,4 @@
-"""By which rule clients share answers, and why: ``access.sharing``, with ``auto`` decided. Pure."""
+"""The sharing mode in force, and why: ``access.sharing``, with ``auto`` decided. Pure."""
 
 from dataclasses import dataclass
 from typing import Literal

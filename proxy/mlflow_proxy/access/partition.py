@@ -17,10 +17,10 @@ class Partitions:
     """Three names that one request has, each of 32 hexadecimal digits.
 
     Attributes:
-        own: of what was fetched with just this credential, from just this address.
-        paced: of this credential wherever it calls from: whose share of the budget a call takes.
-        common: of all callers that differ in nothing but credential and address. Those of them that have
-            proven that they may read a model share answers about it.
+        own: partition of answers fetched with exactly this credential, from exactly this address.
+        paced: fairness key of the budget: this credential, from any address.
+        common: shared by all callers that differ only in credential and address. Those with a proof that
+            they may read a model share answers about it.
 
     """
 
@@ -30,11 +30,11 @@ class Partitions:
 
 
 def partitions(told: Told, key: bytes, mode: str = "") -> Partitions:
-    """Name what a request may be served from.
+    """Return the partitions of a request.
 
-    ``key`` is up to 64 random bytes, of this process or of its fleet. ``mode`` keeps apart what members of a
-    fleet fetched that share by different rules; up to 16 ASCII characters. Order and repetition of fields
-    count within each class.
+    ``key`` is up to 64 random bytes, of this process or of its fleet. ``mode`` (up to 16 ASCII characters)
+    separates the answers of fleet members with different sharing modes. Order and repetition of fields count
+    within each class.
     """
     digest = hashlib.blake2b(key=key, digest_size=16, person=mode.encode("ascii"))
     names = []

@@ -1,4 +1,4 @@
-"""What clients may ask for in the name of a credential that is not theirs. Pure.
+"""Which requests clients may make with the proxy's credential. Pure.
 
 The proxy's credential can do more than MLflow needs: one call to another API makes a token for it.
 """

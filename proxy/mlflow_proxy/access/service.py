@@ -1,7 +1,7 @@
-"""``access.sharing = "service"``: the proxy holds the workspace's credential, and clients are known to it.
+"""``access.sharing = "service"``: the proxy has its own workspace credential, and authenticates clients.
 
-What belongs here: what passes in either direction. The credential goes to the workspace and nowhere else;
-of a client's fields only those go there that cannot be a credential.
+What belongs here: which header fields pass in either direction. The credential goes to the workspace only; of
+a client's fields, only those that cannot be a credential go there.
 """
 
 import asyncio
@@ -36,19 +36,19 @@ _NOT_PASSED = HOP_BY_HOP | {"host", "referer", "expect", CLIENT.lower()}
 _PASSED = (names(Tells.NEUTRAL) - _NOT_PASSED) | {"content-encoding"} | FORWARDED
 """Request fields that reach the workspace: about content, caching and traces, none of them a credential.
 
-Where a request came from is told in full, as in every mode (``forwarding``), or not at all: by its last
-step alone, a client that came through a load balancer on this machine would look like one on it.
+The forwarded fields pass whole, as in every mode (``forwarding``), or not at all: with only the last hop, a
+client behind a load balancer on this machine would look like a local one.
 """
 _KEPT = frozenset({"set-cookie", "set-cookie2", "authentication-info", "www-authenticate"})
-"""Response fields that are for whoever holds the credential: a session of it, or news of it."""
+"""Response fields about the proxy's credential, such as its session: clients do not get them."""
 
 
 class ServiceAccess(Access):
     """One credential for all, one set of stored answers for all.
 
-    ``clients`` of None lets everyone in who reaches this machine, for a proxy that listens on loopback, where
-    ``listener/hosts.py`` keeps out the pages of its browsers; ``everything`` lets clients use the credential
-    for other APIs than MLflow's.
+    ``clients`` of None admits every client without a token, for a proxy that listens on loopback, where
+    ``listener/hosts.py`` refuses requests of web pages; ``everything`` lets clients use the credential for
+    other APIs than MLflow's.
     """
 
     def __init__(
@@ -67,11 +67,11 @@ class ServiceAccess(Access):
         self._problem = ""
 
     async def admit(self, route: Route, target: str, fields: Fields) -> Caller:
-        """Return who makes a request, if its token is known. Raises AnswerableError.
+        """Return the caller of a request, if its token is known. Raises AnswerableError.
 
-        All callers have the one partition, which is another when the credential is another principal's.
-        Nothing of a client's goes out with a call that all share; the credential is added to it. What a
-        client says of others that it asks for would only get it more than its share.
+        All callers have the same partition, derived from the credential's principal. A shared call carries
+        the credential and no field of a client. The client's own ``CLIENT`` field is ignored: it would only
+        get the client more than its share of the budget.
         """
         fresh = asks_for_fresh(fields)
         if route.freshness is Freshness.DISCOVERY and "?" not in target:
@@ -88,11 +88,11 @@ class ServiceAccess(Access):
         return Caller(fields, partition, Client(name), NOBODY, fresh, name=name, many=True)
 
     def owns(self, partition: str) -> bool:
-        """Whether the credential is still the principal's that a question was asked for."""
+        """Whether the partition is that of the current credential's principal, or public."""
         return partition in {PUBLIC, self._partition()}
 
     async def upstream_headers(self, request: UpstreamRequest) -> tuple[tuple[str, str], ...]:
-        """Return what passes of the client's fields, and the credential. Raises AnswerableError."""
+        """Return the client's fields that may pass, and the credential's. Raises AnswerableError."""
         passed = tuple((name, value) for name, value in request.headers if name.lower() in _PASSED)
         if request.public:
             return passed
@@ -107,7 +107,7 @@ class ServiceAccess(Access):
     async def renewed(
         self, request: UpstreamRequest, sent: Fields, status: int, answer: Fields, *, repeatable: bool
     ) -> bool:
-        """Get another credential in place of a refused one. Raises CredentialRefusedError without one."""
+        """Return whether to repeat the call with a renewed credential. Raises CredentialRefusedError."""
         if request.public or not refuses_credential(status, answer):
             return False
         current = await self._credentials.current()
@@ -121,11 +121,11 @@ class ServiceAccess(Access):
         raise CredentialRefusedError(self._problem)
 
     def returned(self, fields: Fields) -> Fields:
-        """Drop the fields that concern whoever holds the credential."""
+        """Return the fields without those about the proxy's credential."""
         return without(fields, _KEPT)
 
     def condition(self) -> Mapping[str, object]:
-        """Say what was wrong with the credential last, if anything was."""
+        """Return the last problem with the credential, or "ok", for `/-/readyz`."""
         return {"credential": self._problem or ("ok" if self._identity else "not needed yet")}
 
     async def close(self) -> None:
@@ -135,7 +135,7 @@ class ServiceAccess(Access):
         )
 
     def _partition(self) -> str:
-        # Not to be reached where a proxy of the same fleet takes partitions from what clients send.
+        # No client of a fleet member in another mode can get this partition: its names lack the prefix.
         return "service-" + partitions(Told((("service", self._identity),)), self._key).own
 
 
@@ -150,10 +150,10 @@ def _name(clients: Clients, fields: Fields) -> str:
 
 
 def refuses_credential(status: int, answer: Fields) -> bool:
-    """Whether an answer is about the credential itself, not about what it may do.
+    """Whether an answer refuses the credential itself, rather than one of its permissions.
 
-    Workspaces say 403 to tokens that are revoked or about to expire as well, and tell by a field of their own
-    (databricks-sdk-go issue 873, databricks-vscode issue 583).
+    Workspaces also answer 403 to tokens that are revoked or about to expire, and mark that by a header field
+    of their own (databricks-sdk-go issue 873, databricks-vscode issue 583).
     """
     reason = field(answer, "X-Databricks-Reason-Phrase").lower()
     return status == 401 or (status == 403 and "token" in reason)

@@ -1,8 +1,7 @@
-"""How clients and the workspace know each other, which ``access.sharing`` decides.
+"""Admission of callers, by ``access.sharing``.
 
-What belongs here: the questions that the pipeline asks of it, with the answers of the modes ``credential``
-and ``proven``, where clients bring the workspace's own credentials and the workspace checks them. Those of
-``service`` are in a module of their own.
+What belongs here: the interface, implemented for the modes ``credential`` and ``proven``, in which clients
+send credentials of the workspace and the workspace checks them. Mode ``service`` is in ``service``.
 """
 
 from collections.abc import Callable, Mapping
@@ -17,18 +16,18 @@ from mlflow_proxy.mlflow_api.routes import Freshness, Route
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who makes a request, as far as it matters: what is made of its credentials once, when it is admitted.
+    """The caller of a request, derived from its credential once, when it is admitted.
 
     Attributes:
-        fields: the request's end-to-end fields, as they go out if it is passed through.
-        partition: whose stored answers it may be served from.
-        client: whose share of the budget its calls take.
-        told: the fields that count. Its shared calls carry them and no others.
+        fields: the request's end-to-end fields, sent as they are if it is passed through.
+        partition: names the stored answers that it may be served.
+        client: the fairness key of its calls in the budget.
+        told: the fields that distinguish callers. Its shared calls carry these and no others.
         fresh: whether it refuses stored answers.
-        name: what logs call it; empty if it has no name.
-        many: whether the partition is that of many clients, who are all served the same.
-        common: the name of all callers with whom it shares answers about what it has proven that it may
-            read; empty if it shares none.
+        name: its name in logs; empty if it has none.
+        many: whether the partition is that of many clients, which all get the same answers.
+        common: names the callers with which it shares answers about models that it has a proof for; empty
+            if it shares none.
 
     """
 
@@ -42,18 +41,18 @@ class Caller:
     common: str = ""
 
     def common_partition(self, created: int) -> str:
-        """Name the answers about a model that those share who have proven that they may read it.
+        """Return the partition that callers with a proof for a model share.
 
-        ``created`` is when the model was: another one of the same name has answers of its own.
+        ``created`` is the model's creation timestamp: a later model of the same name has other answers.
         """
         return f"common-{self.common}-{created}"
 
 
 class Access:
-    """Clients' credentials go to the workspace as they are, and an answer is its credential's own.
+    """Passes clients' credentials to the workspace; each credential has its own answers.
 
-    ``key`` is what credentials are hashed with: up to 64 random bytes. ``proven`` says whether callers share
-    what they have proven that they may read, which may change while the proxy runs.
+    ``key`` is up to 64 random bytes, with which credentials are hashed. ``proven`` returns whether callers
+    with proofs share answers, which may change while the proxy runs.
     """
 
     def __init__(
@@ -64,13 +63,13 @@ class Access:
         self._proven = proven
 
     async def admit(self, route: Route, target: str, fields: Fields) -> Caller:
-        """Return who makes a request, if it may be answered at all. Raises AnswerableError.
+        """Return the caller of a request. Raises AnswerableError if the request is refused.
 
         ``target`` is the raw request target, ``fields`` are the request's end-to-end fields.
         """
         behalf, fresh = field(fields, CLIENT), asks_for_fresh(fields)
         if route.freshness is Freshness.DISCOVERY:
-            # Everyone shares the public documents, so they are asked for without any credential.
+            # All clients share the public documents, which are fetched without a credential.
             return Caller(fields, PUBLIC, Client(PUBLIC, behalf), NOBODY, fresh, many=True)
         proven = self._proven()
         told = self._caller_fields.told(fields)
@@ -85,7 +84,7 @@ class Access:
         )
 
     def owns(self, partition: str) -> bool:
-        """Whether what was fetched just now is what this partition's credential is answered."""
+        """Whether an answer fetched now may be stored in this partition."""
         return True
 
     async def upstream_headers(self, request: UpstreamRequest) -> tuple[tuple[str, str], ...]:

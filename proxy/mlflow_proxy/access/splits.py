@@ -1,8 +1,8 @@
 """Which request fields keep equal questions apart that would otherwise share an answer. Pure.
 
-An unknown field may be a credential, so it counts; if it is a trace or a load balancer's mark, each call then
-fetches for itself, and only the operator can tell. Here it is noticed. Questions and values are kept as
-hashes, and of names no more than a few: clients choose them all, before anyone has checked their credentials.
+An unknown field may be a credential, so it counts. If it is a trace id or a load balancer's mark, no answer
+is shared, and only the operator can tell: this module finds such fields. Questions and values are kept as
+hashes, and few names: clients choose them before any server has checked their credentials.
 """
 
 from collections.abc import Hashable, Iterable, Iterator
@@ -37,7 +37,7 @@ class Split:
 
     @property
     def setting(self) -> str:
-        """The setting by which an operator can say that it tells nothing; empty if it always counts."""
+        """The setting in which an operator can declare it neutral; empty if it always counts."""
         if self.cookie:
             return "access.neutral_cookies"
         row = row_of(self.name)
@@ -55,7 +55,7 @@ class Split:
 
 
 class Splits:
-    """What the fields of the last caller with a question were, and which fields were found to differ."""
+    """Remembers each question's last fields, and the names of fields found to differ."""
 
     def __init__(self) -> None:
         self._last: LRUCache[int, frozenset[tuple[Split, int]]] = LRUCache(_MOST_QUESTIONS)

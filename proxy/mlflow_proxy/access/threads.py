@@ -1,4 +1,4 @@
-"""Blocking calls beside the event loop: in threads that nobody has to wait for, one call for all who ask."""
+"""Blocking calls in daemon threads beside the event loop; concurrent callers share one call."""
 
 import asyncio
 import threading
@@ -33,7 +33,7 @@ class Blocking(Generic[Result]):
         """Call it without waiting, or return the call already under way."""
         if self._call is None or self._call.done():
             self._call = asyncio.create_task(self._in_thread())
-            # Nobody may be waiting any more when it fails.
+            # If no caller waits when it fails, asyncio must not log the error as never retrieved.
             self._call.add_done_callback(lambda task: task.cancelled() or task.exception())
         return self._call
 
