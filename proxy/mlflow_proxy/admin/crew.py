@@ -1,4 +1,4 @@
-"""What all workers of one proxy say, as one answer: whoever is asked asks the others.
+"""Merge status and metrics of all workers; the worker that is asked queries its peers.
 
 Each worker has a listening socket for this that its parent opened, on the loopback interface and not in a
 directory: it outlives the worker, needs no file system that can be written to, and leaves nothing behind. It

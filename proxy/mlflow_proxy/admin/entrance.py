@@ -17,7 +17,7 @@ from mlflow_proxy.listener.runner import BoundedRunner
 
 
 class Entrance:
-    """``questions`` are for everyone (GET), ``commands`` for whom ``permission`` lets (POST)."""
+    """Routes ``questions`` (GET, for every client) and ``commands`` (POST, if ``permission`` allows)."""
 
     def __init__(self, questions: Mapping[str, Handler], commands: Mapping[str, Handler], token: str) -> None:
         self._questions = questions
@@ -85,8 +85,8 @@ async def answer_on_its_own(
 ) -> AsyncIterator[None]:
     """Listen for own endpoints alone for as long as the application lives (a context of ``cleanup_ctx``).
 
-    So they are there before clients are let in, and until the last of them is served. ``listen`` makes the
-    sites, and ``started`` is told the URL of each; ``most`` is how many connections they take together.
+    They are up before the first client is served and until after the last. ``listen`` makes the sites,
+    ``started`` is called with the URL of each; ``most`` is how many connections they take together.
     """
 
     @web.middleware

@@ -18,9 +18,9 @@ PREFIX = "/-/"
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 _PROBE_SECONDS = 3.0
-"""A probe must end well within the usual time-outs of those who probe."""
+"""A readiness check must end well within the usual probe time-outs of orchestrators."""
 _PROBE_LIFETIME = 5.0
-"""However often readiness is asked, the workspace is asked no oftener than this (seconds)."""
+"""Seconds for which a readiness result is reused, so that probes do not load the workspace."""
 
 
 class Readiness:
@@ -41,7 +41,7 @@ class Readiness:
         self._status: int | None = None
         self._asked_at = float("-inf")
         self.leaving = False
-        """Whether the proxy has been told to stop: then nobody should send anything new."""
+        """Whether the proxy is stopping, so that clients should send no new requests."""
 
     async def problem(self) -> str | None:
         """Return what is wrong, None if nothing is."""

@@ -1,4 +1,4 @@
-"""Who may give the proxy commands, such as to purge. Pure."""
+"""Which clients may send commands to the proxy, such as purge. Pure."""
 
 import hmac
 
@@ -16,8 +16,8 @@ def check(headers: MultiMapping[str], peer: str | None, token: str) -> None:
     """Raise UnauthenticatedError or PermissionDeniedError unless the request may give commands.
 
     ``peer`` is the address at the other end of the connection, ``token`` the admin token, empty for none.
-    What the request says of its own origin can only speak against it: a page in a browser on this machine,
-    and a proxy here that passes on what comes from elsewhere, have a loopback address as well.
+    Header fields about the origin can only lead to a refusal: a web page in a browser on this machine, and a
+    reverse proxy on it that forwards remote requests, have a loopback address as well.
     """
     if any(name in headers for name in _OF_BROWSERS):
         raise PermissionDeniedError("Commands are not taken from web pages.")

@@ -1,6 +1,6 @@
-"""``/-/purge``: drop what is stored of a model, or of all.
+"""``/-/purge``: drop the stored answers about one model, or all.
 
-What belongs here: what the request asks for, and what it is told.
+What belongs here: the request's form, and the response.
 """
 
 import asyncio

@@ -47,7 +47,7 @@ class Sense:
     listed: bool
 
     def is_cut(self, said: str) -> bool:
-        """Whether who says so to mean this has lost what follows, since it took ``#`` for the end."""
+        """Whether a client that means this entry has cut its name at ``#``."""
         return said != self.entry.name and "#" in self.entry.name
 
 
@@ -96,7 +96,7 @@ class Directory:
 
     @property
     def longest(self) -> int:
-        """The most segments that somebody may say for one name: an escaped slash may be decoded."""
+        """The most segments that a client may send for one name: it may decode an escaped slash."""
         return 1 + max((said.count("/") for said in self.senses), default=0)
 
     @property

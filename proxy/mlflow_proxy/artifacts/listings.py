@@ -1,12 +1,12 @@
-"""Listings for clients: each page is read once, and each directory put together once, for all who ask.
+"""Listings for clients: each page is parsed once, and each directory assembled once, for all clients.
 
 What is made of stored answers stays with them: a page with the answer that it was read of, a directory with
 that of its first page. So it takes its part of the store's memory, and goes when that answer is evicted,
 replaced, disowned or made wrong by a write. A directory is used again only while all of its other pages are
 stored and fresh as well: asking for them would lead to nothing else.
 
-Who may be served is for the pipeline to say, which each client asks at least for the first page. Only a
-directory whose pages are all stored in one partition is kept: who is served one of them is served the others.
+The pipeline decides whether a client may be served: each client asks it at least for the first page. A
+directory is kept only if all its pages are stored in one partition: a client that gets one may get them all.
 """
 
 import asyncio

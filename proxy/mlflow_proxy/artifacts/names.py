@@ -1,10 +1,9 @@
-"""Which file or directory a client means: what it says is looked up in the listings on the way there.
+"""Which file or directory a client means: its path is looked up in the listings of the directories on it.
 
-Clients change names before they ask for them (``mlflow_api.client_names``), so that a request can be for more
-than one. If only one of them exists it is that one; if several do, nobody can tell, and the client is told so
-rather than given what may be another file. Without listings that cannot be known: they are asked for, which
-costs the workspace nothing while they are stored, as they are where the client has just walked the
-directories, and is done once for all clients where they are not.
+Clients change names before they ask for them (``mlflow_api.client_names``), so that a request can mean
+several files. If only one of them exists, it is that one. If several do, the client gets AmbiguousNameError
+rather than what may be another file. The listings are usually stored, since the client has just walked the
+directories; otherwise they are fetched once for all clients.
 """
 
 from collections.abc import Iterator, Sequence

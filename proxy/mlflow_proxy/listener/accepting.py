@@ -34,7 +34,7 @@ class Complaints:
         self._silent_until = float("-inf")
 
     def note(self, now: float) -> int | None:
-        """Count one more; returns how many are to be told of now, None if it is not the time."""
+        """Count one more; returns the number to log now, None while logging is paused."""
         self._unsaid += 1
         if now < self._silent_until:
             return None
@@ -46,8 +46,8 @@ class Complaints:
 class Site(web.BaseSite):
     """Serves a runner's clients from one socket, by TLS if there is a ``context``.
 
-    One that is ``alone`` takes several at once: else what comes at the same time is left to others who accept
-    from the same socket.
+    A site that is ``alone`` accepts several connections at once; others leave simultaneous connections to the
+    workers that accept from the same socket.
     """
 
     def __init__(

@@ -62,7 +62,7 @@ async def listen(hosts: Sequence[str], port: int, section: str = "") -> list[soc
             return sockets
         for each in sockets:
             each.close()
-        # Whether the port that was found on the first address is free on the others, nobody could know.
+        # The free port chosen on the first address may be in use on another one: try again.
         if not (problem.error.errno == errno.EADDRINUSE and sockets and tries):
             raise _cannot_listen(problem.host, port, problem.error, section)
 

@@ -1,8 +1,8 @@
 """Whether a request's head can be read in one way only (RFC 9110, RFC 9112).
 
-What belongs here: the rules that a head has to keep beyond what the parser insists on. Whoever stands before
-or behind this proxy reads the same bytes; a head that another reader could take differently is refused, since
-what one of them takes for a body another may take for a request that nobody sent.
+What belongs here: the rules for a head beyond those of the parser. Proxies and servers before and behind this
+one parse the same bytes. A head that one of them could parse differently is refused: a body for one could be
+a request for another (request smuggling).
 """
 
 import re
@@ -32,20 +32,20 @@ _VERSIONS = ((1, 0), (1, 1))
 _FOREIGN = frozenset({"CONNECT", "SOURCE"})
 """Methods of requests to something else: a tunnel, whose target is no path, and Icecast's (as ICE/1.0)."""
 _LENGTH = re.compile(rb"0|[1-9][0-9]{0,17}")
-"""A Content-Length that overflows nobody's integers, without leading zeros, which some take for octal."""
+"""A Content-Length that fits 64 bits, without leading zeros, which some servers take for octal."""
 _HOST = re.compile(rb"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._~!$&'()*+;=%-]+)(?::[0-9]*)?")
 """RFC 9110 section 7.2. Without the comma of RFC 3986, since two Host fields may be joined by one."""
 _CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 """What no field's value has (RFC 9110 section 5.5)."""
 _TARGET = re.compile(r"/[\x21-\x22\x24-\x5b\x5d-\x7e]*")
 """A path and a query (RFC 9112 section 3.2.1): visible ASCII, but no fragment, nor a backslash, which some
-take for a slash. Characters that belong to no URI otherwise mean the same to everyone and may pass."""
+servers take for a slash. All servers parse other characters outside the URI grammar alike; they may pass."""
 _OTHER_SPELLINGS = frozenset({b"content_length", b"transfer_encoding"})
-"""Names that whoever hands fields on as variables (CGI) takes for those that frame a body."""
+"""Names that a CGI gateway maps to the same variables as the framing fields."""
 
 
 def check(method: str, target: str, version: Version, fields: Fields) -> None:
-    """Raise the error to answer with if not everyone must read this head alike, or if it is too large.
+    """Raise an error if two servers could parse this head differently, or if it is too large.
 
     Field values are without the white space around them. Raises BadRequestError, TargetTooLongError,
     FieldsTooLargeError, ExpectationFailedError.

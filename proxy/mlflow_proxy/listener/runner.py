@@ -16,7 +16,7 @@ _MOST_REFUSED = 16
 
 
 class BoundedRunner(web.AppRunner):
-    """Serves ``most`` connections at a time, which ``limit`` says; more of them are told so and closed.
+    """Serves ``most`` connections at a time, a number set by ``limit``; others get a 503 and are closed.
 
     Those whose TLS handshake is under way are counted too: they are open.
     """
@@ -65,8 +65,8 @@ class BoundedRunner(web.AppRunner):
     def take(self, connection: socket.socket, context: ssl.SSLContext | None) -> None:
         """Serve a connection that was accepted, by TLS if there is a context for it.
 
-        One too many is told so and closed before the next is accepted, so that no number of them takes more
-        descriptors than the bound allows.
+        One above the limit is answered and closed before the next is accepted, so that refused connections
+        take no more descriptors than the bound allows.
         """
         taken = self._taken()
         if taken >= self._most and (context is None or taken >= self._most + _MOST_REFUSED):
@@ -81,7 +81,7 @@ class BoundedRunner(web.AppRunner):
         task.add_done_callback(self._opening.pop)
 
     async def shutdown(self) -> None:
-        """Let in nobody else: called when idle connections are closed."""
+        """Accept no more connections: called when idle connections are closed."""
         self._stopping = True
         await super().shutdown()
 
