@@ -6,8 +6,8 @@ be a credential or may choose the answer must. Leaving a field out of a shared c
 four classes:
 
     =============  ===========  ================  =====================  ==============================
-    class          own answers  share of the      answers of all who     goes out with a shared call
-                                budget            have proven access
+    class          own answers  share of the      common answers of      goes out with a shared call
+                                budget            callers with proofs
     =============  ===========  ================  =====================  ==============================
     NEUTRAL        no           no                no                     no
     ADDRESS        yes          no                no                     yes
@@ -15,7 +15,7 @@ four classes:
     COUNTED        yes          yes               yes                    yes
     =============  ===========  ================  =====================  ==============================
 
-A name that has no row is COUNTED: it may be a credential that this proxy has never heard of. Names are
+A name that has no row is COUNTED: it may be a credential unknown to this proxy. Names are
 compared without case and otherwise exactly; there are no wildcards, since ``x-forwarded-*`` would take in
 identities.
 """
@@ -257,7 +257,7 @@ class Told:
 
 
 NOBODY = Told(())
-"""Asked in no caller's name."""
+"""For requests on behalf of no caller: no field counts."""
 
 
 class CallerFields:

@@ -13,7 +13,7 @@ FORWARDED = frozenset({"forwarded", "x-forwarded-for", "x-forwarded-host", "x-fo
 """The fields that are added to, in lower case: RFC 7239, and its forerunners that servers know."""
 
 _UNKNOWN = "unknown"
-"""Stands for a client without an address (RFC 7239 section 6.2): nobody takes it for a local one."""
+"""Stands for a client without an address (RFC 7239 section 6.2); no server takes it for a local one."""
 
 _WORD = r"[!#$%&'*+.^_`|~0-9A-Za-z-]++"
 _PAIR = rf'{_WORD}=(?:{_WORD}|"(?:[^"\\]|\\.)*+")'

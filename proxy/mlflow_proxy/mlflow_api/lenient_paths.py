@@ -1,7 +1,7 @@
-"""How servers that are lenient may read a path: what else a request may mean than it says.
+"""How lenient servers may read a path.
 
-Servers differ in how often they decode a path, and in what they take for a slash, a step up or a letter. No
-reading here is the right one; whoever decides something about a path has to be right under each of them.
+Servers differ in how often they decode a path, and in what they take for a slash, a step up or a letter. None
+of these readings is the right one: a decision about a path has to hold under each of them.
 """
 
 import posixpath

@@ -22,8 +22,8 @@ class UpstreamRequest:
     """A request as the workspace will get it.
 
     ``target`` is the origin-form request target (RFC 9112 section 3.2.1), path and query as they came
-    over the wire. ``headers`` are end-to-end fields in order, without ``Host``. ``client`` is whose share of
-    the budget it takes. What is ``public`` is asked in nobody's name.
+    over the wire. ``headers`` are end-to-end fields in order, without ``Host``. ``client`` is its fairness
+    key in the budget. A ``public`` request carries no credential.
     """
 
     method: str

@@ -46,7 +46,7 @@ _MOST_EXACT = 2**53 - 1
 
 @dataclass(frozen=True, slots=True)
 class Read:
-    """A question whose answer may be shared among those who ask it at once, or again."""
+    """A question whose answer may be shared by concurrent and later callers."""
 
     key: Key
     route: Route
@@ -54,11 +54,11 @@ class Read:
     """Registered model the answer is about; None when it may be about any (searches, discovery)."""
     version: str | None
     common: bool = False
-    """Whether its partition is not one credential's, but of all who have proven something."""
+    """Whether its partition is the common one of callers with a proof, not one credential's."""
 
     @property
     def partition(self) -> str:
-        """Whose stored answers it may be served from (``access.partition``)."""
+        """The name of the stored answers that it may be served from (``access.partition``)."""
         return self.key.partition
 
     @property
@@ -182,7 +182,7 @@ def question_about(prefix: str, endpoint: str, asked: Mapping[str, str], partiti
 
 
 def written_models(raw_query: str, body: bytes) -> frozenset[str] | None:
-    """Return the registered models that a write names, or None when that cannot be told.
+    """Return the registered models that a write names, or None if they cannot be determined.
 
     Both names of a rename count. Parameters may stand in the body or, for DELETE, in the query.
     """
@@ -223,7 +223,7 @@ def _is_excessive(asked: Mapping[str, str], model: str | None, version: str | No
 
 @lru_cache(maxsize=128)  # names are short by now, and usually the same few
 def _folded(name: str) -> str:
-    """Return what is left of a parameter's name for who cares for letters only: ``name[]``, ``Name``."""
+    """Return a parameter's name, letters and digits only, as lenient servers read ``name[]``, ``Name``."""
     return "".join(each for each in unicodedata.normalize("NFKC", name).casefold() if each.isalnum())
 
 

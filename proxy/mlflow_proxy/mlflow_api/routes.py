@@ -29,7 +29,7 @@ from mlflow_proxy.mlflow_api.shapes import (
 
 
 class Group(StrEnum):
-    """A budget of the workspace: endpoints of one group share one limit, whoever calls."""
+    """A budget of the workspace: endpoints of one group share one limit across all clients."""
 
     REGISTRY = "registry"
     RUNS_SEARCH = "runs-search"
@@ -45,7 +45,7 @@ class Freshness(StrEnum):
     NEVER = "never"
     """Neither stored nor shared: the request goes straight through."""
     MUTABLE = "mutable"
-    """May change at any moment by anyone's hand: seconds."""
+    """Any client of the workspace may change it at any moment: seconds."""
     LISTING = "listing"
     """Files of a model version, which cannot change once it is READY: long."""
     SIGNED_URL = "signed-url"
@@ -171,7 +171,7 @@ _UNSHARED = {
     endpoint: route if route.freshness is Freshness.NEVER else replace(route, freshness=Freshness.NEVER)
     for endpoint, route in _EXACT.items()
 }
-"""The same for versions of the API in which nobody has said what the registry's reads mean."""
+"""The same for API versions in which the meaning of the registry's reads is not documented."""
 _FAMILIES = tuple(
     (method, route.path.removesuffix("*"), route)
     for route in ROUTES

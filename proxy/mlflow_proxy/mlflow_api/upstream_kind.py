@@ -1,7 +1,6 @@
 """What kind of server the upstream is: a Databricks workspace or another one, by its name or by what it says.
 
-What belongs here: what a name and an answer prove, and what is known by now. Who asks, and when, is
-``discovery``'s.
+What belongs here: what a name and an answer prove, and the current result. ``discovery`` sends the request.
 """
 
 from dataclasses import dataclass
@@ -91,8 +90,8 @@ def by_name(origin: str) -> UpstreamKind | None:
 def by_document(status: int, body: bytes) -> UpstreamKind | None:
     """Return what an answer to ``GET DOCUMENT`` proves, None if nothing. ``body`` is in no coding.
 
-    A workspace gives the document to anyone, so whatever else is said definitely is another server's word,
-    even if it stands in front of a workspace: a login page, a redirect to one, a refusal.
+    A workspace serves the document without a credential. So any other definite answer (a login page, a
+    redirect to one, a refusal) is another server's, even one in front of a workspace.
     """
     if status >= 500 or status in _SAYS_NOTHING:
         return None
