@@ -66,7 +66,7 @@ def most_within(times: Iterable[float], seconds: float = 1.0) -> int:
 
 
 class Journal:
-    """Records requests and tells whoever waits for them."""
+    """Records requests and wakes the tasks that wait for them."""
 
     def __init__(self) -> None:
         self.arrivals = Arrivals()
@@ -78,7 +78,7 @@ class Journal:
         self.notify()
 
     def notify(self) -> None:
-        """Wake those who wait: a request arrived, was answered, or was given up."""
+        """Wake the waiting tasks: a request arrived, was answered, or was cancelled."""
         changed, self._changed = self._changed, asyncio.Event()
         changed.set()
 

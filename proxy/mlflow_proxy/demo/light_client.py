@@ -63,7 +63,7 @@ class Download:
 
 @dataclass(frozen=True)
 class Caller:
-    """Who calls: a bearer `token`, and the header `fields` that it adds to every call to the API."""
+    """A caller: its bearer `token`, and the header `fields` that it adds to every call to the API."""
 
     token: str = "light"  # noqa: S105 (the emulated workspace lets everyone in)
     fields: tuple[tuple[str, str], ...] = ()
@@ -109,7 +109,7 @@ class LightClient:
         self.failures: list[str] = []
 
     async def download(self) -> Mapping[str, bytes]:
-        """Return the files that arrived; what did not is told by `failures`."""
+        """Return the files that arrived; `failures` describes the others."""
         files: dict[str, bytes] = {}
         try:
             async with asyncio.TaskGroup() as pool:

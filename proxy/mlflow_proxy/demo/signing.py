@@ -1,7 +1,7 @@
 """Signed URLs in the forms of the three clouds: made by the registry, verified by the storage origin.
 
 What belongs here: the query parameters and headers each cloud uses, and the signature over them. Only the
-names and the shape are the clouds'; the signature is an HMAC of our own, since nobody else verifies it.
+names and the shape are the clouds'; the signature is an HMAC of our own, which only our storage verifies.
 """
 
 import base64

@@ -1,4 +1,4 @@
-"""The storage origin: serves the files of model versions to whoever has a signed URL.
+"""The storage origin: serves the files of model versions to clients with a signed URL.
 
 What belongs here: the rules of a cloud's object storage that a proxy or a client can break. The signature,
 its headers and its expiry are checked, and a request that has an Authorization header as well is refused, as

@@ -1,4 +1,4 @@
-"""A storm of real MLflow clients: unmodified processes, told where to go by their environment only.
+"""A storm of real MLflow clients: unmodified processes, configured by their environment only.
 
 What belongs here: starting them, following what arrives, comparing it, and leaving none of them behind.
 """
@@ -45,7 +45,7 @@ def door_variables(door: Door, url: str, token: str) -> dict[str, str]:
 
 
 class RealClient:
-    """One process that downloads `uri` into `directory` when told to."""
+    """One process that downloads `uri` into `directory` once it reads `go` from its standard input."""
 
     def __init__(self, process: asyncio.subprocess.Process, directory: Path) -> None:
         self._process = process

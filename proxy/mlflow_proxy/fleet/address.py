@@ -104,7 +104,7 @@ def _wrong(kind: str, what: str) -> NoReturn:
 
 
 def _split(kind: str, rest: str) -> tuple[str, str, str]:
-    """Return who and where, the path, the query."""
+    """Return the authority, the path and the query."""
     authority = re.split("[/?#]", rest, maxsplit=1)[0]
     tail = rest[len(authority) :]
     if "@" in tail or "#" in tail:

@@ -31,9 +31,9 @@ from mlflow_proxy.errors import FleetUnavailableError
 from mlflow_proxy.fleet.address import Address, parse
 
 PATIENCE = 0.4
-"""Seconds for a connection and for an answer: whoever waits longer for Redis is better off without it."""
+"""Seconds for a connection and for an answer: a request is better served without a slower Redis."""
 INSISTENCE = 0.01
-"""Seconds until a call that is to end is told so again."""
+"""Seconds until a call that was cancelled is cancelled again."""
 LOOK_AGAIN = 1.0
 """Seconds between two times at least that Redis is looked for anew."""
 MOST_ENTRIES = 1000
@@ -167,7 +167,7 @@ def _explain(error: BaseException) -> str:
     # takes a refused password for a lost connection.
     cause = error.__cause__
     if cause is None and isinstance(error.__context__, NoPermissionError):
-        cause = error.__context__  # "Cluster mode is not enabled", for one who may not ask for its nodes
+        cause = error.__context__  # redis-py says "Cluster mode is not enabled" to a user without permission
     if isinstance(cause, RedisError) or (isinstance(error, RedisClusterException) and cause is not None):
         return _explain(cause)
     if isinstance(error, AuthenticationError | NoPermissionError):
@@ -187,8 +187,8 @@ class _Client(ABC):
 
     async def call(self, keys: Sequence[str], *command: Word) -> Any:
         """Return the answer to a command that is about these keys; may be cancelled."""
-        # redis-py closes a connection whose answer nobody waits for any more. But it sends with wait_for,
-        # which before Python 3.12 can swallow the cancellation, so that one has to insist.
+        # redis-py closes the connection of a cancelled call. But it sends with wait_for, which before
+        # Python 3.12 can swallow the cancellation, so the call is cancelled repeatedly.
         call = asyncio.create_task(self.execute(keys, *command))
         self._calls.add(call)
         call.add_done_callback(self._calls.discard)

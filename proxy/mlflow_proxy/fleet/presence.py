@@ -66,7 +66,7 @@ class Presence:
                 tasks.create_task(self._attend())
                 tasks.create_task(self._listen())
         except* Exception:
-            # The last edge: a bug here must not leave this proxy alone for ever, and nobody knows why.
+            # Log and retry: a bug here must not silently keep this proxy out of the fleet for ever.
             log.exception("bug in the conversation with Redis")
             self._session.cut_off("a bug")
             self._session.born = ""  # something may have been heard and not understood

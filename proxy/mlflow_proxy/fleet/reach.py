@@ -40,7 +40,7 @@ class Reach:
 
     def __init__(self) -> None:
         self.reason = ""
-        """Why it cannot be had now; nothing if it can, or nobody has tried yet."""
+        """Why Redis is unreachable now; empty if it is reachable or has not been tried."""
         self._logged: str | None = None
         self._logged_at = 0.0
 

@@ -22,7 +22,7 @@ _ERRORS: Mapping[str, type[MlflowProxyError]] = {
     "too-large": TooLargeToShareError,
     "coding": UnknownCodingError,
 }
-"""What is worth telling those who wait: that they would meet the same. A lack of time is each one's own."""
+"""Errors shared with waiting members, which would meet them as well. A time-out concerns one caller only."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +51,8 @@ class Record:
     def entry(self, server_now: float, now: float) -> Entry:
         """Return what to store of it here, where it is ``now``.
 
-        Raises UnreadableError for one from the future: the server's clock has gone back, and nobody knows how
-        old it is.
+        Raises UnreadableError for a record from the future: the server's clock was set back, so the record's
+        age is unknown.
         """
         age = server_now - self.stored_at
         if age < -_EVEN:
@@ -86,7 +86,7 @@ def pack(record: Record) -> bytes:
 
 
 def pack_error(error: BaseException) -> bytes | None:
-    """Return an error as bytes, None for one that concerns nobody else."""
+    """Return an error as bytes, None if it concerns no other member."""
     for name, kind in _ERRORS.items():
         if isinstance(error, kind):
             text = json.dumps({"error": name, "message": str(error)}).encode()

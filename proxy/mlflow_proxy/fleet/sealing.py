@@ -1,8 +1,7 @@
-"""What the fleet's secret is good for: names nobody can guess, and answers nobody can read or plant.
+"""Uses of the fleet's secret: keyed names, and authenticated encryption of answers.
 
-Whoever can read or write Redis but does not know the secret learns no signed URL, and nothing that he puts
-there is ever served. What he can do is delete, and put back what once stood in the same place while it is
-fresh.
+An attacker with access to Redis but without the secret learns no signed URL, and cannot have a forged answer
+served. The attacker can delete answers, and replay an old one under its own key while it is fresh.
 """
 
 import hashlib

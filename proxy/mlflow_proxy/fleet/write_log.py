@@ -10,7 +10,7 @@ from mlflow_proxy.fleet.session import Session, text
 from mlflow_proxy.reading.store import Invalidation
 
 _MOST_UNTOLD = 1_000
-"""Writes kept to be told when Redis is back; more of them are told as one that concerns everything."""
+"""Writes kept until Redis is back; more are announced as one write that concerns every model."""
 
 
 class WriteLog:
@@ -24,7 +24,7 @@ class WriteLog:
         self._telling = asyncio.Lock()
 
     def note(self, what: Invalidation) -> None:
-        """Note a write that all members have to hear of; ``told`` waits until they can."""
+        """Announce a write to all members in the background; ``told`` waits until Redis has it."""
         self._noted += 1
         self.untold.append(what)
         if len(self.untold) > _MOST_UNTOLD:
@@ -50,7 +50,7 @@ class WriteLog:
         async with self._telling:
             while self._noted - len(self.untold) < noted:
                 if not self._session.connected:
-                    # Others have waited for Redis already: nobody needs to do so after them.
+                    # The calls ahead have waited for Redis in vain: do not wait once more.
                     raise FleetUnavailableError("cut off while others spoke")
                 # All at once: each on its own, they might be noted faster than a slow Redis hears them.
                 writes = list(self.untold)
@@ -81,7 +81,7 @@ class WriteLog:
 
 
 def _write(message: bytes) -> tuple[str, Invalidation]:
-    """Return who wrote what. Raises UnreadableError if a member of another version said so."""
+    """Return the writing member and its write. Raises UnreadableError for another version's message."""
     try:
         said = json.loads(message)
         models = said.get("models")
