@@ -1,8 +1,8 @@
 """aiohttp's client connections, with the behaviour that a proxy needs in addition.
 
 What belongs here: every use of aiohttp's private client API below a request. It is why pyproject.toml pins
-aiohttp to a minor version; test_aiohttp_parts fails if a part is gone, and test_hostile_answers,
-test_ended_connections and test_storage_destinations if one behaves differently.
+aiohttp to a minor version; test_aiohttp_parts fails if a part is gone, and test_hostile_answers_*,
+test_ended_connections and test_storage_destinations_* if one behaves differently.
 
     ``TCPConnector._factory``                   makes the protocol of a connection: ours fails broken bodies
     ``TCPConnector._get``                       takes a connection from the pool: only one that is alive
