@@ -1,4 +1,4 @@
-"""What host names and addresses say about where they lead, whoever asks. Pure: nothing is resolved."""
+"""Classification of host names and addresses: loopback, literal, equal. Pure: nothing is resolved."""
 
 import socket
 from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
@@ -64,7 +64,7 @@ def effective(address: Address) -> Address:
 
 
 def in_common(one: str, other: str) -> bool:
-    """Whether two hosts to listen on have an address in common, as far as can be told without resolving."""
+    """Whether two hosts to listen on share an address, as far as is known without resolving them."""
     if canonical(one) == canonical(other):
         return True
     first, second = literal(one), literal(other)

@@ -37,7 +37,7 @@ class Parts:
         administer: answers requests under ``/-/``.
         in_flight: the requests that are being answered.
         forwarding: the request's fields, as the upstream may get them.
-        access: who makes the request.
+        access: determines the caller of a request.
         artifacts: answers requests for files of models (door A).
         pipeline: answers all others.
 

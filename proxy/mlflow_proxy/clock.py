@@ -9,8 +9,8 @@ start without a clock of one's own ends whatever there is, once; so does the ret
 mistake. Both cost calls, and make no answer wrong.
 
 What merely waits goes by the monotonic clock: the deadlines of requests, pauses, the budget's windows, the
-circuit, time-outs of connections. A clock that is set must not cut a wait short or let calls leave early, and
-who sleeps loses no patience.
+circuit, time-outs of connections. Setting the wall clock must not cut a wait short or let calls leave early,
+and seconds in which the machine sleeps do not count.
 """
 
 from collections.abc import Callable

@@ -1,7 +1,7 @@
 """The descriptors of this process: what they allow to be open at once, and whether they have run out.
 
-What belongs here: the system's limit of open files, and what else keeps a process from opening any. Whoever
-takes descriptors bounds them; this says how many there are for each.
+What belongs here: the system's limit of open files, and other reasons why none can be opened. Each user of
+descriptors bounds its own; this module divides the limit between them.
 """
 
 import errno

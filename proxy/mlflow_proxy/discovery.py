@@ -36,10 +36,10 @@ Ask = Callable[[], Awaitable[UpstreamKind | None]]
 
 
 async def ask(workspace: Workspace, patience: float) -> UpstreamKind | None:
-    """Ask the upstream for its document, in nobody's name, for at most ``patience`` seconds.
+    """Fetch the upstream's document without a credential, within ``patience`` seconds.
 
-    Proxies of this kind in between pass it on, and are told not to answer from what they have stored.
-    Returns what the answer proves, None if nothing, or if there is none.
+    ``Cache-Control: no-cache`` keeps an mlflow-proxy in between from answering from its store. Returns what
+    the answer proves, None if it proves nothing or there is no answer.
     """
     deadline = asyncio.get_running_loop().time() + patience
     request = UpstreamRequest("GET", DOCUMENT, (*OWN_FIELDS, ("Cache-Control", "no-cache")), public=True)

@@ -106,7 +106,7 @@ class CredentialUnavailableError(AnswerableError):
 
 
 class CredentialRefusedError(AnswerableError):
-    """The workspace refuses the proxy's own credential; the client's is fine, so it is not told 401."""
+    """The workspace refuses the proxy's own credential; not 401, since the client's credential is valid."""
 
     status = 502
     error_code = "TEMPORARILY_UNAVAILABLE"
@@ -146,7 +146,7 @@ class PostOnlyError(MethodNotAllowedError):
 
 
 class NotOfferedError(AnswerableError):
-    """An optional part of the API that clients do without when told so."""
+    """An optional part of the API is not offered; clients do without it after a 501."""
 
     status = 501
     error_code = "NOT_IMPLEMENTED"
@@ -183,8 +183,8 @@ class OverBudgetError(RetryLaterError):
 class RefusedAloneError(MlflowProxyError):
     """The workspace refuses one client again and again, with 429, while it answers the others.
 
-    Raised to all who wait for a call that was made with this client's credential, so that they ask with their
-    own. ``client`` is its name in the queue.
+    Raised in every caller that waits for a call with this client's credential, so that each asks with its
+    own. ``client`` is the client's fairness key.
     """
 
     def __init__(self, client: Hashable) -> None:
@@ -205,8 +205,8 @@ class BadGatewayError(AnswerableError):
 class ConnectionEndedError(BadGatewayError):
     """A connection that had been used before ended instead of bringing an answer.
 
-    That is how it looks when the other side closes what it takes for idle. ``unread`` is whether it provably
-    had closed it before any of the request came, which so has not happened.
+    Servers close connections that have been idle. ``unread`` is whether the server provably closed it before
+    it received any byte of the request, which was then not carried out.
     """
 
     def __init__(self, message: str, *, unread: bool) -> None:
@@ -273,7 +273,7 @@ class TruncatedError(MlflowProxyError):
 
 
 class NotShareableError(MlflowProxyError):
-    """A response that cannot be held for others; whoever asked must stream it for himself."""
+    """A response cannot be buffered and shared; each caller has to stream its own."""
 
 
 class TooLargeToShareError(NotShareableError):

@@ -1,7 +1,7 @@
 """Files that operators replace while the proxy runs: read again when they change, never half-written ones.
 
-Files that cannot be read or understood keep what they said before. When to look is for those who need them:
-``tls`` looks once a second in the background, ``access.files`` when a request has to know.
+If a file cannot be read or parsed, its last valid content stays in force. ``tls`` checks its files once a
+second in the background, ``access.files`` when a request needs the content.
 """
 
 import os

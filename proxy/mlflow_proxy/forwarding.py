@@ -1,4 +1,4 @@
-"""Whether the upstream is told for whom it is asked, and what it is told of a client's request."""
+"""The request fields that the upstream gets, and whether the proxy adds X-Forwarded fields to them."""
 
 from typing import Literal
 
@@ -25,7 +25,7 @@ class Forwarding:
 
     @property
     def appends(self) -> bool:
-        """Whether the upstream is told what this proxy sees of its clients; it may change at any moment."""
+        """Whether the proxy adds X-Forwarded fields about the client; may change at any moment."""
         return self._when == "always" or (self._when == "auto" and not self._upstream.current.is_databricks)
 
     def fields(self, request: web.Request) -> list[tuple[str, str]]:

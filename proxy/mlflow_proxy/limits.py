@@ -1,4 +1,4 @@
-"""How many requests there may be at once, and how long they go on once the proxy is told to stop.
+"""The limit of concurrent requests, and their deadline once the proxy stops.
 
 What belongs here: requests of clients as such, whatever they ask. Connections are bounded by their listener,
 waiting calls by their queues, stored answers by the store.
@@ -24,7 +24,7 @@ class InFlight:
 
     @property
     def stopping(self) -> bool:
-        """Whether it has been told to stop."""
+        """Whether the proxy is stopping."""
         return self._ends_at is not None
 
     def stop(self, grace: float) -> None:

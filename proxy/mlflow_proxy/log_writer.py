@@ -113,6 +113,6 @@ class LogWriter(io.TextIOBase):
         try:
             return os.write(self._descriptor, data)
         except BlockingIOError:
-            # Whoever shares the descriptor has made it so.
+            # Another process that shares the descriptor has made it non-blocking.
             select.select([], [self._descriptor], [])
             return 0

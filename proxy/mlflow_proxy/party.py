@@ -1,6 +1,6 @@
-"""Who waits for one answer: the names of clients, and until when the most patient of them waits.
+"""The clients that wait for one answer, and the latest of their deadlines.
 
-Pure. Those who have to know are told when a client comes or goes.
+Pure. Listeners are notified when a client joins or leaves.
 """
 
 from collections import Counter

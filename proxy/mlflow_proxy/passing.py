@@ -69,7 +69,7 @@ class Passing:
                 if response.status == 401:
                     self._memory.refusals.note(caller.partition, None, self._memory.clock.now())
                 if attempts.may_have_worked and written is not None:
-                    # Whoever asks from here on must see it.
+                    # Before the answer goes out: every read that begins after it must see the write.
                     self._writes.note(written)
                     await self._writes.told()
                 return await relay(

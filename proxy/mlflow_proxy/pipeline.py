@@ -68,7 +68,7 @@ class Pipeline:
     async def ask(
         self, caller: Caller, endpoint: str, parameters: Mapping[str, str], deadline: float
     ) -> Answer:
-        """Return the registry's answer to a question asked for a caller, who may refuse stored answers.
+        """Return the registry's answer to a question on behalf of a caller, which may refuse stored answers.
 
         ``endpoint`` is a shareable GET of the route table, such as ``model-versions/get``; ``deadline`` is in
         the event loop's time. Errors of the workspace are answers; raises AnswerableError when there is none,

@@ -46,6 +46,6 @@ def _refuse_strangers(settings: Settings) -> None:
     reachable = next((host for host in settings.host if not is_loopback(host)), None)
     if access.sharing == "service" and not access.clients_file and reachable is not None:
         raise InvalidSettingsError(
-            f"access.clients_file: not set, but {reachable} is not loopback: all who reach it could use "
+            f"access.clients_file: not set, but {reachable} is not loopback: all clients could use "
             "the workspace's credential; set --access.clients-file, or --host 127.0.0.1"
         )

@@ -71,7 +71,7 @@ class Readings:
         )
         watch(
             "mlflow_proxy_sharing_proven",
-            "1 while answers are shared by those who have proven that they may read the model.",
+            "1 while answers are shared by callers with a proof that they may read the model.",
             lambda: self.sharing.mode == "proven",
         )
         metrics.watch_count(

@@ -33,7 +33,7 @@ from mlflow_proxy.settings import Settings, api_ending
 log = structlog.get_logger(__name__)
 
 _SLACK = 1.0
-"""Seconds for requests to end that were told to."""
+"""Seconds that cancelled requests have to end."""
 
 
 @dataclass(frozen=True)
@@ -158,7 +158,7 @@ def stop_signals() -> tuple[signal.Signals, ...]:
 async def run(
     settings: Settings, started: Callable[[str], None] = lambda url: None, place: Place | None = None
 ) -> None:
-    """Serve until told to stop by a signal. Raises InvalidSettingsError."""
+    """Serve until a signal stops the proxy. Raises InvalidSettingsError."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     own: list[str] = []

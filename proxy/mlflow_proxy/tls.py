@@ -114,7 +114,7 @@ def _load_pair(context: ssl.SSLContext, certificate: tuple[str, str], key: tuple
     try:
         load_pem_private_key(_read(*key), None)
     except TypeError:
-        raise _wrong(key[0], f"{key[1]} is encrypted, and nobody is there to ask; store it plain") from None
+        raise _wrong(key[0], f"{key[1]} is encrypted; store it without a passphrase") from None
     except (ValueError, UnsupportedAlgorithm):
         raise _wrong(key[0], f"{key[1]} holds no private key in PEM form") from None
     try:

@@ -50,7 +50,7 @@ class Backoff:
 
 
 def run(settings: Settings) -> int:
-    """Serve with several workers until told to stop by a signal; returns the exit status.
+    """Serve with several workers until a signal stops them; returns the exit status.
 
     Raises InvalidSettingsError if the first worker cannot serve with these settings, or nothing can.
     """
@@ -92,7 +92,7 @@ class _Slot:
 
 
 class _Supervisor:
-    """Keeps every slot filled until told to stop: until ``told`` can be read from."""
+    """Restarts workers that end, until a signal to stop makes ``told`` readable."""
 
     def __init__(
         self,
@@ -124,7 +124,7 @@ class _Supervisor:
         return 0 if clean else 1
 
     def _first_serves(self) -> bool:
-        """Start one worker before the others: what keeps it from serving would keep them; it is told once."""
+        """Start one worker first, so that an error which all workers would meet is reported once."""
         said, saying = multiprocessing.Pipe(duplex=False)
         with said:
             with saying:
@@ -160,7 +160,7 @@ class _Supervisor:
             target=self._work, args=(place, saying), name=f"worker-{slot.number}"
         )
         slot.started_at = time.monotonic()
-        # What a worker is told before it has let go of the parent's handlers would look told to the parent.
+        # Until a worker drops the parent's handlers, a signal to it would wake the parent as if sent to it.
         signal.pthread_sigmask(signal.SIG_BLOCK, serving.stop_signals())
         try:
             slot.process.start()
@@ -196,7 +196,7 @@ class _Supervisor:
                 log.error("worker does not stop and is killed", pid=process.pid)
                 process.kill()
                 process.join()
-        # One that was told before it listened to signals, or while it left, ends by the signal itself.
+        # A worker signalled before it handles signals, or while it exits, ends by the signal itself.
         return all(process.exitcode in {0, -signal.SIGTERM} for process in processes)
 
     def _processes(self) -> list[BaseProcess]:
@@ -216,7 +216,7 @@ class _Supervisor:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, told_by)
         logs.begin_anew()
         structlog.contextvars.bind_contextvars(worker=place.number)
-        say = saying.send if saying is not None else _to_nobody
+        say = saying.send if saying is not None else _no_report
         try:
             with logs.in_background():
                 asyncio.run(_serve(self._settings, place, self._parent, lambda url: say(None)))
@@ -240,8 +240,8 @@ def _orphaned(loop: asyncio.AbstractEventLoop, parent: int) -> None:
     log.error("parent died")
 
 
-def _to_nobody(problem: InvalidSettingsError | None) -> None:
-    """Later workers have nobody waiting for them."""
+def _no_report(problem: InvalidSettingsError | None) -> None:
+    """Ignore the report of a later worker: the parent waits only for the first."""
 
 
 @contextlib.contextmanager
