@@ -18,7 +18,8 @@ from typing import NamedTuple
 
 import redis
 
-from mlflow_proxy.budget.shared import HEARTBEAT, KEYS, SCRIPT, SharedPacer, _News
+from mlflow_proxy.budget.script import KEYS, SCRIPT, News
+from mlflow_proxy.budget.shared import HEARTBEAT, SharedPacer
 from mlflow_proxy.demo.plain_http import PlainClient
 from mlflow_proxy.demo.workspace import EmulatedWorkspace, WorkspaceOptions
 from mlflow_proxy.fleet.connection import Connection
@@ -297,7 +298,7 @@ def _for_places(wanted: int) -> Iterator[Command]:
     members = [SharedPacer(LIMIT, WINDOW, 1.0, never, f"member-{n}", _NoCalls()) for n in range(MANY)]
     for member in members:
         member._apart = False  # or it would get no places
-    requests = [member._request(_News(), wanted, 0.0) for member in members]
+    requests = [member._request(News(), wanted, 0.0) for member in members]
     for request in itertools.cycle(requests):
         yield (len(KEYS), *(f"{{b}}:{key}" for key in KEYS), request)
 

@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 from redis.asyncio import Redis
 
-from mlflow_proxy.budget import shared, silence
+from mlflow_proxy.budget import script, shared, silence
 from mlflow_proxy.budget.congestion import Cubic
 from mlflow_proxy.budget.queue import Queue
-from mlflow_proxy.budget.shared import KEYS, SCRIPT, Line, SharedPacer
+from mlflow_proxy.budget.script import KEYS, SCRIPT
+from mlflow_proxy.budget.shared import Line, SharedPacer
 from mlflow_proxy.demo.journal import most_within
 from mlflow_proxy.errors import FleetUnavailableError
 from mlflow_proxy.fleet.connection import Connection
@@ -228,7 +229,7 @@ async def test_one_member_cut_off_from_redis_but_not_from_the_workspace(redis: R
 async def test_who_is_cut_off_for_long_falls_to_its_floor_before_the_others_take_its_share(
     redis: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in (shared, silence):
+    for module in (script, silence):
         monkeypatch.setattr(module, "PRESUMED", 7.0)
     async with crowd(redis.url, 4) as everyone:
         await everyone.until(2 * LIMIT)

@@ -17,7 +17,8 @@ from typing import Any
 import redis
 
 from mlflow_proxy.budget.queue import Queue
-from mlflow_proxy.budget.shared import KEYS, SCRIPT, Line, SharedPacer
+from mlflow_proxy.budget.script import KEYS, SCRIPT
+from mlflow_proxy.budget.shared import Line, SharedPacer
 from mlflow_proxy.demo.journal import most_within
 from mlflow_proxy.errors import FleetUnavailableError
 from tests.virtual_time import run

@@ -8,7 +8,7 @@ import redis
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from mlflow_proxy.budget.shared import GAP, KEYS
+from mlflow_proxy.budget.script import GAP, KEYS
 from mlflow_proxy.budget.silence import FLOORS, FORGOTTEN, LEAVE, MISSING, PRESUMED, SPARE
 from tests.simulation.fleet import LIMIT, WINDOW, Clocked, FleetWorld, Member, real_redis, simulate
 

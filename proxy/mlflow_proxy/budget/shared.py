@@ -9,52 +9,28 @@ import json
 import math
 from collections import deque
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
-from importlib.resources import files
-from typing import Annotated, Protocol
+from dataclasses import replace
+from typing import Protocol
 
 import structlog
-from pydantic import BaseModel, BeforeValidator, ValidationError
 
-from mlflow_proxy.budget.congestion import DECREASE, GROWTH, Cubic
-from mlflow_proxy.budget.pacer import CALM, LONGEST_PAUSE, SLACK, Pacer
-from mlflow_proxy.budget.silence import (
-    FLOORS,
-    FORGOTTEN,
-    LEAVE,
-    MISSING,
-    PRESUMED,
-    READY,
-    STRANGERS,
-    Promise,
-    shares,
-)
+from mlflow_proxy.budget.congestion import Cubic
+from mlflow_proxy.budget.pacer import LONGEST_PAUSE, Pacer
+from mlflow_proxy.budget.script import HOLD, TOLERANCE, Answer, News, microseconds, reports, terms
+from mlflow_proxy.budget.silence import READY, Promise
 from mlflow_proxy.budget.sliding_window import Grant
 from mlflow_proxy.errors import FleetUnavailableError
 
 log = structlog.get_logger(__name__)
 
-SCRIPT = files("mlflow_proxy.budget").joinpath("shared.lua").read_text(encoding="utf-8")
-KEYS = (
-    *("state", "window", "refused", "members", "shares"),
-    *("turns", "waiting", "wants", "floors", "absent"),
-)
-
 HEARTBEAT = 0.3
 """Seconds between two words to Redis at most, while there is anything to say or expect."""
-HOLD = 3.0
-"""Seconds for which a place is held for a call that is opening its connection."""
 FLUSH = 0.05
 """Seconds for which news may wait for company."""
 NEAREST = 0.002
 """Seconds between two questions for places at least, when the answer was that there are none."""
 LARGEST_BATCH = 8
 """Places asked for at once: few enough for others to get theirs in between."""
-GAP = 0.5
-"""Seconds between two requests of anybody after which the next one has to vouch for the time between, by
-having heard an answer before it. More than a heartbeat."""
-TOLERANCE = 0.01
-"""Seconds by which Redis' clock may differ from a member's between two answers, beyond what they took."""
 SLEW = 0.1
 """How much faster Redis' clock may go than a member's: chrony corrects one by a twelfth without a step."""
 
@@ -72,44 +48,6 @@ class Line(Protocol):
     def serve(self) -> None:
         """Let those leave that may."""
         ...
-
-
-@dataclass(slots=True)
-class _News:
-    """What Redis has not been told yet: times of this member's clock."""
-
-    sent: list[tuple[str, float]] = field(default_factory=list)
-    unused: list[tuple[str, float]] = field(default_factory=list)
-    refused: list[tuple[str, float]] = field(default_factory=list)
-    stepped: bool = False
-    """Whether Redis' clock went forward more than this member's, and Redis did not notice."""
-
-    def __bool__(self) -> bool:
-        return bool(self.sent or self.unused or self.refused or self.stepped)
-
-
-class _Answer(BaseModel):
-    """What the script answers: microseconds, and calls per window."""
-
-    # An empty list is an empty object in the JSON of Redis.
-    born: int
-    """When Redis began to remember: tells its lives apart."""
-    serial: int
-    """Counts its answers and places: a lower one than was heard before means that it has gone back."""
-    now: int
-    steps: int
-    """How often its clock was found to have been set."""
-    share: float
-    floor_share: float
-    calls: Annotated[list[str], BeforeValidator(lambda value: value or [])]
-    wait: float
-    in_window: int
-    members: int
-    waiting: int
-    rate: float
-    places: int
-    peak: float
-    pause: float
 
 
 class SharedPacer:
@@ -135,7 +73,7 @@ class SharedPacer:
         self.last_refusal: float | None = None
         self.alone = False
         """Whether it lives on its share, since Redis cannot be reached."""
-        self._floor = floor
+        self._terms = terms(limit, window, floor)
         self._ask = ask
         self._member = member
         self._told = told
@@ -143,24 +81,8 @@ class SharedPacer:
         self._ready: deque[tuple[str, float]] = deque()
         self._calls: dict[Grant, str] = {}
         self._departed: deque[tuple[str, float]] = deque()
-        self._news = _News()
-        self._answer = _Answer(
-            born=0,
-            serial=0,
-            now=0,
-            steps=0,
-            share=0,
-            floor_share=0,
-            calls=[],
-            wait=0,
-            in_window=0,
-            members=STRANGERS,
-            waiting=0,
-            rate=limit,
-            places=limit,
-            peak=limit,
-            pause=0,
-        )
+        self._news = News()
+        self._answer = Answer.before_any(limit)
         self._answered = -math.inf
         self._promise = Promise.to_a_stranger(limit)
         self._stirred = asyncio.Event()
@@ -305,7 +227,7 @@ class SharedPacer:
                     break
 
     async def _exchange(self, began: float) -> None:
-        news, self._news = self._news, _News()
+        news, self._news = self._news, News()
         wanted = min(LARGEST_BATCH, max(0, len(self._line) - len(self._ready)))
         self._wanted = False
         try:
@@ -319,15 +241,13 @@ class SharedPacer:
             raise
         self._understand(answer, wanted, began)
 
-    def _request(self, news: _News, wanted: int, now: float, *, leaving: bool = False) -> str:
-        def microseconds(seconds: float) -> int:
-            return math.ceil(seconds * 1_000_000)
-
+    def _request(self, news: News, wanted: int, now: float, *, leaving: bool = False) -> str:
         # Older ones count no more, sent or not.
         since = now - self.window - HOLD
         while self._departed and self._departed[0][1] < since:
             self._departed.popleft()
         known = self._answer
+        everything = replace(news, sent=list(self._departed)) if self._untold else news
         return json.dumps(
             {
                 "member": self._member,
@@ -336,46 +256,19 @@ class SharedPacer:
                 "heard": known.now,
                 "steps": known.steps,
                 "since": microseconds(now - self._contact) if self._answered > -math.inf else 0,
-                "stepped": news.stepped,
                 "apart": self._apart,
                 "share": known.share,
                 "floor_share": known.floor_share,
                 "wanted": wanted,
                 "leaving": leaving,
                 "held": [call for grant, call in self._calls.items() if grant.held] if self._untold else [],
-                "sent": [
-                    {"call": call, "age": microseconds(now - moment)}
-                    for call, moment in (self._departed if self._untold else news.sent)
-                ],
-                "unused": [call for call, moment in news.unused if moment >= since],
-                "refused": [
-                    {"call": call, "pause": microseconds(max(0.0, until - now))}
-                    for call, until in news.refused
-                ],
-                "limit": self.limit,
-                "floor": self._floor,
-                "decrease": DECREASE,
-                "growth": GROWTH,
-                "window": microseconds(self.window),
-                "calm": microseconds(CALM),
-                "slack": microseconds(SLACK),
-                "hold": microseconds(HOLD),
-                "leave": microseconds(LEAVE),
-                "gap": microseconds(GAP),
-                "tolerance": microseconds(TOLERANCE),
-                "missing": microseconds(MISSING),
-                "presumed": microseconds(PRESUMED),
-                "forgotten": microseconds(FORGOTTEN),
-                "shares": shares(self.limit),
-                "floors": self.limit * FLOORS,
+                **reports(everything, now, since),
+                **self._terms,
             }
         )
 
     def _understand(self, text: bytes, wanted: int, began: float) -> None:
-        try:
-            answer = _Answer.model_validate_json(text)
-        except ValidationError as error:
-            raise FleetUnavailableError("Redis answered what this proxy's script never does.") from error
+        answer = Answer.read(text)
         now = asyncio.get_running_loop().time()
         stepped = self._stepped(answer, now)
         # What left by the old promise meanwhile is told next; and everything, to a Redis that forgot.
@@ -398,7 +291,7 @@ class SharedPacer:
         if self._ready:
             self._line.serve()
 
-    def _stepped(self, answer: _Answer, now: float) -> bool:
+    def _stepped(self, answer: Answer, now: float) -> bool:
         """Whether Redis' clock was set forward between two answers, and Redis did not notice."""
         before = self._answer
         if (answer.born, answer.steps) != (before.born, before.steps):
@@ -425,7 +318,7 @@ class SharedPacer:
         return f"{self._member}:own:{self._serial}"
 
     async def _leave(self) -> None:
-        news, self._news = self._news, _News()
+        news, self._news = self._news, News()
         now = asyncio.get_running_loop().time()
         try:
             await self._ask(self._request(news, 0, now, leaving=True))

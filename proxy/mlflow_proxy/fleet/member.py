@@ -11,7 +11,8 @@ from functools import partial
 
 import structlog
 
-from mlflow_proxy.budget.shared import KEYS, SCRIPT, Line, SharedPacer
+from mlflow_proxy.budget.script import KEYS, SCRIPT
+from mlflow_proxy.budget.shared import Line, SharedPacer
 from mlflow_proxy.errors import FleetUnavailableError
 from mlflow_proxy.fleet.connection import Connection
 from mlflow_proxy.fleet.reach import Reach
