@@ -71,7 +71,13 @@ def _serve(arguments: Sequence[str]) -> int:
 
 
 def _demo(arguments: Sequence[str]) -> int:
-    # The demo's libraries are not needed to serve.
+    # The demo's libraries are not needed to serve, nor installed with the proxy alone.
+    try:
+        import rich  # noqa: F401, PLC0415
+    except ModuleNotFoundError:
+        raise InvalidSettingsError(
+            "demo: the library rich is missing; pip install 'mlflow-proxy[demo]' installs what the demo needs"
+        ) from None
     from mlflow_proxy.demo import command  # noqa: PLC0415
 
     return command.run(arguments)

@@ -41,9 +41,25 @@ def test_an_interpreter_without_mlflow(tmp_path: Path, capsys: pytest.CaptureFix
     assert main(["demo", "--client-python", str(python)]) == 2
     told = capsys.readouterr().err
     project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text("utf-8"))["project"]
-    [requirement] = project["optional-dependencies"]["demo"]
+    [requirement] = (
+        each for each in project["optional-dependencies"]["demo"] if each.startswith("mlflow-skinny")
+    )
     assert f"pip install '{requirement}'" in told
     assert "--client-python" in told
+
+
+def test_a_proxy_installed_without_what_the_demo_needs(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Python treats a module that is None in sys.modules like one that is not installed."""
+    monkeypatch.setitem(sys.modules, "rich", None)
+    assert main(["demo"]) == 2
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert output.err == (
+        "mlflow-proxy: demo: the library rich is missing; "
+        "pip install 'mlflow-proxy[demo]' installs what the demo needs\n"
+    )
 
 
 @pytest.mark.parametrize(

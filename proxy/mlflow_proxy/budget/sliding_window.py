@@ -4,6 +4,9 @@ A limit of 40 a second *as the workspace sees it* has two enemies between here a
 for different lengths of time, so the window here is longer than a second by a margin for that jitter.
 And a call that is granted may first have to open a connection, so it counts as held from its grant until
 it was really sent, and only then does its window begin.
+
+aiolimiter is not used here: its leaky bucket of 40 a second that starts full lets out 79 calls within one
+second, and one that never exceeds 40 sustains less than the limit (docs/design.md, Libraries).
 """
 
 from collections import deque

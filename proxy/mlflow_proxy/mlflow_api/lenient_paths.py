@@ -43,8 +43,12 @@ def settles(raw_path: str) -> bool:
 
 def plain(path: str) -> str:
     """Return a path without what only some servers tell apart: case, slashes, parameters, invisible signs."""
-    folded = unicodedata.normalize("NFKC", path).casefold()
-    return _SLASHES.sub("/", _INVISIBLE.sub("", _PARAMETERS.sub("", folded)))
+    return _SLASHES.sub("/", _INVISIBLE.sub("", _PARAMETERS.sub("", folded(path))))
+
+
+def folded(text: str) -> str:
+    """Return a text without what caseless matching ignores (Unicode, NFKC and case folding)."""
+    return unicodedata.normalize("NFKC", text).casefold()
 
 
 def has_steps(raw_path: str) -> bool:

@@ -8,7 +8,6 @@ request says beyond its key does not reach a call that others share, so it canno
 
 import json
 import re
-import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -18,6 +17,7 @@ from urllib.parse import parse_qsl, quote, urlencode
 from mlflow_proxy import __version__
 from mlflow_proxy.errors import BadRequestError
 from mlflow_proxy.mlflow_api.headers import CODINGS, Fields, only_header
+from mlflow_proxy.mlflow_api.lenient_paths import folded
 from mlflow_proxy.mlflow_api.messages import Client, UpstreamRequest
 from mlflow_proxy.mlflow_api.routes import Freshness, Route, match
 from mlflow_proxy.mlflow_api.strict_json import strict_json
@@ -160,7 +160,7 @@ def shareable(
         model, version = asked.get("name") or None, asked.get("version")
     if _is_excessive(asked, model, version):
         return None
-    if "" in (folded := {_folded(name) for name in asked}) or len(folded) < len(asked):
+    if "" in (bare := {_bare(name) for name in asked}) or len(bare) < len(asked):
         return None  # such as Name beside name: servers differ on which of them counts
     if route.path.endswith(("/search", "/list")):
         # About any model, whatever a stray parameter says.
@@ -193,9 +193,9 @@ def written_models(raw_query: str, body: bytes) -> frozenset[str] | None:
     if any(len(name) > _LONGEST_NAME for name in (*asked, *members)):
         return None
     # JSON of protocol buffers may spell new_name either way; some parsers do not tell case apart.
-    named = [value for name, value in asked.items() if _folded(name) in _NAMES]
+    named = [value for name, value in asked.items() if _bare(name) in _NAMES]
     for name, value in members.items():
-        if _folded(name) in _NAMES:
+        if _bare(name) in _NAMES:
             model = _string(value)
             if model is None:
                 return None
@@ -222,9 +222,9 @@ def _is_excessive(asked: Mapping[str, str], model: str | None, version: str | No
 
 
 @lru_cache(maxsize=128)  # names are short by now, and usually the same few
-def _folded(name: str) -> str:
+def _bare(name: str) -> str:
     """Return a parameter's name, letters and digits only, as lenient servers read ``name[]``, ``Name``."""
-    return "".join(each for each in unicodedata.normalize("NFKC", name).casefold() if each.isalnum())
+    return "".join(each for each in folded(name) if each.isalnum())
 
 
 def _canonical_listing(asked: Mapping[str, str]) -> dict[str, str]:
