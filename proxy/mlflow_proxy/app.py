@@ -107,7 +107,7 @@ class App:
     async def close_connection(self, request: web.Request, response: web.StreamResponse) -> None:
         """Signal handler for ``on_response_prepare``: keep no connection that has to be closed."""
         if request.version < HttpVersion11 and response.content_length is None:
-            # Only its end tells where the body ends, and aiohttp keeps it if the client asked for that.
+            # The body ends where the connection does, and aiohttp keeps it if the client asked for that.
             response.force_close()
         if self._readiness.leaving or refusal(request) is not None:
             response.force_close()

@@ -64,8 +64,8 @@ class Proxy:
         app: answers clients.
         admin: answers under ``/-/``, at a listener of its own if it has one.
         apart: answers other workers about this one alone.
-        readiness: told when the proxy is to leave.
-        in_flight: told when requests have to end.
+        readiness: notified when the proxy is to leave.
+        in_flight: notified when requests have to end.
         reloaded: TLS contexts whose files have to be watched.
         watching_upstream: the context in which the upstream is asked, in the background, what kind it is of.
 
@@ -101,7 +101,7 @@ def assemble(
 ) -> Proxy:
     """Return the proxy that these settings describe. Raises InvalidSettingsError.
 
-    ``hosts`` are those that clients may call it by; ``room`` is what connections it may have; ``clock`` tells
+    ``hosts`` are those that clients may call it by; ``room`` is what connections it may have; ``clock`` says
     when things end. ``workers`` are the URLs of the workers' private sockets, if it is one of several.
     """
     # First what can be refused: what is open has to be closed.
@@ -219,7 +219,7 @@ def _fleet(settings: Settings, memory: Memory, metrics: Metrics) -> Fleet | None
 
 
 def _queues(budget: BudgetSettings, fleet: Fleet | None, metrics: Metrics) -> dict[Group, Queue]:
-    """Return one queue for each limit of the workspace, whoever calls (rule 1)."""
+    """Return one queue for each limit of the workspace, across all clients (rule 1)."""
     return {group: _queue(group, limit, budget, fleet, metrics) for group, limit in budget.limits.items()}
 
 
@@ -292,14 +292,14 @@ def _watching_upstream(
         return nullcontext()
 
     def changed() -> None:
-        told = {**asdict(kind.current), "sharing": readings.sharing.mode}
+        known = {**asdict(kind.current), "sharing": readings.sharing.mode}
         if kind.current.is_databricks:
-            log.info("the upstream's kind is known", **told)
+            log.info("the upstream's kind is known", **known)
             return
         if settings.preset == "databricks":
             # It may be a gateway in front of a workspace, so that its limits are not lifted by themselves.
-            told["remedy"] = "if it is an MLflow server, --preset open-source lifts a workspace's limits"
-        log.warning("the upstream's kind is known", **told)
+            known["remedy"] = "if it is an MLflow server, --preset open-source lifts a workspace's limits"
+        log.warning("the upstream's kind is known", **known)
 
     ask = partial(discovery.ask, workspace, settings.budget.patience)
     lifetime = settings.cache.discovery_ttl
@@ -307,7 +307,7 @@ def _watching_upstream(
 
 
 _Service = tuple[Credentials, WatchedFile[access_clients.Clients] | None]
-"""The one credential of mode "service", and who may use it; None for everyone on this machine."""
+"""The one credential of mode "service", and the clients that may use it; None for all on this machine."""
 
 
 def _service(settings: Settings, clock: Clock) -> _Service:
@@ -352,7 +352,7 @@ def _current(context: tls.Context | None) -> ssl.SSLContext | bool:
 
 
 def bound(setting: str, wanted: int, given: int) -> str:
-    """Return what a number of connections comes from, for those who meet it."""
+    """Return what limits a number of connections, as the operator reads it in a message."""
     return (
         setting if given == wanted else f"as many of {setting} as the limit of open files, ulimit -n, carries"
     )

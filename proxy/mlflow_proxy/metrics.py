@@ -55,7 +55,7 @@ class Metrics:
         )
         self.personal_answers = Counter(
             "mlflow_proxy_personal_answers",
-            "Successes that could not be shared by all who may read the model, by route and reason.",
+            "Successes that could not be shared by all clients that may read the model, by route and reason.",
             ["route", "reason"],
             registry=self.registry,
         )

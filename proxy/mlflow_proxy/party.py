@@ -50,7 +50,7 @@ class Party:
 
     @contextmanager
     def watched(self, changed: Callable[[Hashable], None]) -> Iterator[None]:
-        """Tell ``changed`` the name of each client that has come, or that has gone."""
+        """Call ``changed`` with the name of each client that joins or leaves."""
         self._watchers.append(changed)
         try:
             yield

@@ -71,7 +71,7 @@ class Passing:
                 if attempts.may_have_worked and written is not None:
                     # Before the answer goes out: every read that begins after it must see the write.
                     self._writes.note(written)
-                    await self._writes.told()
+                    await self._writes.announced()
                 return await relay(
                     request,
                     response.status,

@@ -35,7 +35,7 @@ stream through and get one attempt."""
 class Pipeline:
     """Answers clients' requests, and questions that door A has to ask for its clients.
 
-    ``patience`` are the seconds for which a request waits; ``rewrite_dbfs`` is whether clients are told to
+    ``patience`` are the seconds for which a request waits; ``rewrite_dbfs`` is whether clients
     fetch a version's files here (door A).
     """
 

@@ -68,8 +68,8 @@ async def serving(
 ) -> AsyncIterator[str]:
     """Serve until the context is left; yields the first URL it listens on. Raises InvalidSettingsError.
 
-    ``room`` is what connections there may be, None for what the settings say. ``listening`` is told each URL
-    that it listens on, ``administered`` each of the own endpoints' listener, if they have one.
+    ``room`` is what connections there may be, None for what the settings say. ``listening`` is called with
+    each URL that it listens on, ``administered`` each of the own endpoints' listener, if they have one.
     ``clock`` is the machine's unless given.
     """
     clock = clock or Clock(time.monotonic, time.time)

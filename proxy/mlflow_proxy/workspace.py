@@ -81,7 +81,7 @@ class Attempts:
 class Call:
     """A call to the workspace, and what may be done for it.
 
-    What is ``shared`` is read whole, on behalf of everyone who waits for it: ``party``, if others than the
+    What is ``shared`` is read whole, on behalf of all clients that wait for it: ``party``, if others than the
     request's client may. ``stream`` is a body too large to hold, which can be sent only once.
     """
 
@@ -91,14 +91,14 @@ class Call:
     shared: bool
     stream: AsyncIterator[bytes] | None = None
     attempts: Attempts | None = None
-    """Told of each attempt and its refusal, if it matters to whoever calls."""
+    """Notes each attempt and its refusal, if the caller needs to know."""
     party: Party | None = None
     probe: bool = False
     """Whether it is made for the proxy itself, so that its failure says nothing about clients' calls."""
     endpoint: Route | None = None
     """The endpoint that is called, if the route table knows it: its failing answers count together."""
     common: bool = False
-    """Whether those who wait have credentials of their own, so that each can ask for itself."""
+    """Whether the clients that wait have credentials of their own, so that each can ask for itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,7 +196,7 @@ class Workspace:
         if not _known(call):
             return None
         if call.group in self._queues and not self._behind_proxy:
-            return 0.0  # its queue knows how long, for everyone who waits in it
+            return 0.0  # its queue knows how long, for every call in it
         return _in_time(call, backoff(refusals, asked, random.random()))  # noqa: S311 - keeps no secret
 
     def _after_failure(self, call: Call, failures: int, asked: float | None) -> float | None:
@@ -303,7 +303,7 @@ def _repeatable(call: Call) -> bool:
 
 
 def _telling_endpoint(call: Call) -> Route | None:
-    """Return the endpoint that an answer of 502, 503 or 504 tells of, None if it says nothing.
+    """Return the endpoint that an answer of 502, 503 or 504 says something about, None for none.
 
     What streams may fail by its sender's fault, and what was asked for the proxy itself is no client's call.
     """
@@ -311,7 +311,7 @@ def _telling_endpoint(call: Call) -> Route | None:
 
 
 def _noting(call: Call, slot: Slot | None) -> Sent:
-    """Return what is to be told when an attempt has left."""
+    """Return what to call when an attempt has left."""
 
     def sent() -> None:
         if slot is not None:

@@ -15,7 +15,7 @@ import pytest
 import mlflow_proxy.access.sharing
 import mlflow_proxy.reading.fetched
 from mlflow_proxy.access.partition import Partitions, partitions
-from mlflow_proxy.mlflow_api.caller_fields import Told
+from mlflow_proxy.mlflow_api.caller_fields import CallerIdentity
 from mlflow_proxy.reading.proven import Proven, _Verdict
 from mlflow_proxy.reading.writes import Writes
 from tests.differential.gateway import Gateway
@@ -81,8 +81,8 @@ def _ignoring(name: str) -> dict[str, object]:
     def rest(fields: Iterable[tuple[str, str]]) -> tuple[tuple[str, str], ...]:
         return tuple(field for field in fields if field[0].lower() != name)
 
-    def ignoring(told: Told, key: bytes, mode: str) -> Partitions:
-        return partitions(Told(rest(told.counted), told.credential, rest(told.address)), key, mode)
+    def ignoring(told: CallerIdentity, key: bytes, mode: str) -> Partitions:
+        return partitions(CallerIdentity(rest(told.counted), told.credential, rest(told.address)), key, mode)
 
     return {"partitions": ignoring}
 

@@ -214,8 +214,8 @@ async def test_nothing_in_redis_can_be_read_or_moved(redis: RedisServer) -> None
         await first.get(read("secret-model", path="secret-path"))
         await first.get(read("other"))
         await landed(first)
-        first.cache.tell(Invalidation(frozenset({"third-model"}), files=True))
-        await first.cache.told()
+        first.cache.announce(Invalidation(frozenset({"third-model"}), files=True))
+        await first.cache.announced()
         everything = b""
         for key in await keys(first):
             how = {b"hash": ["HGETALL"], b"stream": ["XRANGE", "-", "+"], b"zset": ["ZRANGE", "0", "-1"]}
@@ -404,16 +404,16 @@ async def test_a_write_drops_what_it_makes_wrong(
         question = read(about)
         await first.get(question, answer=entry(about=question, survives=survives))
         await landed(first)
-        second.cache.tell(what)
-        await second.cache.told()
+        second.cache.announce(what)
+        await second.cache.announced()
         assert (await first.get(question))[1] == ("hit" if kept else "fetched")
 
 
 async def test_members_hear_of_each_others_writes(redis: RedisServer) -> None:
     async with fleet(redis.url, 3) as (first, *others):
         for what in (METADATA, FILES, EVERYTHING):
-            first.cache.tell(what)
-        await first.cache.told()
+            first.cache.announce(what)
+        await first.cache.announced()
         for member in others:
             await until(lambda member=member: len(member.forgotten) == 3)  # type: ignore[misc]
             assert member.forgotten == [METADATA, FILES, EVERYTHING]
@@ -427,8 +427,8 @@ async def test_a_flight_in_the_air_during_a_write_is_neither_kept_nor_joined(red
         await until(lambda: first.calls)
         earlier = asyncio.create_task(second.get())
         await waits(second)
-        third.cache.tell(METADATA)
-        await third.cache.told()
+        third.cache.announce(METADATA)
+        await third.cache.announced()
         assert await third.get(answer=entry(b"after")) == (b"after", "fetched")
         hold.set()
         await leading
@@ -441,7 +441,7 @@ async def test_a_member_asks_for_nothing_before_its_own_write_is_told(redis: Red
     async with fleet(redis.url) as (first, second):
         await second.get()
         await landed(second)
-        first.cache.tell(FILES)
+        first.cache.announce(FILES)
         assert (await first.get())[1] == "fetched"
 
 
@@ -462,7 +462,7 @@ async def test_without_redis_each_fetches_for_itself_and_later_shares_again(redi
         hold.set()
         assert (await leading)[1] == "fetched"
         assert (await second.get())[1] == "fetched"
-        first.cache.tell(OTHER)
+        first.cache.announce(OTHER)
         await redis.start()
         await first.ready()
         # Something may have been written meanwhile, and was.
@@ -485,7 +485,7 @@ async def test_members_that_missed_something_drop_everything(redis: RedisServer)
 async def test_members_that_missed_something_hear_so_from_what_comes_next(redis: RedisServer) -> None:
     async with fleet(redis.url) as (first, second):
         await command(first, "HINCRBY", first.session.key("generations"), "log", 1)
-        first.cache.tell(OTHER)
+        first.cache.announce(OTHER)
         await until(lambda: EVERYTHING in second.forgotten)
 
 
@@ -494,8 +494,8 @@ async def test_a_redis_that_evicts_costs_calls_only(redis: RedisServer, kind: st
     async with fleet(redis.url) as (first, second):
         await first.get(answer=entry(b"before"))
         await landed(first)
-        first.cache.tell(FILES)
-        await first.cache.told()
+        first.cache.announce(FILES)
+        await first.cache.announced()
         for key in await keys(first, kind):
             await command(first, "DEL", key)
         body, _ = await second.get(answer=entry(b"after"))

@@ -85,10 +85,10 @@ async def test_a_planted_message_keeps_no_write_from_being_heard(
     monkeypatch.setattr(presence, "ATTEND", AGES)
     async with fleet(redis.url) as (first, second):
         await command(first, "XADD", first.session.key("log"), "*", *planted)
-        first.cache.tell(OTHER)
+        first.cache.announce(OTHER)
         await until(lambda: OTHER in second.forgotten or EVERYTHING in second.forgotten)
         second.forgotten.clear()
-        first.cache.tell(METADATA)
+        first.cache.announce(METADATA)
         await until(lambda: METADATA in second.forgotten or EVERYTHING in second.forgotten)
         assert not second.running.done()
         assert second.cache.connected
@@ -123,8 +123,8 @@ async def test_whatever_stands_in_redis_members_share_again_when_it_is_gone(
         await command(members[0], "DEL", members[0].session.key(str(key)))
         await command(members[0], how, members[0].session.key(str(key)), *rest)
         for member in members:
-            member.cache.tell(FILES)
-            await member.cache.told()
+            member.cache.announce(FILES)
+            await member.cache.announced()
             with suppress(FleetUnavailableError):
                 await member.cache._presence.sign_of_life()
             assert (await member.get(read(member.name)))[0] == URL
@@ -177,12 +177,12 @@ async def test_a_write_after_an_eviction_is_heard(
     monkeypatch.setattr(presence, "ATTEND", AGES)
     async with fleet(redis.url) as (first, second):
         for _ in range(3):
-            first.cache.tell(OTHER)
+            first.cache.announce(OTHER)
         await until(lambda: len(second.forgotten) == 3)
         second.forgotten.clear()
         for kind in gone:
             await command(first, "DEL", first.session.key(kind))
-        first.cache.tell(FILES)
+        first.cache.announce(FILES)
         await until(lambda: FILES in second.forgotten or EVERYTHING in second.forgotten)
 
 
@@ -192,7 +192,7 @@ async def test_what_was_heard_is_not_read_again_and_again(
     monkeypatch.setattr(presence, "ATTEND", AGES)
     async with fleet(redis.url) as (first, second):
         for _ in range(10):
-            first.cache.tell(OTHER)
+            first.cache.announce(OTHER)
         await until(lambda: len(second.forgotten) == 10)
         reads = 0
         read_stream = second.connection.read_stream
@@ -205,7 +205,7 @@ async def test_what_was_heard_is_not_read_again_and_again(
         monkeypatch.setattr(second.connection, "read_stream", counting)
         await command(first, "DEL", first.session.key("generations"))
         for _ in range(5):
-            first.cache.tell(OTHER)
+            first.cache.announce(OTHER)
         await until(lambda: second.session.number == 5)
         await asyncio.sleep(0.3)
         assert reads <= 10
@@ -215,7 +215,7 @@ async def test_a_log_that_begins_before_what_was_heard_is_noticed(redis: RedisSe
     """As after an eviction, when the clock of Redis went back."""
     async with fleet(redis.url) as (first, second):
         log = first.session.key("log")
-        first.cache.tell(OTHER)
+        first.cache.announce(OTHER)
         await until(lambda: second.forgotten == [OTHER])
         await command(first, "DEL", log)
         number = await command(first, "HINCRBY", first.session.key("generations"), "log", 1)
@@ -230,8 +230,8 @@ async def test_a_redis_that_went_back_makes_no_answer_right_again(redis: RedisSe
         await first.get(answer=entry(b"before"))
         await landed(first)
         before = {key: await command(first, "DUMP", key) for key in await keys(first)}
-        first.cache.tell(FILES)
-        await first.cache.told()
+        first.cache.announce(FILES)
+        await first.cache.announced()
         await until(lambda: second.forgotten == [FILES])
         for key, value in before.items():
             await command(first, "RESTORE", key, 60_000, value, "REPLACE")
@@ -278,8 +278,10 @@ async def test_writes_do_not_wait_for_a_silent_redis_one_after_the_other(redis: 
         redis.stop()
         try:
             for number in range(20):
-                first.cache.tell(Invalidation(frozenset({str(number)}), files=True))
-            await asyncio.gather(*(first.cache.told() for _ in range(20)), *(first.get() for _ in range(20)))
+                first.cache.announce(Invalidation(frozenset({str(number)}), files=True))
+            await asyncio.gather(
+                *(first.cache.announced() for _ in range(20)), *(first.get() for _ in range(20))
+            )
         finally:
             redis.resume()
         assert said["write"] <= 2
@@ -291,7 +293,7 @@ async def test_many_writes_are_told_together(redis: RedisServer) -> None:
         said = spy(first)
         writes = [Invalidation(frozenset({str(number)}), files=True) for number in range(500)]
         for what in writes:
-            first.cache.tell(what)
+            first.cache.announce(what)
         assert (await first.get())[1] == "fetched"
         assert said["write"] <= 10
         await until(lambda: len(second.forgotten) == len(writes))
@@ -370,7 +372,7 @@ async def test_a_bug_does_not_end_the_conversation(redis: RedisServer) -> None:
             raise RuntimeError("a bug")
 
         second.cache._writes._forget = fails
-        first.cache.tell(OTHER)
+        first.cache.announce(OTHER)
         await until(lambda: second.forgotten == [EVERYTHING])
         await first.get()
         await landed(first)

@@ -114,7 +114,7 @@ async def test_members_go_on_sharing_after_the_clock_went_back(
         await landed(first)
         assert await second.get() == (URL, "hit")
         written = Invalidation(frozenset({"model"}), files=True)
-        first.cache.tell(written)
+        first.cache.announce(written)
         await until(lambda: written in second.forgotten)
         assert (await second.get())[1] == "fetched"
 

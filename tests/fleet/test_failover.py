@@ -48,8 +48,8 @@ async def test_who_speaks_and_listens_at_two_servers_notices(tmp_path: Path, los
 
         await until(cut)
         while wrote not in member.forgotten:
-            other.cache.tell(wrote)
-            await other.cache.told()
+            other.cache.announce(wrote)
+            await other.cache.announced()
             await asyncio.sleep(0.01)
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from mlflow_proxy.access.sharing import Caller
 from mlflow_proxy.clock import Clock
-from mlflow_proxy.mlflow_api.caller_fields import NOBODY
+from mlflow_proxy.mlflow_api.caller_fields import ANONYMOUS
 from mlflow_proxy.mlflow_api.messages import Client, StoredResponse
 from mlflow_proxy.mlflow_api.reads import Key, Read
 from mlflow_proxy.mlflow_api.routes import match
@@ -73,7 +73,7 @@ class Flights:
         self, question: Read, deadline: float, waiting: str | Party, call: Call
     ) -> tuple[StoredResponse, bool]:
         """Return what came, and whether it is of a flight that others had started."""
-        caller = Caller((), f"number {len(self._calls)}", Client(""), NOBODY, fresh=False)
+        caller = Caller((), f"number {len(self._calls)}", Client(""), ANONYMOUS, fresh=False)
         self._calls[caller] = call, self.generations.moment
         party = Party(waiting, deadline=deadline) if isinstance(waiting, str) else waiting
         answer = await self._coalesced.read(question, caller, party)

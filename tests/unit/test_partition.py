@@ -32,11 +32,11 @@ fields = st.lists(st.tuples(spellings, values), max_size=6)
 
 
 def split(headers: list[tuple[str, str]]) -> Partitions:
-    return partitions(WELL_KNOWN.told(headers), KEY)
+    return partitions(WELL_KNOWN.identity(headers), KEY)
 
 
 def partition(headers: list[tuple[str, str]], key: bytes) -> str:
-    return partitions(WELL_KNOWN.told(headers), key).own
+    return partitions(WELL_KNOWN.identity(headers), key).own
 
 
 def meaning(
@@ -75,7 +75,7 @@ def test_each_name_of_a_request_counts_what_it_should(
 
 
 def test_members_that_share_by_other_rules_never_meet() -> None:
-    told = WELL_KNOWN.told([("Authorization", "Bearer a")])
+    told = WELL_KNOWN.identity([("Authorization", "Bearer a")])
     one, other = (partitions(told, KEY, mode) for mode in ("proven", "credential"))
     assert {one.own, one.paced, one.common}.isdisjoint({other.own, other.paced, other.common})
 

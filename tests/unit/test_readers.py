@@ -16,7 +16,7 @@ from mlflow_proxy.errors import (
     ServiceUnavailableError,
 )
 from mlflow_proxy.metrics import Metrics
-from mlflow_proxy.mlflow_api.caller_fields import NOBODY
+from mlflow_proxy.mlflow_api.caller_fields import ANONYMOUS
 from mlflow_proxy.mlflow_api.messages import Client, StoredResponse
 from mlflow_proxy.mlflow_api.reads import Key, Read, question_about
 from mlflow_proxy.outcome import Outcome
@@ -40,7 +40,7 @@ WRITE = Invalidation(frozenset({"m"}), files=True)
 
 
 def caller(name: str = "a", *, common: str = "", fresh: bool = False) -> Caller:
-    return Caller((), name, Client(name), NOBODY, fresh, common=common)
+    return Caller((), name, Client(name), ANONYMOUS, fresh, common=common)
 
 
 def listing(partition: str = "a", model: str = "m") -> Read:
@@ -191,10 +191,10 @@ class Fleet:
     async def discard(self, key: Key) -> None:
         raise AssertionError
 
-    def tell(self, what: Invalidation) -> None:
+    def announce(self, what: Invalidation) -> None:
         raise AssertionError
 
-    async def told(self) -> None:
+    async def announced(self) -> None:
         raise AssertionError
 
 

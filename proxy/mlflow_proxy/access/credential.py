@@ -120,8 +120,9 @@ class TokenFile:
 class Fetched:
     """A credential that a function fetches, again before it expires and when it is refused.
 
-    One fetch serves all who wait for it. One that fails changes nothing while the credential at hand has not
-    expired, and is not repeated for some seconds. ``fetch`` blocks, and raises CredentialUnavailableError.
+    One fetch serves all requests that wait for it. One that fails changes nothing while the credential at
+    hand has not expired, and is not repeated for some seconds. ``fetch`` blocks, and raises
+    CredentialUnavailableError.
 
     ``wall_clock`` is Unix time. It says how long a credential lives when that comes; ``clock`` measures that,
     so that a wall clock that is set back meanwhile makes none live longer.

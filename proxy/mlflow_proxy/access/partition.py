@@ -6,7 +6,7 @@ Credentials themselves are never kept.
 import hashlib
 from dataclasses import dataclass
 
-from mlflow_proxy.mlflow_api.caller_fields import Told
+from mlflow_proxy.mlflow_api.caller_fields import CallerIdentity
 
 PUBLIC = "public"
 """The partition of documents that the workspace gives to anyone."""
@@ -29,7 +29,7 @@ class Partitions:
     common: str
 
 
-def partitions(told: Told, key: bytes, mode: str = "") -> Partitions:
+def partitions(identity: CallerIdentity, key: bytes, mode: str = "") -> Partitions:
     """Return the partitions of a request.
 
     ``key`` is up to 64 random bytes, of this process or of its fleet. ``mode`` (up to 16 ASCII characters)
@@ -38,7 +38,7 @@ def partitions(told: Told, key: bytes, mode: str = "") -> Partitions:
     """
     digest = hashlib.blake2b(key=key, digest_size=16, person=mode.encode("ascii"))
     names = []
-    for fields in (told.counted, told.credential, told.address):
+    for fields in (identity.counted, identity.credential, identity.address):
         for field in fields:
             for part in field:
                 encoded = part.encode("utf-8", "surrogateescape")

@@ -19,7 +19,7 @@ from mlflow_proxy.errors import (
     PermissionDeniedError,
     UnauthenticatedError,
 )
-from mlflow_proxy.mlflow_api.caller_fields import NOBODY, Tells, Told, names
+from mlflow_proxy.mlflow_api.caller_fields import ANONYMOUS, CallerIdentity, Tells, names
 from mlflow_proxy.mlflow_api.forwarded import FORWARDED
 from mlflow_proxy.mlflow_api.headers import (
     CLIENT,
@@ -76,7 +76,7 @@ class ServiceAccess(Access):
         fresh = asks_for_fresh(fields)
         if route.freshness is Freshness.DISCOVERY and "?" not in target:
             # Clients ask for these before they show a credential.
-            return Caller(fields, PUBLIC, Client(PUBLIC), NOBODY, fresh, many=True)
+            return Caller(fields, PUBLIC, Client(PUBLIC), ANONYMOUS, fresh, many=True)
         name = UNNAMED if self._clients is None else _name(await self._clients.current(), fields)
         try:
             credential = await self._credentials.current()
@@ -85,7 +85,7 @@ class ServiceAccess(Access):
             raise
         self._problem, self._identity = "", credential.identity
         partition = PUBLIC if route.freshness is Freshness.DISCOVERY else self._partition()
-        return Caller(fields, partition, Client(name), NOBODY, fresh, name=name, many=True)
+        return Caller(fields, partition, Client(name), ANONYMOUS, fresh, name=name, many=True)
 
     def owns(self, partition: str) -> bool:
         """Whether the partition is that of the current credential's principal, or public."""
@@ -136,7 +136,7 @@ class ServiceAccess(Access):
 
     def _partition(self) -> str:
         # No client of a fleet member in another mode can get this partition: its names lack the prefix.
-        return "service-" + partitions(Told((("service", self._identity),)), self._key).own
+        return "service-" + partitions(CallerIdentity((("service", self._identity),)), self._key).own
 
 
 def _name(clients: Clients, fields: Fields) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from mlflow_proxy.access.partition import PUBLIC, partitions
-from mlflow_proxy.mlflow_api.caller_fields import NOBODY, WELL_KNOWN, CallerFields, Told
+from mlflow_proxy.mlflow_api.caller_fields import ANONYMOUS, WELL_KNOWN, CallerFields, CallerIdentity
 from mlflow_proxy.mlflow_api.headers import CLIENT, Fields, asks_for_fresh, field
 from mlflow_proxy.mlflow_api.messages import Client, UpstreamRequest
 from mlflow_proxy.mlflow_api.routes import Freshness, Route
@@ -22,7 +22,7 @@ class Caller:
         fields: the request's end-to-end fields, sent as they are if it is passed through.
         partition: names the stored answers that it may be served.
         client: the fairness key of its calls in the budget.
-        told: the fields that distinguish callers. Its shared calls carry these and no others.
+        identity: the fields that distinguish callers. Its shared calls carry these and no others.
         fresh: whether it refuses stored answers.
         name: its name in logs; empty if it has none.
         many: whether the partition is that of many clients, which all get the same answers.
@@ -34,7 +34,7 @@ class Caller:
     fields: Fields
     partition: str
     client: Client
-    told: Told
+    identity: CallerIdentity
     fresh: bool
     name: str = ""
     many: bool = False
@@ -70,15 +70,15 @@ class Access:
         behalf, fresh = field(fields, CLIENT), asks_for_fresh(fields)
         if route.freshness is Freshness.DISCOVERY:
             # All clients share the public documents, which are fetched without a credential.
-            return Caller(fields, PUBLIC, Client(PUBLIC, behalf), NOBODY, fresh, many=True)
+            return Caller(fields, PUBLIC, Client(PUBLIC, behalf), ANONYMOUS, fresh, many=True)
         proven = self._proven()
-        told = self._caller_fields.told(fields)
-        names = partitions(told, self._key, "proven" if proven else "credential")
+        identity = self._caller_fields.identity(fields)
+        names = partitions(identity, self._key, "proven" if proven else "credential")
         return Caller(
             fields,
             names.own,
             Client(names.paced, behalf),
-            told,
+            identity,
             fresh,
             common=names.common if proven else "",
         )

@@ -37,8 +37,8 @@ def handler(purge: Callable[[Invalidation], Awaitable[Purged]]) -> Handler:
         # A version's answers are dropped with its model's: what is kept for a fleet knows models only.
         what = Invalidation(None if name is None else frozenset({name}), files=True)
         purged = await purge(what)
-        log.info("purged", **chosen, dropped=purged.dropped, fleet_told=purged.told)
-        return web.json_response({**chosen, "dropped": purged.dropped, "fleet_told": purged.told})
+        log.info("purged", **chosen, dropped=purged.dropped, fleet_told=purged.announced)
+        return web.json_response({**chosen, "dropped": purged.dropped, "fleet_told": purged.announced})
 
     return purge_asked
 

@@ -1,1 +1,1 @@
-"""The workspace's queries per second: when the next call may leave, and who is next in line."""
+"""The workspace's queries per second: when the next call may leave, and which call is next in line."""

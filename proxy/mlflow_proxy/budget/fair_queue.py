@@ -1,4 +1,4 @@
-"""Who is next in line. Pure: an ordered collection that knows nothing of budgets, clocks or asyncio."""
+"""Which call is next in line. Pure: an ordered collection without budgets, clocks or asyncio."""
 
 from collections import OrderedDict, deque
 from collections.abc import Collection, Hashable, Iterator
@@ -9,12 +9,12 @@ T = TypeVar("T")
 
 
 class Priority(IntEnum):
-    """Classes of calls; a lower one waits for nobody of a higher one."""
+    """Classes of calls: a call of a lower number goes before all of a higher one."""
 
     INTERACTIVE = 0
-    """Somebody waits for the answer."""
+    """A client waits for the answer."""
     BACKGROUND = 1
-    """Work that nobody waits for, such as prefetching."""
+    """Work that no client waits for, such as prefetching."""
 
     @property
     def label(self) -> str:
@@ -27,7 +27,7 @@ class FairQueue(Generic[T]):
 
     This is deficit round robin (Shreedhar and Varghese 1995) where every call costs the same, so that a
     quantum of one call leaves no deficit to carry over. A client that comes joins at the end of the
-    round. Calls that were refused by the workspace come before everyone's first ones, in order of return.
+    round. Calls that were refused by the workspace come before all clients' first ones, in order of return.
 
     A call that several clients wait for has a place in the line of each; the first place whose turn comes is
     the call's, and the others are gone at that moment.
@@ -71,7 +71,7 @@ class FairQueue(Generic[T]):
         return iter(self._places)
 
     def push(self, item: T, client: Hashable) -> None:
-        """Give a call the last place in a client's line, beside those it has in others'.
+        """Give a call the last place in a client's line, beside those it has in other clients'.
 
         It must have none in this one, and not have been returned.
         """
@@ -95,13 +95,13 @@ class FairQueue(Generic[T]):
         self._places[item] = set()
 
     def peek(self) -> T:
-        """Return the call whose turn it is. Raises IndexError when nobody waits."""
+        """Return the call whose turn it is. Raises IndexError when no call waits."""
         if not self._places:
-            raise IndexError("nobody waits")
+            raise IndexError("no call waits")
         return next(iter(self._returned or next(iter(self._clients.values()))))
 
     def pop(self) -> T:
-        """Take out the call whose turn it is. Raises IndexError when nobody waits."""
+        """Take out the call whose turn it is. Raises IndexError when no call waits."""
         item = self.peek()
         if not self._returned:
             self._clients.move_to_end(next(iter(self._clients)))
@@ -109,7 +109,7 @@ class FairQueue(Generic[T]):
         return item
 
     def remove(self, item: T) -> None:
-        """Take out a call that nobody wants any more. Raises KeyError if it does not wait."""
+        """Take out a call that no client wants any more. Raises KeyError if it does not wait."""
         places = self._places.pop(item)
         self._shared -= max(0, len(places) - 1)
         for client in places:

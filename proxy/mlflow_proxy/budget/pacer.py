@@ -14,10 +14,8 @@ CALM = 60.0
 """Seconds. For so long after a refusal calls are spaced evenly instead of leaving as soon as the window
 has room, so that finding out how much others use costs a refusal or two and not a burst of them."""
 LONGEST_PAUSE = 60.0
-"""Seconds. A ``Retry-After`` beyond that is tried again then: everyone's patience is over anyway, and a wrong
-one must not silence the proxy for hours."""
-
-
+"""Seconds. A ``Retry-After`` beyond that is tried again then: no client waits longer anyway, and a wrong
+value must not silence the proxy for hours."""
 SLACK = 0.1
 """Seconds. How late evenly spaced calls may be and still be made up for: timers fire late and never early."""
 
@@ -26,8 +24,8 @@ class Pacer:
     """The budget of one group: an exact limit, and a rate below it that follows the workspace's refusals.
 
     ``limit`` is in calls per ``window`` seconds; the window is a second and the margin for jitter. An idle
-    budget may be spent at once. From the moment that a call has to wait, calls are spaced evenly: who makes
-    one call after the other then waits for a turn each time, and not for the next window.
+    budget may be spent at once. From the moment that a call has to wait, calls are spaced evenly: a
+    client that makes one call after the other then waits for a turn each time, and not for the next window.
     """
 
     def __init__(self, limit: int, window: float, congestion: Congestion) -> None:

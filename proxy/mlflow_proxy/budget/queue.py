@@ -29,7 +29,7 @@ together do not come back together."""
 class Slot:
     """A place in the budget, held by one call while it is on its way out (a context manager).
 
-    Without a ``grant`` it is a call that another's budget is for.
+    Without a ``grant`` the call is paced elsewhere: by the proxy that is the upstream.
     """
 
     def __init__(self, queue: "Queue", grant: Grant | None, client: Hashable) -> None:
@@ -66,7 +66,7 @@ class Slot:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Pending(Waiting):
-    """A call that waits on the event loop: ``grant`` is None when another's budget is for it."""
+    """A call that waits on the event loop: ``grant`` is None when it is paced elsewhere."""
 
     grant: asyncio.Future[Grant | None]
 
@@ -74,8 +74,8 @@ class _Pending(Waiting):
 class Queue:
     """Grants the places of one budget group.
 
-    ``budget`` makes its budget, given the queue itself; ``observe_wait`` is told how many seconds each
-    granted call had to wait; ``jitter`` returns numbers in [0, 1).
+    ``budget`` makes its budget, given the queue itself; ``observe_wait`` is called with the
+    seconds that each granted call had to wait; ``jitter`` returns numbers in [0, 1).
     """
 
     def __init__(
@@ -97,7 +97,7 @@ class Queue:
         self._forecast = Forecast(self._lines, pacer, self._background, self._singled_out)
 
     def stand_aside(self, aside: bool) -> None:
-        """Let every call leave at once, since somebody else paces them, or no longer do so."""
+        """Let every call leave at once, since the upstream is a proxy that paces them; or pace them again."""
         self._aside = aside
         self.serve()
 
@@ -135,11 +135,11 @@ class Queue:
     ) -> Slot:
         """Wait for a place.
 
-        ``client`` is in whose name the call is made, and ``party`` are those who wait for it, if it is not
-        that client alone: the call has a place in the line of each, those included who come while it waits,
-        and leaves with the first. One whose line is full waits without a place of its own. ``returned`` is a
-        call that had its place already and was refused by the workspace: it comes first, or first among its
-        client's if that was refused before as well. Cancelling the wait leaves the queue.
+        ``client`` is the client in whose name the call is made, and ``party`` the clients that wait for it,
+        if there are others: the call has a place in the line of each, also of those that join while it waits,
+        and leaves with the first. A client whose line is full waits without a place of its own. ``returned``
+        is a call that had its place already and was refused by the workspace: it comes first, or first among
+        its client's if that was refused before as well. Cancelling the wait leaves the queue.
 
         Raises OverBudgetError at once when the predicted wait in each of the lines ends after the deadline or
         too many wait already, and later if the prediction proved too hopeful.
@@ -177,7 +177,7 @@ class Queue:
         self.serve()
 
     def answered(self, grant: Grant, client: Hashable) -> None:
-        """Note that the workspace answered a call of a client, who is not refused each time then."""
+        """Note that the workspace answered a call of a client, and so does not refuse this client alone."""
         now = asyncio.get_running_loop().time()
         self._singled_out.answered(client, now if grant.sent_at is None else grant.sent_at)
         if client in self._lines.held:
@@ -186,7 +186,8 @@ class Queue:
     def refused(self, grant: Grant, client: Hashable, retry_after: float | None) -> bool:
         """See Pacer.refused, unless it is the client's own refusal (see SingledOut): then others go on.
 
-        Those who wait and cannot outlast a pause are told so at once. Returns whether it is the client's own.
+        Calls whose deadline comes before the end of a pause fail at once. Returns whether the refusal is the
+        client's own.
         """
         now = asyncio.get_running_loop().time()
         own = self._singled_out.refused(
@@ -212,7 +213,7 @@ class Queue:
         return own
 
     def give_up(self, grant: Grant) -> None:
-        """See Pacer.give_up; whoever is next in line moves up."""
+        """See Pacer.give_up; the next call in line moves up."""
         self._pacer.give_up(grant)
         self.serve()
 

@@ -32,7 +32,7 @@ TOLERANCE = 0.01
 
 @dataclass(slots=True)
 class News:
-    """What Redis has not been told yet: times of this member's clock."""
+    """What this member has not reported to Redis yet, with times of its own clock."""
 
     sent: list[tuple[str, float]] = field(default_factory=list)
     unused: list[tuple[str, float]] = field(default_factory=list)
@@ -49,7 +49,7 @@ class Answer(BaseModel):
 
     # An empty list is an empty object in the JSON of Redis.
     born: int
-    """When Redis began to remember: tells its lives apart."""
+    """When Redis began to remember: another value is another life of it."""
     serial: int
     """Counts its answers and places: a lower one than was heard before means that it has gone back."""
     now: int

@@ -1,7 +1,7 @@
 """One budget for a fleet of proxies, kept in Redis; without Redis, a share of the limit for each.
 
 What belongs here: the member's side of ``shared.lua``, which decides. A round trip brings up to a batch of
-places, and tells with the next one what was sent.
+places, and reports with the next one what was sent.
 """
 
 import asyncio
@@ -54,8 +54,8 @@ class SharedPacer:
     """The budget of one group, shared: has the interface of ``Pacer``.
 
     ``limit`` is in calls per ``window`` seconds for the whole fleet. ``ask`` runs the script; ``member`` is
-    this proxy's name, unique in the fleet; ``line`` are the calls that wait for it here; ``told`` hears why
-    Redis is lost, and nothing when it is back. It grants only while ``run`` runs.
+    this proxy's name, unique in the fleet; ``line`` are the calls that wait for it here; ``report`` is
+    called with the reason when Redis is lost, and with "" when it is back. It grants only while ``run`` runs.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class SharedPacer:
         ask: Ask,
         member: str,
         line: Line,
-        told: Callable[[str], None] = lambda reason: None,
+        report: Callable[[str], None] = lambda reason: None,
     ) -> None:
         self.limit = limit
         self.window = window
@@ -76,7 +76,7 @@ class SharedPacer:
         self._terms = terms(limit, window, floor)
         self._ask = ask
         self._member = member
-        self._told = told
+        self._report = report
         self._own = Pacer(limit, window, Cubic(limit, floor))
         self._ready: deque[tuple[str, float]] = deque()
         self._calls: dict[Grant, str] = {}
@@ -91,8 +91,8 @@ class SharedPacer:
         self._ask_at = 0.0
         self._contact = -math.inf
         self._apart = True
-        self._untold = True
-        """Whether Redis may not know of calls that were told, or that left without its consent."""
+        self._unreported = True
+        """Whether Redis may not know of calls that were reported, or that left without its consent."""
         self._serial = 0
         self._line = line
 
@@ -161,7 +161,7 @@ class SharedPacer:
 
     @property
     def members(self) -> int:
-        """How many proxies share the budget, as far as known; 0 if that was never told."""
+        """How many proxies share the budget, as far as known; 0 before Redis answered."""
         return self._answer.members if self._answered > -math.inf else 0
 
     def rate(self, now: float) -> float:
@@ -173,7 +173,7 @@ class SharedPacer:
         return self._own.in_window(now) if self.alone or self._stale(now) else self._answer.in_window
 
     def outside(self, now: float) -> float:
-        """Estimate the calls a second that others make who are not of this fleet."""
+        """Estimate the calls a second that callers outside this fleet make."""
         return self._own.outside(now) if self.alone else max(0.0, self.limit - self._answer.peak)
 
     def pause(self, now: float) -> float:
@@ -188,7 +188,7 @@ class SharedPacer:
     # -- the conversation with Redis ---------------------------------------------------------------
 
     async def run(self) -> None:
-        """Talk to Redis until told to stop, then take leave."""
+        """Exchange requests and answers with Redis until ``stop``, then take leave."""
         loop = asyncio.get_running_loop()
         while not self._stopping:
             await self._until_there_is_something()
@@ -233,7 +233,8 @@ class SharedPacer:
         try:
             answer = await self._ask(self._request(news, wanted, began))
         except BaseException:
-            # Not told, as far as known; to be told twice does no harm. What was sent is told again anyway.
+            # Redis may not have heard it, and hearing it twice does no harm. All calls sent are reported
+            # again anyway.
             self._news.unused[:0] = news.unused
             self._news.refused[:0] = news.refused
             self._news.stepped = self._news.stepped or news.stepped
@@ -247,7 +248,8 @@ class SharedPacer:
         while self._departed and self._departed[0][1] < since:
             self._departed.popleft()
         known = self._answer
-        everything = replace(news, sent=list(self._departed)) if self._untold else news
+        held = [call for grant, call in self._calls.items() if grant.held] if self._unreported else []
+        everything = replace(news, sent=list(self._departed)) if self._unreported else news
         return json.dumps(
             {
                 "member": self._member,
@@ -261,7 +263,7 @@ class SharedPacer:
                 "floor_share": known.floor_share,
                 "wanted": wanted,
                 "leaving": leaving,
-                "held": [call for grant, call in self._calls.items() if grant.held] if self._untold else [],
+                "held": held,
                 **reports(everything, now, since),
                 **self._terms,
             }
@@ -271,13 +273,13 @@ class SharedPacer:
         answer = Answer.read(text)
         now = asyncio.get_running_loop().time()
         stepped = self._stepped(answer, now)
-        # What left by the old promise meanwhile is told next; and everything, to a Redis that forgot.
-        self._untold = self._apart or answer.born != self._answer.born
+        # Calls that left by the old promise are reported next; all calls are, to a Redis that forgot.
+        self._unreported = self._apart or answer.born != self._answer.born
         self._answer, self._answered, self._contact = answer, now, began
         self._promise = Promise(answer.share, answer.floor_share, began, now)
         self._own.share = float(self.limit)
         if self.alone or self._apart:
-            self._told("")
+            self._report("")
         self.alone = self._apart = False
         if stepped:
             # Redis has forgotten calls too early: these places may not be free.
@@ -300,10 +302,10 @@ class SharedPacer:
 
     def _lost(self, now: float, reason: str) -> None:
         """Note that Redis did not answer; after a while live on what it promised, remembering departures."""
-        self._apart = self._untold = True
+        self._apart = self._unreported = True
         if not self.alone and self._promise.spends(now, self.window) > 0:
             self.alone = True
-            self._told(reason)
+            self._report(reason)
             self._news.unused += [(call, now) for call, _ in self._ready]
             self._ready.clear()
         if self.alone:

@@ -1,11 +1,10 @@
-"""What a member of a fleet may spend while Redis is silent, and for how long the others hold it for it. Pure.
+"""What a member of a fleet may spend while Redis is silent, and how long the others leave it that. Pure.
 
-A member that hears nothing does not know whether Redis is gone or only its own way there, and the others do
-not know whether it is cut off or dead. So each answer promises it something, and the others leave that to it:
-soon after it has fallen silent a whole share of the limit, as all members have when Redis is gone; after a
-while a floor, since those who were killed have no use for it and the others have. It begins to spend later
-and ends earlier than they hold it, by so much that no window holds both what they spent in its stead and what
-it spends.
+A member that hears nothing does not know whether Redis is gone or only its own way there, and the other
+members do not know whether it is cut off or dead. So each answer of Redis promises it a part of the limit,
+which the others leave to it: at first a whole share, as all members have when Redis is gone; after a while a
+floor, since a killed member uses nothing and the others can. It begins to spend later, and ends earlier, than
+they hold it: by so much that no window holds both what they spent in its stead and what it spends.
 """
 
 import math
@@ -18,12 +17,12 @@ READY = 0.5
 LEAVE = 0.75
 """Seconds from the request for a place until the call that got it has left, if nothing is wrong."""
 PRESUMED = 20.0
-"""Seconds for which a silent member's share is held for it. Well under the patience of requests: after a
-crowd of members was killed, those who take their places have little more than ``SPARE``."""
+"""Seconds for which a silent member's share is held for it. Well under the patience of requests: after
+many members were killed, the members that replace them have little more than ``SPARE``."""
 FORGOTTEN = 600.0
 """Seconds for which a silent member's floor is held for it."""
 SPARE = 1 / 8
-"""The part of the limit that is promised to nobody, for those who come while killed ones' shares are held."""
+"""The part of the limit promised to no member: new ones use it while killed members' shares are held."""
 FLOORS = 1 / 4
 """The part of the limit that all floors together make."""
 STRANGERS = 10

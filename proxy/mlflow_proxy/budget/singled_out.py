@@ -1,8 +1,8 @@
-"""Whose a refusal is: the whole group's, as a rule, or that of one client whom the workspace always refuses.
+"""Whether a 429 concerns all clients of a budget group, or one client that the workspace always refuses.
 
-Pure; ``now`` in monotonic seconds comes in. A workspace that is called too often refuses calls whoever made
-them. A credential can also be refused for a reason of its own, and must not hold up everyone else then. The
-two are told apart by what becomes of the others' calls meanwhile.
+Pure; ``now`` in monotonic seconds comes in. A workspace that is called too often refuses any client's calls.
+It can also refuse one credential for a reason of its own, which must not hold up the other clients. Which of
+the two it is shows in whether the workspace answers the other clients' calls meanwhile.
 """
 
 import math

@@ -83,7 +83,7 @@ class SlidingWindow:
             return 0.0
         # Places come free in the order in which they were taken, and again a window later. Calls that were
         # sent twice, or under a higher limit, may have overfilled the window; as many of its oldest make
-        # room for nobody.
+        # no room when they leave it.
         taken = [*self._sent, *[now] * (self._held + max(free, 0))][max(-free, 0) :]
         rounds, place = divmod(ahead - max(free, 0), limit)
         return taken[place] + self.window * (rounds + 1) - now

@@ -58,7 +58,7 @@ class DemoSettings(CommandSettings):
     retry_after: bool = Field(False, description="whether the workspace's 429s say when to retry")
     latency: Seconds = Field(0.03, description="seconds that the workspace takes for an answer")
     outside_qps: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(
-        0, description="registry calls a second of others, who do not use the proxy"
+        0, description="registry calls a second of other clients, which do not use the proxy"
     )
     # Absolute, since each client has a working directory of its own; links stay, they are what a venv is.
     client_python: Annotated[Path, AfterValidator(Path.absolute)] = Field(

@@ -38,7 +38,7 @@ def missing(message: str) -> ApiError:
 
 
 class Call:
-    """One call: who makes it, and its parameters, whether they came in the query or in the JSON body."""
+    """One call: its token and its parameters, whether they came in the query or in the JSON body."""
 
     def __init__(self, parameters: Mapping[str, Any], token: str | None) -> None:
         self._parameters = parameters

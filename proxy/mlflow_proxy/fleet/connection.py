@@ -281,8 +281,8 @@ def _client(address: Address, patience: float) -> _Client:
     options = {**address.options, **common, "socket_timeout": patience}
     if address.kind == "cluster":
         return _Cluster(address.hosts, {**options, "ssl": address.tls})
-    # No CLIENT SETNAME nor SETINFO: who may not run them, or speaks to a proxy that knows no such command and
-    # closes the connection for it, does well without. Of a Cluster, redis-py asks for more than that.
+    # No CLIENT SETNAME nor SETINFO: a user may not be allowed to run them, and a proxy in front of Redis may
+    # close the connection for a command that it does not know. redis-py sends more than these to a Cluster.
     common["driver_info"] = options["driver_info"] = None
     if address.kind == "sentinel":
         to_sentinels = {**address.sentinel_options, **common, "socket_timeout": PATIENCE, "ssl": address.tls}

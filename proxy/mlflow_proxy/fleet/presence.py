@@ -81,11 +81,11 @@ class Presence:
                     await self._join()
             except FleetUnavailableError as error:
                 if not session.connected:
-                    session.told(str(error))
+                    session.report(str(error))
                 session.cut_off(str(error))
-            await self._writes.told()
+            await self._writes.announced()
             if session.connected:
-                session.told("")
+                session.report("")
                 with suppress(TimeoutError):
                     async with asyncio.timeout(ATTEND):
                         await session.lost.wait()
@@ -130,7 +130,7 @@ class Presence:
         """Make sure that what others say is heard; ``said`` is the number of the last message.
 
         After a failover the one connection may end at the new Redis, and the one that listens still at the
-        old, where nobody says anything any more. Raises FleetUnavailableError then.
+        old, where no member says anything any more. Raises FleetUnavailableError then.
         """
         session = self._session
         was, self._unheard = self._unheard, None

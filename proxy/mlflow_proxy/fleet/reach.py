@@ -5,8 +5,8 @@ FIRST_PAUSE = 0.3
 LONGEST_PAUSE = 5.0
 """Seconds between two attempts at most, while it stays away: a crowd of members must not keep it down."""
 STEADY = 5.0
-"""Seconds for which it has to be there for the next loss to be a first one: who is let in and thrown out at
-once is not let in sooner for it."""
+"""Seconds for which it has to be there for the next loss to be a first one: a member that is let in and
+thrown out at once is not let in sooner for it."""
 QUIET = 10.0
 """Seconds at least between two lines of the log about one loss, when its reason changes to and fro."""
 

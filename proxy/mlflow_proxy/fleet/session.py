@@ -29,8 +29,8 @@ _MOST_AT_ONCE = 50
 class Session:
     """One member's, under the keys that begin with ``prefix``.
 
-    ``member`` is its name, unique in the fleet. ``observe`` is told what is counted; ``told`` why nothing is
-    shared, and nothing when it is.
+    ``member`` is its name, unique in the fleet. ``observe`` is called with what is counted;
+    ``report`` with the reason why nothing is shared, and with "" when it is shared again.
     """
 
     def __init__(
@@ -40,13 +40,13 @@ class Session:
         sealing: Sealing,
         member: str,
         observe: Callable[[str], None],
-        told: Callable[[str], None] = lambda reason: None,
+        report: Callable[[str], None] = lambda reason: None,
     ) -> None:
         self.connection = connection
         self.sealing = sealing
         self.member = member
         self.observe = observe
-        self.told = told
+        self.report = report
         self.leases = Leases()
         self.connected = False
         """Whether answers are shared now: this member is heard, and hears the others."""
@@ -96,7 +96,7 @@ class Session:
         """Note that Redis cannot be reached: each call that waits fetches for itself."""
         if not self.connected:
             return  # the next attempt to get back says why it fails
-        self.told(reason)
+        self.report(reason)
         self.connected = False
         self.arrived.clear()
         self.lost.set()

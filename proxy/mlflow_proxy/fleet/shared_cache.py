@@ -29,15 +29,16 @@ from mlflow_proxy.reading.shared import Turn
 from mlflow_proxy.reading.store import Entry, Invalidation
 
 RESULT = 5.0
-"""Seconds for which an answer that cannot be kept lies there for those who waited for it."""
+"""Seconds for which an answer that cannot be kept lies there for the members that waited for it."""
 
 
 class SharedCache:
     """What the members of a fleet that know the same secret have in common beside the budget.
 
-    ``forget`` is told what other members wrote, to drop it here. The session's ``observe`` is told what
-    became of each question: ``hit``, ``joined``, ``led``, ``alone``. ``clock`` is that of entries; ``jitter``
-    returns numbers in [0, 1). Nothing is shared before ``run`` runs and while Redis cannot be reached.
+    ``forget`` is called with what other members wrote, to drop it here. The session's ``observe`` is called
+    with what became of each question: ``hit``, ``joined``, ``led``, ``alone``. ``clock`` is that of entries;
+    ``jitter`` returns numbers in [0, 1). Nothing is shared before ``run`` runs and while Redis cannot be
+    reached.
     """
 
     def __init__(
@@ -67,13 +68,13 @@ class SharedCache:
         """Share answers until cancelled."""
         await self._presence.run()
 
-    def tell(self, what: Invalidation) -> None:
-        """Note a write that all members have to hear of; ``told`` waits until they can."""
+    def announce(self, what: Invalidation) -> None:
+        """Note a write that all members have to hear of; ``announced`` waits until they can."""
         self._writes.note(what)
 
-    async def told(self) -> None:
+    async def announced(self) -> None:
         """Wait until Redis knows of every write noted so far, or cannot be reached."""
-        await self._writes.told()
+        await self._writes.announced()
 
     @asynccontextmanager
     async def turn(self, read: Read, deadline: Deadline) -> AsyncIterator[Turn]:
@@ -120,9 +121,9 @@ class SharedCache:
                     waiter.landed.clear()
                     waiter.flight = ""
                     try:
-                        await self._writes.tell()
+                        await self._writes.announce()
                         asked = self._clock()
-                        # The answer has to be heard even if the one who asks leaves: it may be the lead.
+                        # The answer has to be heard even if the client that asks leaves: it may be the lead.
                         asking = session.in_background(
                             session.ask(
                                 "take",
@@ -200,7 +201,7 @@ class SharedCache:
                 await self._land(lead, None, b"")
 
     async def _land(self, lead: Lead, entry: Entry | None, sealed: bytes) -> None:
-        """Tell what a flight brought, or that it brought nothing."""
+        """Hand the fleet what a flight brought, or that it brought nothing."""
         session = self._session
         session.leases.leads.pop(lead.flight, None)
         if not self.connected:

@@ -30,18 +30,18 @@ class WriteLog:
         if len(self.untold) > _MOST_UNTOLD:
             self.untold.clear()
             self.untold.append(Invalidation(None, files=True))
-        self._session.in_background(self.told())
+        self._session.in_background(self.announced())
 
-    async def told(self) -> None:
+    async def announced(self) -> None:
         """Wait until Redis knows of every write noted so far, or cannot be reached."""
         if not self._session.connected:
             return
         try:
-            await self.tell()
+            await self.announce()
         except FleetUnavailableError as error:
             self._session.cut_off(str(error))
 
-    async def tell(self) -> None:
+    async def announce(self) -> None:
         """Tell Redis of every write noted so far. Raises FleetUnavailableError.
 
         Before that, no answer may be taken that was stored before.

@@ -2,7 +2,7 @@
 
 What belongs here: the seam with aiohttp's server. Its parser is asked first, ``framing`` after it, and what
 either refuses becomes a request whose content is the error: so it is answered, logged and counted where all
-others are, and in its turn. ``refusal`` tells such a request from others. Nothing is read behind it.
+others are, and in its turn. ``refusal`` recognises such a request. Nothing is read behind it.
 
 These parts of aiohttp are not public, which is why pyproject.toml holds it to a minor version;
 test_aiohttp_parts fails if one is gone, and test_framing, test_slow_clients and test_limits if one works
@@ -182,7 +182,7 @@ class _Reader:
                 break
             self.body = body
             if message.upgrade or message.chunked or _closes(message):
-                # Whether what comes behind an upgrade is HTTP is a matter of opinion, and the parser drops a
+                # Servers differ on whether the bytes behind an upgrade are HTTP, and the parser drops a
                 # part of it. Behind chunks it takes a trailer for a field of the next request (aiohttp 3.14).
                 self._last = True
                 passed.append((message._replace(should_close=True), body))
@@ -236,7 +236,7 @@ def _explained(error: HttpProcessingError) -> AnswerableError:
 
 
 class ClientConnection(web.RequestHandler):
-    """One connection. ``stopping`` tells whether it is too late for new ones."""
+    """One connection. ``stopping`` says whether it is too late for new requests."""
 
     __slots__ = (
         "_answered", "_event_loop", "_gone", "_heard", "_reader", "_since", "_stopping", "_timeouts",
@@ -343,7 +343,7 @@ class ClientConnection(web.RequestHandler):
         return finished
 
     def log_exception(self, *args: Any, **kw: Any) -> None:
-        """Log it, but not that the rest of a body broke which nobody wanted."""
+        """Log an error, unless it is a broken rest of a body that no handler reads."""
         if not isinstance(kw.get("exc_info"), AnswerableError):
             super().log_exception(*args, **kw)
 

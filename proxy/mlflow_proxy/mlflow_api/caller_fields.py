@@ -240,7 +240,7 @@ _ONLY_ADDRESSES = re.compile(
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
+class CallerIdentity:
     """What a request's fields say about its caller: those that count, by class, as they go out.
 
     Names are spelt alike, so that equal callers ask equally; within a class fields keep their order.
@@ -256,7 +256,7 @@ class Told:
         return (*self.counted, *self.credential, *self.address)
 
 
-NOBODY = Told(())
+ANONYMOUS = CallerIdentity(())
 """For requests on behalf of no caller: no field counts."""
 
 
@@ -288,7 +288,7 @@ class CallerFields:
             case _:
                 return row.tells, value
 
-    def told(self, headers: Fields) -> Told:
+    def identity(self, headers: Fields) -> CallerIdentity:
         """Return what the fields of a request say about its caller."""
         counted: list[tuple[str, str]] = []
         credential: list[tuple[str, str]] = []
@@ -301,7 +301,7 @@ class CallerFields:
                 credential.append((_spelt(name), left))
             elif tells is Tells.ADDRESS:
                 address.append((_spelt(name), left))
-        return Told(tuple(counted), tuple(credential), tuple(address))
+        return CallerIdentity(tuple(counted), tuple(credential), tuple(address))
 
     def _counted_cookies(self, value: str) -> str:
         """Return the pairs of a Cookie field that count; all of it where servers may read it differently."""

@@ -61,7 +61,7 @@ HARMLESS: tuple[Family, ...] = (
     # The rest of a Databricks workspace, as jobs use it
     Family(
         ("/oidc/v1/token",),
-        "Makes a token that nobody has used yet, and ends none (RFC 6749 section 4.4).",
+        "Makes a token that no client has used yet, and ends none (RFC 6749 section 4.4).",
     ),
     Family(
         ("jobs/create", "jobs/reset", "jobs/update", "jobs/delete", "jobs/run-now", "jobs/runs", "pipelines"),

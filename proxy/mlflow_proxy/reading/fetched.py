@@ -59,7 +59,7 @@ class Fetched:
         if question.route.freshness is Freshness.LISTING:
             await self._look_up_status(question, caller, party)
         # Built from the key alone: no other field of the first caller can influence a shared answer.
-        request = question.request(caller.told.fields, caller.client, fresh=caller.fresh)
+        request = question.request(caller.identity.fields, caller.client, fresh=caller.fresh)
         call = Call(
             question.route.group,
             request,

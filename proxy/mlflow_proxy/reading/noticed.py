@@ -28,11 +28,11 @@ class Noticed:
         return await self._below.read(question, caller, party)
 
     def _note(self, question: Read, caller: Caller) -> None:
-        told = caller.told
-        by = "" if question.common else hash(told.credential)
+        identity = caller.identity
+        by = "" if question.common else hash(identity.credential)
         # ``appends``: the operator cannot change which fields this proxy itself adds.
         asked = (self._forwarding.appends, by, *question.key[1:])
-        for split in self._splits.note(asked, told.counted if question.common else told.fields):
+        for split in self._splits.note(asked, identity.counted if question.common else identity.fields):
             name, first = self._splits.named(split)
             self._metrics.splits.labels(name, split.setting).inc()
             if first:

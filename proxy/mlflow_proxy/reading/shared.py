@@ -44,11 +44,11 @@ class FleetCache(Protocol):
         """Drop an answer that proved wrong."""
         ...
 
-    def tell(self, what: Invalidation) -> None:
+    def announce(self, what: Invalidation) -> None:
         """Announce a write to all members, in the background."""
         ...
 
-    async def told(self) -> None:
+    async def announced(self) -> None:
         """Wait until the fleet knows of every write noted so far, or cannot be reached."""
         ...
 

@@ -13,7 +13,7 @@ class Purged:
     """The result of a purge: answers dropped here, and whether the fleet was told (None without a fleet)."""
 
     dropped: int
-    told: bool | None
+    announced: bool | None
 
 
 class Writes:
@@ -30,21 +30,21 @@ class Writes:
         """
         dropped = self._memory.forget(what)
         if self._fleet is not None:
-            self._fleet.tell(what)
+            self._fleet.announce(what)
         return dropped
 
-    async def told(self) -> None:
+    async def announced(self) -> None:
         """Wait until the fleet knows of every write noted so far, or cannot be reached."""
         if self._fleet is not None:
-            await self._fleet.told()
+            await self._fleet.announced()
 
     async def purge(self, what: Invalidation) -> Purged:
         """Drop answers as a write would; returns once the fleet knows of it, or cannot be reached."""
         dropped = self.note(what)
         if self._fleet is None:
-            return Purged(dropped, told=None)
-        await self._fleet.told()
-        return Purged(dropped, told=self._fleet.connected)
+            return Purged(dropped, announced=None)
+        await self._fleet.announced()
+        return Purged(dropped, announced=self._fleet.connected)
 
     async def disown(self, answer: Answer) -> None:
         """Drop an answer that proved wrong, so that the next caller gets a new one."""

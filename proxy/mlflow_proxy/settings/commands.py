@@ -56,7 +56,7 @@ class Settings(BaseSettings):
     preset: Literal["databricks", "open-source"] = Field(
         "databricks",
         description="what kind of upstream the defaults are for; an MLflow server is given no limits, "
-        "answers are shared by credential only, and it is told clients' addresses",
+        "answers are shared by credential only, and clients' addresses are passed on to it",
     )
     host: Annotated[Addresses, NoDecode] = Field(
         ("127.0.0.1",),

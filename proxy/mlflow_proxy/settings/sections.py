@@ -78,7 +78,7 @@ class BudgetSettings(_Section):
         description="calls per second kept up however often the workspace refuses",
     )
     background_share: float = Field(
-        0.25, gt=0, le=1, description="of a limit, for calls that nobody waits for"
+        0.25, gt=0, le=1, description="of a limit, for calls that no client waits for"
     )
     queue_per_client: int = Field(2_000, ge=1, description="calls that one client may have waiting")
     queue_total: int = Field(10_000, ge=1, description="calls that may wait for one limit")
@@ -114,7 +114,7 @@ class BudgetSettings(_Section):
 
 
 class AccessSettings(_Section):
-    """Whose credentials the workspace sees, and who may be served what."""
+    """Whose credentials the workspace sees, and which answers a client may be served."""
 
     sharing: Literal["auto", "credential", "proven", "service"] = Field(
         "auto",
@@ -126,12 +126,12 @@ class AccessSettings(_Section):
     refusal_ttl: Seconds = Field(5, description="proven: how long a refusal counts")
     neutral_fields: Annotated[FieldNames, NoDecode] = Field(
         (),
-        description="request fields that tell nothing about the caller, with commas between them, beside the "
+        description="request fields that say nothing about the caller, with commas between them, beside the "
         "well-known ones",
     )
     neutral_cookies: Annotated[CookieNames, NoDecode] = Field(
         (),
-        description="cookies that tell nothing about the caller, such as a load balancer's, with commas"
+        description="cookies that say nothing about the caller, such as a load balancer's, with commas"
         " between them",
     )
     token_file: File = Field(
@@ -237,7 +237,10 @@ class AdminSettings(_Section):
         "everything else",
     )
     port: int = Field(_ADMIN_PORT, ge=0, le=65535, description="its port, 0 for any free one")
-    token: Secret = Field(SecretStr(""), description="who may purge; without one, whoever is on this machine")
+    token: Secret = Field(
+        SecretStr(""),
+        description="what a purge must show; without one, only clients on this machine may purge",
+    )
 
     @field_validator("port")
     @classmethod

@@ -50,7 +50,7 @@ def _classes(kept: list[tuple[str, str]]) -> list[list[tuple[str, str]]]:
 def _apart(one: list[tuple[str, str]], other: list[tuple[str, str]]) -> str:
     """Credentials are the same only if all that may be part of them is."""
     kept = [headers.end_to_end(each) for each in (one, other)]
-    found = [partitions(caller_fields.WELL_KNOWN.told(each), b"k").own for each in kept]
+    found = [partitions(caller_fields.WELL_KNOWN.identity(each), b"k").own for each in kept]
     meant = [_classes(each) for each in kept]
     return "" if (found[0] == found[1]) == (meant[0] == meant[1]) else f"{found} of {meant}"
 
