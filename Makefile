@@ -25,8 +25,8 @@ demo: $(DEV) .venv-mlflow-3/.installed ## Storm an emulated workspace with real 
 	@.venv/bin/mlflow-proxy demo --client-python "$(CURDIR)/.venv-mlflow-3/bin/python" $(ARGS)
 
 # Four at a time: many of them wait for a budget and not for a processor.
-test: $(DEV) $(CLIENTS) redis-server nginx curl openssl ## Run every test
-	.venv/bin/python -m pytest --numprocesses 4 --dist worksteal $(ARGS)
+test: $(DEV) $(CLIENTS) redis-server nginx curl openssl ## Run every test, and say what they cover of the package
+	.venv/bin/python -m pytest --numprocesses 4 --dist worksteal --cov --cov-report=term $(ARGS)
 
 test-fast: $(DEV) ## Run what opens no socket to speak of: units, and the budget in virtual time
 	.venv/bin/python -m pytest --numprocesses auto --dist worksteal tests/unit tests/simulation $(ARGS)
