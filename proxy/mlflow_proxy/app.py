@@ -14,8 +14,8 @@ from mlflow_proxy.artifacts.facade import ArtifactFacade
 from mlflow_proxy.errors import AnswerableError
 from mlflow_proxy.forwarding import Forwarding
 from mlflow_proxy.limits import InFlight
-from mlflow_proxy.listener.connection import refusal
 from mlflow_proxy.listener.hosts import Hosts
+from mlflow_proxy.listener.requests import refusal
 from mlflow_proxy.metrics import Metrics
 from mlflow_proxy.mlflow_api.routes import UNKNOWN, Group, Route, match, overrides_method
 from mlflow_proxy.outcome import Outcome

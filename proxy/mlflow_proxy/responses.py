@@ -9,7 +9,7 @@ from aiohttp import web
 from multidict import CIMultiDict
 
 from mlflow_proxy.errors import AnswerableError, TruncatedError
-from mlflow_proxy.listener.connection import reset
+from mlflow_proxy.listener.sockets import reset
 from mlflow_proxy.mlflow_api.headers import CACHE_NAME
 from mlflow_proxy.mlflow_api.messages import StoredResponse
 from mlflow_proxy.outcome import Outcome

@@ -11,8 +11,9 @@ from aiohttp.typedefs import Middleware
 from mlflow_proxy.admin import permission
 from mlflow_proxy.admin.handlers import PREFIX, Handler
 from mlflow_proxy.errors import AnswerableError, NoSuchEndpointError, PostOnlyError
-from mlflow_proxy.listener.connection import Timeouts, refusal
+from mlflow_proxy.listener.connection import Timeouts
 from mlflow_proxy.listener.hosts import Hosts
+from mlflow_proxy.listener.requests import refusal
 from mlflow_proxy.listener.runner import BoundedRunner
 
 
