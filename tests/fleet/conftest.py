@@ -5,7 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from mlflow_proxy.demo.workspace import EmulatedWorkspace, WorkspaceOptions
 from tests.fleet.redis_server import RedisServer
+from tests.fleet.workers import Running, serving
+from tests.integration.support import MUCH
 
 
 @pytest.fixture(autouse=True)
@@ -21,3 +24,16 @@ async def redis(tmp_path: Path) -> AsyncIterator[RedisServer]:
     await server.start()
     yield server
     await server.kill()
+
+
+@pytest.fixture
+async def workspace() -> AsyncIterator[EmulatedWorkspace]:
+    async with EmulatedWorkspace([], WorkspaceOptions(limit=MUCH, latency=0)) as workspace:
+        yield workspace
+
+
+@pytest.fixture
+async def running(workspace: EmulatedWorkspace, redis: RedisServer) -> AsyncIterator[Running]:
+    # The margin is as wide as can be: what a slow machine delays must not look like two budgets.
+    async with serving(workspace.url, redis.url, "--budget.jitter-margin", "1") as running:
+        yield running

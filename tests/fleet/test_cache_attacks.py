@@ -13,8 +13,7 @@ from mlflow_proxy.fleet import presence
 from mlflow_proxy.fleet.leases import Lead
 from mlflow_proxy.fleet.record import pack_error
 from mlflow_proxy.reading.store import Invalidation
-from tests.fleet.redis_server import RedisServer
-from tests.fleet.test_cache import (
+from tests.fleet.members import (
     EVERYTHING,
     FILES,
     METADATA,
@@ -30,6 +29,7 @@ from tests.fleet.test_cache import (
     until,
     waits,
 )
+from tests.fleet.redis_server import RedisServer
 
 AGES = 1e6
 """Seconds that no test lasts."""

@@ -15,8 +15,8 @@ from mlflow_proxy.fleet import session
 from mlflow_proxy.reading.store import Entry, Invalidation
 from mlflow_proxy.serving import serving
 from mlflow_proxy.settings import BudgetSettings, Settings
+from tests.fleet.members import URL, command, entry, fleet, landed, until, waits
 from tests.fleet.redis_server import RedisServer
-from tests.fleet.test_cache import URL, command, entry, fleet, landed, until, waits
 from tests.integration.conftest import sample
 from tests.integration.support import HIT, MISS, MUCH, OWN, QUIET, SIGN, STORED, Api, count
 from tests.machine import Machine

@@ -12,7 +12,7 @@ from mlflow_proxy.demo.workspace import EmulatedWorkspace, WorkspaceOptions
 from mlflow_proxy.reading.store import Invalidation
 from mlflow_proxy.serving import serving
 from mlflow_proxy.settings import BudgetSettings, Settings
-from tests.fleet import test_cache as members
+from tests.fleet import members
 from tests.fleet.endpoint import Endpoint
 from tests.fleet.redis_server import SYNCHRONISED, NetworkRedisServer, SentinelServer, running, until
 from tests.fleet.test_proxies import SECRET, until_condition

@@ -15,7 +15,7 @@ from mlflow_proxy.demo.answers import Answer
 from mlflow_proxy.demo.workspace import EmulatedWorkspace, WorkspaceOptions
 from mlflow_proxy.serving import serving
 from mlflow_proxy.settings import AccessSettings, BudgetSettings, CacheSettings, Settings
-from tests.fleet import test_workers as workers
+from tests.fleet import workers
 from tests.fleet.redis_server import RedisServer
 from tests.fleet.test_proxies import SECRET
 from tests.integration.conftest import guarded
