@@ -84,6 +84,8 @@ class Mode:
 
     sharing: Sharing = "credential"
     refusal = 403
+    shuts_out = False
+    """Whether clients lose meanwhile what they may read."""
     grace = 0.0
     """Seconds for which what was taken away may go on."""
 
@@ -186,6 +188,7 @@ class Proven(Mode):
     """Permissions are withdrawn and given back, past the proxies and through one of them."""
 
     sharing: Sharing = "proven"
+    shuts_out = True
 
     def __init__(self, directory: Path, credentials: int, *, hurry: bool = False) -> None:
         super().__init__(directory, credentials, hurry=hurry)
@@ -231,6 +234,7 @@ class Service(Mode):
 
     sharing: Sharing = "service"
     refusal = 401
+    shuts_out = True
     grace = _LOOKS
 
     def __init__(self, directory: Path, credentials: int, *, hurry: bool = False) -> None:

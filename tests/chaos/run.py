@@ -19,8 +19,8 @@ class Plan:
 
     A round is: a replica restarted, the workspace killed for `outage` seconds, the other replica restarted, a
     spike of latency. Redis is restarted once, in the middle. It ends no sooner than so many `files` have
-    arrived and somebody was refused, somebody who was shut out too if that happens. `hurry` lets it happen
-    often.
+    arrived and a client was refused, and one that was shut out too where the mode shuts clients out. `hurry`
+    lets it do so often.
     """
 
     seconds: float
@@ -88,7 +88,9 @@ async def _events(plan: Plan, scene: Scene, found: Findings) -> None:
     await asyncio.sleep(pause)
     mode = scene.mode
     while plan.files and (  # noqa: ASYNC110 - no event
-        found.files < plan.files or not found.refused[str(mode.refusal)] or (mode.changes and not mode.judged)
+        found.files < plan.files
+        or not found.refused[str(mode.refusal)]
+        or (mode.shuts_out and not mode.judged)
     ):
         await asyncio.sleep(0.05)
 
