@@ -5,22 +5,24 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 import structlog
-from aiohttp import HttpVersion11, web
-from structlog.contextvars import bind_contextvars, unbind_contextvars
+from aiohttp import web
+from structlog.contextvars import bind_contextvars
 
 from mlflow_proxy.access.sharing import Access
-from mlflow_proxy.admin.handlers import PREFIX, Readiness
+from mlflow_proxy.admin.handlers import PREFIX
 from mlflow_proxy.artifacts.facade import ArtifactFacade
 from mlflow_proxy.errors import AnswerableError
 from mlflow_proxy.forwarding import Forwarding
 from mlflow_proxy.limits import InFlight
+from mlflow_proxy.listener.connection import remember
 from mlflow_proxy.listener.hosts import Hosts
 from mlflow_proxy.listener.requests import refusal
 from mlflow_proxy.metrics import Metrics
 from mlflow_proxy.mlflow_api.routes import UNKNOWN, Group, Route, match, overrides_method
 from mlflow_proxy.outcome import Outcome
 from mlflow_proxy.pipeline import Pipeline
-from mlflow_proxy.responses import Reply, send_error
+from mlflow_proxy.responses import send_error
+from mlflow_proxy.term import Terms
 
 log = structlog.get_logger(__name__)
 
@@ -44,7 +46,7 @@ class Parts:
     """
 
     hosts: Hosts
-    administer: Callable[[web.Request], Awaitable[web.StreamResponse]]
+    administer: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
     in_flight: InFlight
     forwarding: Forwarding
     access: Access
@@ -53,18 +55,17 @@ class Parts:
 
 
 class App:
-    """Answers requests, counts them in ``metrics``, and closes connections once ``readiness`` is leaving."""
+    """Answers requests, and counts them in ``metrics``."""
 
-    def __init__(self, parts: Parts, readiness: Readiness, metrics: Metrics) -> None:
+    def __init__(self, parts: Parts, metrics: Metrics) -> None:
         self._parts = parts
-        self._readiness = readiness
         self._metrics = metrics
 
-    async def handle(self, request: web.Request) -> web.StreamResponse:
+    async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         """Answer any request: the one entrance."""
         began, parts = time.monotonic(), self._parts
-        unbind_contextvars("client")
         route = UNKNOWN
+        terms: Terms = ()
         try:
             if (refused := refusal(request)) is not None:
                 raise refused
@@ -72,10 +73,11 @@ class App:
             target = request.raw_path
             if target.startswith(PREFIX):
                 return await parts.administer(request)
-            async with parts.in_flight.admitted():
+            with parts.in_flight.admitted():
                 facade = parts.artifacts.handles(target)
                 route = _ARTIFACTS if facade else _route(request, target)
                 caller = await parts.access.admit(route, target, parts.forwarding.fields(request))
+                terms = caller.terms
                 if caller.name:
                     bind_contextvars(client=caller.name)
                 if facade:
@@ -96,24 +98,14 @@ class App:
             reply = await send_error(
                 request, AnswerableError("The proxy failed; its log says why."), Outcome.MISS
             )
-        self._count(route, reply, began)
+        outcome = reply.outcome if reply.ended else "aborted"
+        tally = self._metrics.requests.tally(route.name, outcome, reply.status)
+        tally.add(time.monotonic() - began)
+        if reply.hit is not None and reply.ended:
+            remember(request, reply.hit.under(terms), tally.add)
         return reply
 
-    def _count(self, route: Route, reply: Reply, began: float) -> None:
-        outcome = str(reply.outcome) if reply.ended else "aborted"
-        self._metrics.requests.labels(route.name, outcome, str(reply.status)).inc()
-        self._metrics.request_seconds.labels(outcome).observe(time.monotonic() - began)
 
-    async def close_connection(self, request: web.Request, response: web.StreamResponse) -> None:
-        """Signal handler for ``on_response_prepare``: keep no connection that has to be closed."""
-        if request.version < HttpVersion11 and response.content_length is None:
-            # The body ends where the connection does, and aiohttp keeps it if the client asked for that.
-            response.force_close()
-        if self._readiness.leaving or refusal(request) is not None:
-            response.force_close()
-            response.headers["Connection"] = "close"
-
-
-def _route(request: web.Request, target: str) -> Route:
+def _route(request: web.BaseRequest, target: str) -> Route:
     path, _, query = target.partition("?")
     return match(request.method, path, overridden=overrides_method(request.headers, query))

@@ -22,7 +22,7 @@ from mlflow_proxy.access.mode import mode
 from mlflow_proxy.access.service import ServiceAccess
 from mlflow_proxy.access.sharing import Access
 from mlflow_proxy.admin import crew, entrance, purge
-from mlflow_proxy.admin.handlers import Handler, Readiness, handlers
+from mlflow_proxy.admin.handlers import Readiness, handlers
 from mlflow_proxy.app import App, Parts
 from mlflow_proxy.artifacts.facade import ArtifactFacade
 from mlflow_proxy.budget.congestion import Cubic
@@ -35,6 +35,8 @@ from mlflow_proxy.fleet.member import Fleet
 from mlflow_proxy.forwarding import Forwarding
 from mlflow_proxy.limits import InFlight
 from mlflow_proxy.listener.hosts import Hosts
+from mlflow_proxy.listener.memo import Memo
+from mlflow_proxy.listener.runner import Handler
 from mlflow_proxy.metrics import Metrics
 from mlflow_proxy.mlflow_api.caller_fields import CallerFields
 from mlflow_proxy.mlflow_api.routes import Group
@@ -66,6 +68,7 @@ class Proxy:
         apart: answers other workers about this one alone.
         readiness: notified when the proxy is to leave.
         in_flight: notified when requests have to end.
+        memo: answers again what was answered from the store.
         reloaded: TLS contexts whose files have to be watched.
         watching_upstream: the context in which the upstream is asked, in the background, what kind it is of.
 
@@ -76,6 +79,7 @@ class Proxy:
     apart: dict[str, Handler]
     readiness: Readiness
     in_flight: InFlight
+    memo: Memo
     reloaded: Sequence[tls.Context]
     watching_upstream: AbstractAsyncContextManager[None]
     fleet: Fleet | None
@@ -125,8 +129,12 @@ def assemble(
         readers.top, passing, settings.budget.patience, rewrite_dbfs=settings.artifacts.rewrite_dbfs
     )
     in_flight = InFlight(settings.connections.max_requests)
+    remembered = Memo(
+        *(settings.cache.memo_bytes, clock.now, in_flight.full, lambda: kind.term),
+        by_address=lambda: forwarding.appends,
+    )
     readings = Readings(
-        *(settings, kind, access, fleet, queues, memory),
+        *(settings, kind, access, fleet, queues, memory, remembered),
         *(readers.flights.__len__, in_flight, workspace.circuit),
     )
     readings.expose(metrics)
@@ -142,11 +150,12 @@ def assemble(
         pipeline=pipeline,
     )
     return Proxy(
-        app=App(parts, readiness, metrics),
+        app=App(parts, metrics),
         admin=own,
         apart=crew.apart(metrics.registry, readings.status),
         readiness=readiness,
         in_flight=in_flight,
+        memo=remembered,
         reloaded=[each for each in ways if each is not None],
         watching_upstream=_watching_upstream(settings, kind, workspace, readings, clock),
         fleet=fleet,

@@ -28,7 +28,7 @@ class Forwarding:
         """Whether the proxy adds X-Forwarded fields about the client; may change at any moment."""
         return self._when == "always" or (self._when == "auto" and not self._upstream.current.is_databricks)
 
-    def fields(self, request: web.Request) -> list[tuple[str, str]]:
+    def fields(self, request: web.BaseRequest) -> list[tuple[str, str]]:
         """Return the end-to-end fields of a client's request, as the upstream may get them."""
         fields = end_to_end(request.headers.items())
         if self.appends:

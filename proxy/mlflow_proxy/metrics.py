@@ -1,9 +1,11 @@
 """What is counted, in one place (Prometheus)."""
 
+from bisect import bisect_left
 from collections.abc import Callable, Iterable
+from itertools import accumulate
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Metric
-from prometheus_client.core import CounterMetricFamily
+from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily
 from prometheus_client.registry import Collector
 
 _WAITS = (0.005, 0.025, 0.1, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 15.0, 30.0, 60.0)
@@ -15,19 +17,8 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        self.requests = Counter(
-            "mlflow_proxy_requests",
-            "Requests answered, by route, cache outcome and status.",
-            ["route", "outcome", "status"],
-            registry=self.registry,
-        )
-        self.request_seconds = Histogram(
-            "mlflow_proxy_request_seconds",
-            "Time until the answer's header was ready, by cache outcome.",
-            ["outcome"],
-            buckets=_WAITS,
-            registry=self.registry,
-        )
+        self.requests = Requests()
+        self.registry.register(self.requests)
         self.upstream_calls = Counter(
             "mlflow_proxy_upstream_calls",
             "Calls made to the workspace, every attempt, by budget group and status ('error' for none).",
@@ -118,3 +109,59 @@ class _Count(Collector):
     def collect(self) -> Iterable[Metric]:
         """Read it."""
         yield CounterMetricFamily(self._name, self._help, self._read())
+
+
+class Tally:
+    """How many requests of one kind were answered, and how long that took: plain numbers, cheap to add to."""
+
+    __slots__ = ("buckets", "seconds")
+
+    def __init__(self) -> None:
+        self.buckets = [0] * (len(_WAITS) + 1)
+        """Requests that took up to the seconds of the same place in ``_WAITS``; at last all others."""
+        self.seconds = 0.0
+
+    def add(self, seconds: float) -> None:
+        """Count one."""
+        self.buckets[bisect_left(_WAITS, seconds)] += 1
+        self.seconds += seconds
+
+
+class Requests(Collector):
+    """The requests answered. A request finds its tally once; Prometheus' names are for the scrape."""
+
+    def __init__(self) -> None:
+        self._tallies: dict[tuple[str, str, int], Tally] = {}
+
+    def tally(self, route: str, outcome: str, status: int) -> Tally:
+        """Return what counts requests of one route, cache outcome and status."""
+        key = (route, outcome, status)
+        found = self._tallies.get(key)
+        if found is None:
+            found = self._tallies[key] = Tally()
+        return found
+
+    def collect(self) -> Iterable[Metric]:
+        """Yield the counter and the histogram."""
+        answered = CounterMetricFamily(
+            "mlflow_proxy_requests",
+            "Requests answered, by route, cache outcome and status.",
+            labels=["route", "outcome", "status"],
+        )
+        by_outcome: dict[str, Tally] = {}
+        for (route, outcome, status), tally in list(self._tallies.items()):
+            answered.add_metric([route, outcome, str(status)], sum(tally.buckets))
+            total = by_outcome.setdefault(outcome, Tally())
+            total.buckets = [a + b for a, b in zip(total.buckets, tally.buckets, strict=True)]
+            total.seconds += tally.seconds
+        yield answered
+        took = HistogramMetricFamily(
+            "mlflow_proxy_request_seconds",
+            "Time until a request was answered, by cache outcome.",
+            labels=["outcome"],
+        )
+        bounds = [*map(str, _WAITS), "+Inf"]
+        for outcome, total in by_outcome.items():
+            counts = accumulate(total.buckets)
+            took.add_metric([outcome], list(zip(bounds, counts, strict=True)), total.seconds)
+        yield took

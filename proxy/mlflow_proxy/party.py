@@ -39,7 +39,8 @@ class Party:
                 self._go(client)
 
         self.deadline = max(self.deadline, guests.deadline)
-        with guests.watched(changed):
+        guests._watchers.append(changed)
+        try:
             for client in tuple(guests.clients):
                 self._come(client)
             try:
@@ -47,6 +48,8 @@ class Party:
             finally:
                 for client in tuple(guests.clients):
                     self._go(client)
+        finally:
+            guests._watchers.remove(changed)
 
     @contextmanager
     def watched(self, changed: Callable[[Hashable], None]) -> Iterator[None]:

@@ -39,7 +39,7 @@ class Passing:
         self._patience = patience
 
     async def forward(
-        self, request: web.Request, route: Route, caller: Caller, body: bytes | None, deadline: float
+        self, request: web.BaseRequest, route: Route, caller: Caller, body: bytes | None, deadline: float
     ) -> Reply:
         """Answer a request with what the workspace says. Raises AnswerableError.
 
@@ -88,7 +88,7 @@ class Passing:
             raise
 
 
-def _written(request: web.Request, route: Route, body: bytes | None) -> Invalidation | None:
+def _written(request: web.BaseRequest, route: Route, body: bytes | None) -> Invalidation | None:
     """Return what a request may change at the workspace, None for nothing."""
     if route.invalidates is Invalidates.NOTHING:
         return None

@@ -15,6 +15,7 @@ import structlog
 from aiohttp import web
 
 from mlflow_proxy.access.sharing import Caller
+from mlflow_proxy.bodies import pieces
 from mlflow_proxy.errors import NotShareableError
 from mlflow_proxy.mlflow_api.api_prefixes import API_PREFIXES
 from mlflow_proxy.mlflow_api.artifact_paths import rewrite_download_uri
@@ -49,7 +50,7 @@ class Pipeline:
         """Return the event loop's time at which a request that arrives now loses patience."""
         return asyncio.get_running_loop().time() + self._patience
 
-    async def handle(self, request: web.Request, route: Route, caller: Caller) -> Reply:
+    async def handle(self, request: web.BaseRequest, route: Route, caller: Caller) -> Reply:
         """Answer a client's request, whatever it is. Raises AnswerableError."""
         body = await _held_body(request, route)
         read = None
@@ -77,14 +78,14 @@ class Pipeline:
         question = question_about(API_PREFIXES[0], endpoint, parameters, caller.partition)
         return await self._reader.read(question, caller, Party(caller.client, deadline=deadline))
 
-    async def _respond(self, request: web.Request, read: Read, answer: Answer) -> Reply:
+    async def _respond(self, request: web.BaseRequest, read: Read, answer: Answer) -> Reply:
         response = answer.response
         if self._rewrite_dbfs and read.route.path == "model-versions/get-download-uri":
             response = rewrite_download_uri(response, read.model or "", read.version or "")
         return await send_answer(request, answer, response)
 
 
-async def _held_body(request: web.Request, route: Route) -> bytes | None:
+async def _held_body(request: web.BaseRequest, route: Route) -> bytes | None:
     """Return the request's body, or None if it is to be streamed."""
     if not request.can_read_body:
         return b""
@@ -93,5 +94,5 @@ async def _held_body(request: web.Request, route: Route) -> bytes | None:
     matters = named or route.group is not Group.NONE
     size = request.content_length
     if matters and size is not None and size <= LARGEST_HELD_BODY:
-        return await request.read()
+        return b"".join([piece async for piece in pieces(request.content)])
     return None

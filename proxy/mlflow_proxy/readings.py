@@ -11,6 +11,7 @@ from mlflow_proxy.budget.fair_queue import Priority
 from mlflow_proxy.budget.queue import Queue
 from mlflow_proxy.fleet.member import Fleet
 from mlflow_proxy.limits import InFlight
+from mlflow_proxy.listener.memo import Memo
 from mlflow_proxy.metrics import Metrics
 from mlflow_proxy.mlflow_api.routes import Group
 from mlflow_proxy.mlflow_api.upstream_kind import KnownUpstream
@@ -30,6 +31,7 @@ class Readings:
     fleet: Fleet | None
     queues: Mapping[Group, Queue]
     memory: Memory
+    memo: Memo
     flights: Callable[[], int]
     in_flight: InFlight
     circuit: Circuit
@@ -38,6 +40,10 @@ class Readings:
     def sharing(self) -> Sharing:
         """By which rule clients share answers now, and why."""
         return in_force(self.settings.access.sharing, self.kind.current)
+
+    def cache_bytes(self) -> int:
+        """Return the bytes of stored answers, those that the memo holds ready included."""
+        return self.memory.store.bytes + self.memo.bytes
 
     def detail(self) -> dict[str, object]:
         """Return what readiness shows and does not depend on."""
@@ -53,7 +59,7 @@ class Readings:
             "sharing": asdict(self.sharing),
             "fleet": self.fleet.status() if self.fleet is not None else None,
             "groups": {group: asdict(queue.status()) for group, queue in self.queues.items()},
-            "cache": {"entries": len(self.memory.store), "bytes": self.memory.store.bytes},
+            "cache": {"entries": len(self.memory.store), "bytes": self.cache_bytes()},
             "flights": self.flights(),
             "requests": len(self.in_flight),
             "circuit": self.circuit.state,
@@ -78,7 +84,12 @@ class Readings:
             "mlflow_proxy_log_lines_dropped", "Lines of the log that could not be written.", logs.dropped
         )
         watch("mlflow_proxy_cache_entries", "Stored answers.", lambda: len(self.memory.store))
-        watch("mlflow_proxy_cache_bytes", "Bytes of stored answers.", lambda: self.memory.store.bytes)
+        watch("mlflow_proxy_cache_bytes", "Bytes of stored answers.", self.cache_bytes)
+        metrics.watch_count(
+            "mlflow_proxy_memo_hits",
+            "Cache hits answered without looking at more than the bytes of their requests.",
+            lambda: self.memo.hits,
+        )
         watch("mlflow_proxy_requests_in_flight", "Requests being answered.", lambda: len(self.in_flight))
         watch("mlflow_proxy_flights", "Shared calls in the air.", self.flights)
         for group, queue in self.queues.items():

@@ -1,17 +1,25 @@
 """How answers go out to a client: stored ones, errors of our own, and bodies relayed as they arrive."""
 
-import math
+import time
 from collections.abc import AsyncIterator, Iterable
 from http import HTTPStatus
 
 import structlog
 from aiohttp import web
-from multidict import CIMultiDict
 
 from mlflow_proxy.errors import AnswerableError, TruncatedError
+from mlflow_proxy.listener.connection import is_last
+from mlflow_proxy.listener.memo import Hit
 from mlflow_proxy.listener.sockets import reset
-from mlflow_proxy.mlflow_api.headers import CACHE_NAME
 from mlflow_proxy.mlflow_api.messages import StoredResponse
+from mlflow_proxy.mlflow_api.response_heads import (
+    cache_lines,
+    date_line,
+    has_body,
+    persistence,
+    status_and_fields,
+    version,
+)
 from mlflow_proxy.outcome import Outcome
 from mlflow_proxy.reading.answer import Answer
 
@@ -19,71 +27,68 @@ log = structlog.get_logger(__name__)
 
 
 class Reply(web.StreamResponse):
-    """A response with just the fields given, and a Cache-Status that says its ``outcome``.
+    """What was sent in answer to a request: the server asks it whether the connection stays open.
 
-    ``ttl`` is in seconds if it was stored. aiohttp fills in a Content-Type and a Server field where there is
-    none, which a proxy must not; ``remove_defaults`` takes them out again.
+    ``last`` is whether the connection is closed behind it; ``hit`` is for the memo, if it may be given again.
+    Nothing is left for the server to send.
     """
 
-    def __init__(
-        self,
-        status: int,
-        reason: str | None,
-        headers: Iterable[tuple[str, str]],
-        outcome: Outcome,
-        ttl: float | None = None,
-    ) -> None:
-        told = [*headers, _cache_status(outcome, ttl)]
-        super().__init__(status=status, reason=reason, headers=CIMultiDict(told))
+    def __init__(self, status: int, outcome: Outcome, *, last: bool, hit: Hit | None = None) -> None:
+        super().__init__(status=status)
         self.outcome = outcome
-        self.given = frozenset(name.lower() for name in self.headers)
+        self.last = last
+        self.hit = hit
         self.ended = False
         """Whether all of it was sent. If not, its connection is closed."""
 
+    @property
+    def keep_alive(self) -> bool:
+        """Whether the connection stays open."""
+        return not self.last
 
-async def remove_defaults(request: web.Request, response: web.StreamResponse) -> None:
-    """Signal handler for ``on_response_prepare``."""
-    if isinstance(response, Reply):
-        for name in ("Content-Type", "Server"):
-            if name.lower() not in response.given:
-                response.headers.popall(name, None)
+    async def prepare(self, request: web.BaseRequest) -> None:
+        """Send no head: it was sent."""
 
-
-def _cache_status(outcome: Outcome, ttl: float | None = None) -> tuple[str, str]:
-    """Return the Cache-Status field (RFC 9211); ``ttl`` in seconds if it was stored, below 0 if expired."""
-    left = f"; ttl={math.floor(ttl)}" if ttl is not None else ""
-    return "Cache-Status", f"{CACHE_NAME}; {outcome}{left}"
+    async def write_eof(self, data: bytes = b"") -> None:
+        """Send no end: it was sent."""
 
 
-async def send_answer(request: web.Request, answer: Answer, response: StoredResponse | None = None) -> Reply:
+async def send_answer(
+    request: web.BaseRequest, answer: Answer, response: StoredResponse | None = None
+) -> Reply:
     """Send an answer of the stack; ``response`` takes the place of its response, if given."""
-    sent = answer.response if response is None else response
-    return await send_whole(request, sent, answer.outcome, answer.age, answer.ttl)
+    sent, entry = answer.response if response is None else response, answer.entry
+    hit = None
+    if answer.outcome is Outcome.HIT and answer.terms is not None:
+        hit = Hit(sent, entry.stored_at, entry.expires_at, answer.terms)
+    return await send_whole(request, sent, answer.outcome, answer.age, answer.ttl, hit)
 
 
 async def send_whole(
-    request: web.Request,
+    request: web.BaseRequest,
     response: StoredResponse,
     outcome: Outcome,
     age: float | None = None,
     ttl: float | None = None,
+    hit: Hit | None = None,
 ) -> Reply:
-    """Send a complete response; ``age`` and ``ttl`` in seconds for one that was stored."""
-    fields = [*response.headers, *described(len(response.body), age)]
-    reply = Reply(response.status, response.reason, fields, outcome, ttl)
-    return await _send(request, reply, None, last=response.body)
+    """Send a complete response; ``age`` and ``ttl`` in seconds for one that was stored.
 
-
-def described(length: int, age: float | None = None) -> list[tuple[str, str]]:
-    """Return the fields of a body of ``length`` bytes, ``age`` seconds old if it was stored.
-
-    Sources: RFC 9110 section 8.6, RFC 9111 section 5.1.
+    ``hit`` is the same as the memo may give it again.
     """
-    size = ("Content-Length", str(length))
-    return [size] if age is None else [size, ("Age", str(int(age)))]
+    reply = Reply(response.status, outcome, last=is_last(request), hit=hit)
+    minor = request.version.minor
+    own = cache_lines(outcome, age, ttl)
+    if not response.dated:
+        own += date_line(int(time.time()))
+    own += persistence(minor, last=reply.last) + "\r\n"
+    body = b"" if request.method == "HEAD" or not has_body(response.status) else response.body
+    # All in one write: one packet for a small answer.
+    await _send(request, reply, b"".join((version(minor), response.head, own.encode(), body)))
+    return reply
 
 
-async def send_error(request: web.Request, error: AnswerableError, outcome: Outcome) -> Reply:
+async def send_error(request: web.BaseRequest, error: AnswerableError, outcome: Outcome) -> Reply:
     """Send an error of the proxy's own, in the shape of the API's errors."""
     headers = (("Content-Type", "application/json"), *error.headers.items())
     phrase = HTTPStatus(error.status).phrase
@@ -91,34 +96,63 @@ async def send_error(request: web.Request, error: AnswerableError, outcome: Outc
 
 
 async def relay(
-    request: web.Request,
+    request: web.BaseRequest,
     status: int,
-    reason: str | None,
+    reason: str,
     headers: Iterable[tuple[str, str]],
     body: AsyncIterator[bytes],
     outcome: Outcome,
+    age: float | None = None,
     ttl: float | None = None,
 ) -> Reply:
-    """Send a body as it arrives; ``ttl`` in seconds if it was stored.
+    """Send a body as it arrives; ``age`` and ``ttl`` in seconds if it was stored.
 
     If it breaks off, the client's connection is aborted: a truncated body must never look complete.
     """
-    return await _send(request, Reply(status, reason, headers, outcome, ttl), body)
+    minor, fields = request.version.minor, list(headers)
+    length = _content_length(fields)
+    if not has_body(status):
+        fields = [each for each in fields if each[0].lower() != "content-length"]
+    # What HEAD asks about may be gigabytes that storage sends all the same.
+    follows = has_body(status) and request.method != "HEAD"
+    # Of unknown length: in chunks, or up to the end of the connection (RFC 9112 section 6.3).
+    chunked = follows and length is None and minor > 0
+    reply = Reply(status, outcome, last=is_last(request) or (follows and length is None and not chunked))
+    own = cache_lines(outcome, age, ttl)
+    if not any(name.lower() == "date" for name, _ in fields):
+        own += date_line(int(time.time()))
+    own += "Transfer-Encoding: chunked\r\n" if chunked else ""
+    own += persistence(minor, last=reply.last) + "\r\n"
+    head = version(minor) + status_and_fields(status, reason, fields) + own.encode()
+    await _send(request, reply, head, body if follows else None, length, chunked=chunked)
+    return reply
+
+
+def _content_length(fields: Iterable[tuple[str, str]]) -> int | None:
+    return next((int(value) for name, value in fields if name.lower() == "content-length"), None)
 
 
 async def _send(
-    request: web.Request, reply: Reply, body: AsyncIterator[bytes] | None, last: bytes = b""
-) -> Reply:
-    transport = request.transport
+    request: web.BaseRequest,
+    reply: Reply,
+    first: bytes,
+    body: AsyncIterator[bytes] | None = None,
+    length: int | None = None,
+    *,
+    chunked: bool = False,
+) -> None:
+    """Write ``first``, which has the head, and then a body of ``length`` bytes (None: unknown) if any."""
+    transport, writer = request.transport, request.writer
     try:
-        await reply.prepare(request)
-        # What HEAD asks about may be gigabytes that storage sends all the same.
-        if body is not None and request.method != "HEAD":
+        await writer.write(first)
+        if body is not None:
+            if chunked:
+                writer.enable_chunking()
+            else:
+                writer.length = length
             async for chunk in body:
-                await reply.write(chunk)
-        # The last of it leaves together with a header still held back: one packet for a small answer.
-        # After HEAD it would be taken for the beginning of the next answer.
-        await reply.write_eof(last if request.method != "HEAD" else b"")
+                await writer.write(chunk)
+        await writer.write_eof()
         reply.ended = True
     except (TruncatedError, ConnectionResetError) as error:
         log.info("answer broke off", status=reply.status, reason=str(error))
@@ -126,4 +160,3 @@ async def _send(
         # Also when this is cancelled or fails: what has begun and not ended must not look complete.
         if not reply.ended and transport is not None:
             reset(transport)
-    return reply

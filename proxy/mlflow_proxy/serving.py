@@ -9,10 +9,8 @@ import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass
-from functools import partial
 
 import structlog
-from aiohttp import HttpVersion11, web
 
 from mlflow_proxy import __version__, descriptors, preflight, tls
 from mlflow_proxy.access.mode import in_force
@@ -26,8 +24,6 @@ from mlflow_proxy.listener.accepting import Site
 from mlflow_proxy.listener.connection import Timeouts
 from mlflow_proxy.listener.hosts import Hosts
 from mlflow_proxy.listener.runner import BoundedRunner
-from mlflow_proxy.pipeline import LARGEST_HELD_BODY
-from mlflow_proxy.responses import remove_defaults
 from mlflow_proxy.settings import Settings, api_ending
 
 log = structlog.get_logger(__name__)
@@ -82,67 +78,53 @@ async def serving(
     hosts = await _hosts(settings.host, settings)
     proxy = assemble(settings, hosts, room, clock, place.crew if place is not None else ())
 
-    @web.middleware
-    async def enter(request: web.Request, handler: object) -> web.StreamResponse:
-        # Not only a route: aiohttp's router knows no place for targets such as "*", ours to refuse.
-        return await proxy.app.handle(request)
-
     connections = settings.connections
     timeouts = Timeouts(connections.head_timeout, connections.client_timeout, connections.idle_timeout)
-    application = web.Application(client_max_size=LARGEST_HELD_BODY + 1, middlewares=[enter])
-    # What the router does not find costs it an exception: a fifth of the time of a cache hit (measured).
-    application.router.add_route(
-        "*", r"/{target:[\s\S]*}", proxy.app.handle, expect_handler=_let_the_body_come
-    )
-    application.on_response_prepare.append(remove_defaults)
-    application.on_response_prepare.append(proxy.app.close_connection)
-    if place is not None:
-        application.cleanup_ctx.append(partial(crew.answer_apart, proxy.apart, place.private))
-    if settings.admin.host:
-
-        async def listen(own: BoundedRunner) -> list[Site]:
-            inherited = place.admin if place is not None else None
-            found = inherited or await binding.listen(settings.admin.host, settings.admin.port, "admin.")
-            return [Site(own, each, context, alone=place is None) for each in found]
-
-        application.cleanup_ctx.append(
-            partial(
-                entrance.answer_on_its_own,
-                proxy.admin,
-                await _hosts(settings.admin.host, settings),
-                listen,
-                administered,
-                room.administration,
-                timeouts,
-            )
-        )
     runner = BoundedRunner(
-        application,
+        proxy.app.handle,
         room.clients,
         bound("connections.max_clients", connections.max_clients, room.clients),
         timeouts,
         handler_cancellation=True,
         # For what does not end although its time is up.
         shutdown_timeout=settings.shutdown_grace + _SLACK,
+        leaving=lambda: proxy.readiness.leaving,
+        memo=proxy.memo,
     )
-    try:
+
+    async def admin_sites(own: BoundedRunner) -> list[Site]:
+        inherited = place.admin if place is not None else None
+        found = inherited or await binding.listen(settings.admin.host, settings.admin.port, "admin.")
+        return [Site(own, each, context, alone=place is None) for each in found]
+
+    async with contextlib.AsyncExitStack() as stack:
+        stack.push_async_callback(proxy.close)
         proxy.start()
-        await runner.setup()
-        async with tls.watching([*certificate, *proxy.reloaded]), proxy.watching_upstream:
-            inherited = place.shared if place is not None else None
-            found = inherited or await binding.listen(settings.host, settings.port)
-            sites = [Site(runner, each, context, alone=place is None) for each in found]
-            for site in sites:
-                await site.start()
-                listening(site.name)
-            yield sites[0].name
-    finally:
-        proxy.readiness.leaving = True
-        if runner.sites:
-            await asyncio.sleep(settings.shutdown_delay)
-        proxy.in_flight.stop(settings.shutdown_grace)
-        await runner.cleanup()
-        await proxy.close()
+        # The own endpoints are up before the first client is served and until after the last.
+        if place is not None:
+            await stack.enter_async_context(crew.answer_apart(proxy.apart, place.private))
+        if settings.admin.host:
+            admin_hosts = await _hosts(settings.admin.host, settings)
+            beside = entrance.answer_on_its_own(
+                proxy.admin, admin_hosts, admin_sites, administered, room.administration, timeouts
+            )
+            await stack.enter_async_context(beside)
+        try:
+            await runner.setup()
+            async with tls.watching([*certificate, *proxy.reloaded]), proxy.watching_upstream:
+                inherited = place.shared if place is not None else None
+                found = inherited or await binding.listen(settings.host, settings.port)
+                sites = [Site(runner, each, context, alone=place is None) for each in found]
+                for site in sites:
+                    await site.start()
+                    listening(site.name)
+                yield sites[0].name
+        finally:
+            proxy.readiness.leaving = True
+            if runner.sites:
+                await asyncio.sleep(settings.shutdown_delay)
+            proxy.in_flight.stop(settings.shutdown_grace)
+            await runner.cleanup()
 
 
 def stop_signals() -> tuple[signal.Signals, ...]:
@@ -215,18 +197,6 @@ def _unbounded(settings: Settings) -> Room:
         connections.max_connections,
         entrance.MOST_CLIENTS if settings.admin.host else 0,
     )
-
-
-async def _let_the_body_come(request: web.Request) -> None:
-    """Meet the one expectation there is (RFC 9110 section 10.1.1); others are ignored, as they may be.
-
-    aiohttp's own takes a client that has gone meanwhile for an error of this side, and logs it.
-    """
-    if request.version >= HttpVersion11 and request.headers.get("Expect", "").lower() == "100-continue":
-        with contextlib.suppress(ConnectionError):
-            await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-            # Else aiohttp believes that the answer has begun.
-            request.writer.output_size = 0
 
 
 async def _hosts(listener: Sequence[str], settings: Settings) -> Hosts:

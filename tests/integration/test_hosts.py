@@ -2,7 +2,6 @@
 
 import asyncio
 import socket
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -201,12 +200,12 @@ async def test_the_own_endpoints_listener_goes_by_its_own_address(
 
 
 async def test_workers_speak_to_each_other_by_loopback_names_only() -> None:
-    async def secret(request: web.Request) -> web.StreamResponse:
+    async def secret(request: web.BaseRequest) -> web.StreamResponse:
         return web.Response(text="of a worker")
 
     with socket.create_server(("127.0.0.1", 0)) as private:
         url = f"http://127.0.0.1:{private.getsockname()[1]}"
-        async with asynccontextmanager(crew.answer_apart)({"secret": secret}, private, web.Application()):
+        async with crew.answer_apart({"secret": secret}, private):
             assert (await called(url, url.removeprefix("http://"), target="/-/secret")).body == b"of a worker"
             assert_refused(await called(url, "evil.example", target="/-/secret"), "evil.example")
 

@@ -21,7 +21,7 @@ from tests.integration.support import PLAIN, RawClient, Upstream, proxied, reque
 
 async def test_nobody_is_let_in_after_the_others_were_told_to_go() -> None:
     """A connection that was accepted before the listener closed, and is made after idle ones were closed."""
-    runner = BoundedRunner(web.Application(), 10, "a limit", Timeouts(HEAD, CLIENT, IDLE), shutdown_timeout=1)
+    runner = BoundedRunner(_answer, 10, "a limit", Timeouts(HEAD, CLIENT, IDLE), shutdown_timeout=1)
     await runner.setup()
     protocol = runner.server
     assert protocol is not None
@@ -66,9 +66,7 @@ class Wire(asyncio.Transport):
 @pytest.mark.parametrize("taking", [0, 1])
 async def test_a_connection_that_closes_does_not_wait_for_ever(advance: Advance, taking: int) -> None:
     """The end of an answer, too little to make its writer wait, is all that is left to be taken."""
-    application = web.Application()
-    application.router.add_get("/", _answer)
-    runner = BoundedRunner(application, 10, "a limit", Timeouts(HEAD, CLIENT, IDLE), shutdown_timeout=1)
+    runner = BoundedRunner(_answer, 10, "a limit", Timeouts(HEAD, CLIENT, IDLE), shutdown_timeout=1)
     await runner.setup()
     assert runner.server is not None
     protocol = cast("Callable[[], ClientConnection]", runner.server)()
@@ -85,7 +83,7 @@ async def test_a_connection_that_closes_does_not_wait_for_ever(advance: Advance,
     await runner.cleanup()
 
 
-async def _answer(request: web.Request) -> web.StreamResponse:
+async def _answer(request: web.BaseRequest) -> web.StreamResponse:
     return web.Response(body=bytes(1000))
 
 

@@ -19,6 +19,7 @@ import structlog
 from mlflow_proxy.access.files import WatchedFile
 from mlflow_proxy.access.threads import Blocking
 from mlflow_proxy.errors import CredentialUnavailableError, UnreadableError
+from mlflow_proxy.term import Term
 
 log = structlog.get_logger(__name__)
 
@@ -84,6 +85,10 @@ class Credentials(Protocol):
     def remedy(self) -> str:
         """What to look at when the workspace refuses it."""
 
+    @property
+    def term(self) -> Term:
+        """Until when ``current`` returns the same at once."""
+
     async def current(self) -> Credential:
         """Return the credential to use now. Raises CredentialUnavailableError."""
 
@@ -102,6 +107,11 @@ class TokenFile:
     ) -> None:
         self._file = WatchedFile(path, _token_in, "access.token_file", clock=clock, wall_clock=wall_clock)
         self.remedy = f"put a valid token into access.token_file ({path}); it is read again when it changes"
+
+    @property
+    def term(self) -> Term:
+        """Until when the file need not be looked at."""
+        return self._file.term
 
     async def current(self) -> Credential:
         """Return what the file says, no older than a second."""
@@ -147,6 +157,8 @@ class Fetched:
         self._renewed_at = float("-inf")
         self._problem = CredentialUnavailableError("")
         self._refreshing: asyncio.Task[Credential] | None = None
+        self.term = Term(float("-inf"))
+        """Until when the credential at hand is used and no other is fetched."""
 
     async def current(self) -> Credential:
         """Return the credential at hand, or wait for the first."""
@@ -209,6 +221,8 @@ class Fetched:
         left = None if found.expires_at is None else found.expires_at - self._wall_clock()
         self._credential, self._fetched_at = found, began
         self._ends_at = None if left is None else self._clock() + left
+        self.term.end()
+        self.term = Term() if self._ends_at is None else Term(due(began, self._ends_at))
         self._not_before = float("-inf")
         log.info("workspace credential fetched", expires_at=found.expires_at)
         return found

@@ -10,6 +10,7 @@ import structlog
 from mlflow_proxy.access.threads import Blocking
 from mlflow_proxy.errors import InvalidSettingsError, UnreadableError
 from mlflow_proxy.files import INTERVAL, Content, Reloaded, reason
+from mlflow_proxy.term import Term
 
 log = structlog.get_logger(__name__)
 
@@ -50,6 +51,8 @@ class WatchedFile(Generic[Content]):
                 f"{setting}: {path} cannot be used: {reason(error)}; give the path of a file that can"
             ) from None
         self._looked_at = clock()
+        self.term = Term(self._looked_at + INTERVAL)
+        """Until when ``current`` returns the same without another look, moved on by each that finds it."""
         self._warn()
 
     async def current(self) -> Content:
@@ -79,13 +82,18 @@ class WatchedFile(Generic[Content]):
         except TimeoutError:
             self._file.complain("reading it takes too long")
             self._looked_at = self._clock()
+            self.term.until = self._looked_at + INTERVAL
 
     def _look_now(self) -> None:
         """Read the file if it has changed. Runs in a thread, one at a time."""
         believed, self._believed = self._believed, False
         self._looked_at = self._clock()
         if self._file.refresh(believed=believed):
+            self.term.end()
+            self.term = Term(self._looked_at + INTERVAL)
             self._warn()
+        else:
+            self.term.until = self._looked_at + INTERVAL
 
     def _warn(self) -> None:
         if warning := self._warning(self._file.current):

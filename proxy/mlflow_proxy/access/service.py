@@ -31,6 +31,7 @@ from mlflow_proxy.mlflow_api.headers import (
 )
 from mlflow_proxy.mlflow_api.messages import Client, UpstreamRequest
 from mlflow_proxy.mlflow_api.routes import Freshness, Route
+from mlflow_proxy.term import Terms
 
 _NOT_PASSED = HOP_BY_HOP | {"host", "referer", "expect", CLIENT.lower()}
 _PASSED = (names(Tells.NEUTRAL) - _NOT_PASSED) | {"content-encoding"} | FORWARDED
@@ -77,7 +78,12 @@ class ServiceAccess(Access):
         if route.freshness is Freshness.DISCOVERY and "?" not in target:
             # Clients ask for these before they show a credential.
             return Caller(fields, PUBLIC, Client(PUBLIC), ANONYMOUS, fresh, many=True)
-        name = UNNAMED if self._clients is None else _name(await self._clients.current(), fields)
+        terms: Terms = (self._credentials.term,)
+        name = UNNAMED
+        if self._clients is not None:
+            # The term first: the file may be read again, in its thread, at any moment.
+            terms = (self._clients.term, *terms)
+            name = _name(await self._clients.current(), fields)
         try:
             credential = await self._credentials.current()
         except AnswerableError as error:
@@ -85,7 +91,7 @@ class ServiceAccess(Access):
             raise
         self._problem, self._identity = "", credential.identity
         partition = PUBLIC if route.freshness is Freshness.DISCOVERY else self._partition()
-        return Caller(fields, partition, Client(name), ANONYMOUS, fresh, name=name, many=True)
+        return Caller(fields, partition, Client(name), ANONYMOUS, fresh, name=name, many=True, terms=terms)
 
     def owns(self, partition: str) -> bool:
         """Whether the partition is that of the current credential's principal, or public."""

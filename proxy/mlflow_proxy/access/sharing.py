@@ -12,6 +12,7 @@ from mlflow_proxy.mlflow_api.caller_fields import ANONYMOUS, WELL_KNOWN, CallerF
 from mlflow_proxy.mlflow_api.headers import CLIENT, Fields, asks_for_fresh, field
 from mlflow_proxy.mlflow_api.messages import Client, UpstreamRequest
 from mlflow_proxy.mlflow_api.routes import Freshness, Route
+from mlflow_proxy.term import Terms
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +29,7 @@ class Caller:
         many: whether the partition is that of many clients, which all get the same answers.
         common: names the callers with which it shares answers about models that it has a proof for; empty
             if it shares none.
+        terms: until when another request with the same fields has the same caller; empty for ever.
 
     """
 
@@ -39,6 +41,7 @@ class Caller:
     name: str = ""
     many: bool = False
     common: str = ""
+    terms: Terms = ()
 
     def common_partition(self, created: int) -> str:
         """Return the partition that callers with a proof for a model share.

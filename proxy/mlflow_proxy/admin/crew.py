@@ -8,6 +8,7 @@ shows no more than the shared address does.
 import asyncio
 import socket
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from typing import Any
 
 import aiohttp
@@ -16,12 +17,12 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 
 from mlflow_proxy.admin import samples
-from mlflow_proxy.admin.entrance import only
-from mlflow_proxy.admin.handlers import PREFIX, Handler
+from mlflow_proxy.admin.entrance import Entrance, only
+from mlflow_proxy.admin.handlers import PREFIX
 from mlflow_proxy.listener.accepting import Site
 from mlflow_proxy.listener.connection import Timeouts
 from mlflow_proxy.listener.hosts import LOOPBACK_ONLY
-from mlflow_proxy.listener.runner import BoundedRunner
+from mlflow_proxy.listener.runner import BoundedRunner, Handler
 
 _PATIENCE = 1.0
 """Seconds for a worker's answer; one that takes longer is left out."""
@@ -32,10 +33,10 @@ _MOST_CLIENTS = 32
 def apart(registry: CollectorRegistry, status: Callable[[], Mapping[str, object]]) -> dict[str, Handler]:
     """Return the handlers of ``/-/NAME`` by which a worker speaks for itself alone."""
 
-    async def own_samples(request: web.Request) -> web.StreamResponse:
+    async def own_samples(request: web.BaseRequest) -> web.StreamResponse:
         return web.json_response(samples.taken(registry))
 
-    async def own_status(request: web.Request) -> web.StreamResponse:
+    async def own_status(request: web.BaseRequest) -> web.StreamResponse:
         return web.json_response(status())
 
     return {"samples": own_samples, "status.json": own_status}
@@ -44,31 +45,31 @@ def apart(registry: CollectorRegistry, status: Callable[[], Mapping[str, object]
 def together(crew: Sequence[str]) -> dict[str, Handler]:
     """Return the handlers of ``/-/NAME`` that speak for all; ``crew`` is each worker's own URL."""
 
-    async def metrics(request: web.Request) -> web.StreamResponse:
+    async def metrics(request: web.BaseRequest) -> web.StreamResponse:
         encode, content_type = choose_encoder(request.headers.get("Accept", ""))
         registry = samples.merged(await _ask(crew, "samples"))
         # In a thread, since it takes as long as all workers' metrics one after the other.
         body = await asyncio.to_thread(encode, registry)
         return web.Response(body=body, headers={"Content-Type": content_type})
 
-    async def status_json(request: web.Request) -> web.StreamResponse:
+    async def status_json(request: web.BaseRequest) -> web.StreamResponse:
         return web.json_response({"workers": await _ask(crew, "status.json")})
 
     return {"metrics": metrics, "status.json": status_json}
 
 
-async def answer_apart(
-    handlers: Mapping[str, Handler], listening: socket.socket, application: web.Application
-) -> AsyncIterator[None]:
-    """Answer the other workers for as long as the application lives (a context of ``cleanup_ctx``)."""
-    own = web.Application(middlewares=[only(LOOPBACK_ONLY)])
-    own.add_routes([web.get(PREFIX + name, handler) for name, handler in handlers.items()])
+@asynccontextmanager
+async def answer_apart(handlers: Mapping[str, Handler], listening: socket.socket) -> AsyncIterator[None]:
+    """Answer the other workers until the context is left."""
+    own = only(LOOPBACK_ONLY, Entrance(handlers, {}, token="").handle)
     timeouts = Timeouts(_PATIENCE, _PATIENCE, _PATIENCE)
     runner = BoundedRunner(own, _MOST_CLIENTS, "of one worker", timeouts, shutdown_timeout=_PATIENCE)
     await runner.setup()
-    await Site(runner, listening, alone=True).start()
-    yield
-    await runner.cleanup()
+    try:
+        await Site(runner, listening, alone=True).start()
+        yield
+    finally:
+        await runner.cleanup()
 
 
 async def _ask(crew: Sequence[str], name: str) -> dict[str, Any]:

@@ -4,17 +4,17 @@ Own endpoints either share the clients' listener or have one for themselves.
 """
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
 
 from aiohttp import web
-from aiohttp.typedefs import Middleware
 
 from mlflow_proxy.admin import permission
-from mlflow_proxy.admin.handlers import PREFIX, Handler
+from mlflow_proxy.admin.handlers import PREFIX
 from mlflow_proxy.errors import AnswerableError, NoSuchEndpointError, PostOnlyError
 from mlflow_proxy.listener.connection import Timeouts
 from mlflow_proxy.listener.hosts import Hosts
 from mlflow_proxy.listener.requests import refusal
-from mlflow_proxy.listener.runner import BoundedRunner
+from mlflow_proxy.listener.runner import BoundedRunner, Handler
 
 
 class Entrance:
@@ -25,7 +25,7 @@ class Entrance:
         self._commands = commands
         self._token = token
 
-    async def handle(self, request: web.Request) -> web.StreamResponse:
+    async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         """Answer a request, with an error if need be."""
         try:
             if (refused := refusal(request)) is not None:
@@ -34,7 +34,7 @@ class Entrance:
         except AnswerableError as error:
             return _said(error)
 
-    async def _answer(self, request: web.Request) -> web.StreamResponse:
+    async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
         path = request.raw_path.partition("?")[0]
         name = path.removeprefix(PREFIX) if path.startswith(PREFIX) else None
         question, command = self._questions.get(name or ""), self._commands.get(name or "")
@@ -48,18 +48,15 @@ class Entrance:
         return await question(request)
 
 
-async def elsewhere(request: web.Request) -> web.StreamResponse:
+async def elsewhere(request: web.BaseRequest) -> web.StreamResponse:
     """Answer where the endpoints are not, because they have a listener of their own."""
     return _said(NoSuchEndpointError("The proxy's own endpoints are served elsewhere (admin.host)."))
 
 
-def only(hosts: Hosts) -> Middleware:
-    """Return what answers requests for other hosts, instead of a listener's handlers, with an error."""
+def only(hosts: Hosts, handler: Handler) -> Handler:
+    """Return a handler that answers requests for other hosts with an error, all others by ``handler``."""
 
-    @web.middleware
-    async def check(
-        request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
-    ) -> web.StreamResponse:
+    async def check(request: web.BaseRequest) -> web.StreamResponse:
         try:
             hosts.check(request.headers.get("Host"))
         except AnswerableError as error:
@@ -75,6 +72,7 @@ MOST_CLIENTS = 100
 Listen = Callable[[BoundedRunner], Awaitable[Sequence[web.BaseSite]]]
 
 
+@asynccontextmanager
 async def answer_on_its_own(
     entrance: Entrance,
     hosts: Hosts,
@@ -82,20 +80,13 @@ async def answer_on_its_own(
     started: Callable[[str], None],
     most: int,
     timeouts: Timeouts,
-    application: web.Application,
 ) -> AsyncIterator[None]:
-    """Listen for own endpoints alone for as long as the application lives (a context of ``cleanup_ctx``).
+    """Listen for own endpoints alone until the context is left.
 
-    They are up before the first client is served and until after the last. ``listen`` makes the sites,
-    ``started`` is called with the URL of each; ``most`` is how many connections they take together.
+    ``listen`` makes the sites, ``started`` is called with the URL of each; ``most`` is how many connections
+    they take together.
     """
-
-    @web.middleware
-    async def enter(request: web.Request, handler: object) -> web.StreamResponse:
-        return await entrance.handle(request)
-
-    own = web.Application(middlewares=[only(hosts), enter])
-    own.on_response_prepare.append(_close_refused)
+    own = only(hosts, entrance.handle)
     runner = BoundedRunner(own, most, "of the proxy's own endpoints", timeouts, shutdown_timeout=1.0)
     await runner.setup()
     try:
@@ -107,19 +98,13 @@ async def answer_on_its_own(
         await runner.cleanup()
 
 
-async def _close_refused(request: web.Request, response: web.StreamResponse) -> None:
-    if refusal(request) is not None:
-        response.force_close()
-        response.headers["Connection"] = "close"
-
-
 def _said(error: AnswerableError) -> web.Response:
     return web.Response(
         status=error.status, headers={**error.headers, "Content-Type": "application/json"}, body=error.body()
     )
 
 
-def _peer(request: web.Request) -> str | None:
+def _peer(request: web.BaseRequest) -> str | None:
     """Return the address at the other end, never what the request says of it."""
     name = request.transport.get_extra_info("peername") if request.transport is not None else None
     return name[0] if isinstance(name, tuple) else None

@@ -1,21 +1,20 @@
 """Health and metrics: for orchestrators and Prometheus, not for MLflow clients."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 
 from aiohttp import web
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 
 from mlflow_proxy.errors import AnswerableError
+from mlflow_proxy.listener.runner import Handler
 from mlflow_proxy.upstream.circuit import Circuit
 from mlflow_proxy.upstream.circuit_breaker import Said, State
 from mlflow_proxy.upstream.client import HttpClient
 from mlflow_proxy.upstream.retry import UNAVAILABLE
 
 PREFIX = "/-/"
-
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 _PROBE_SECONDS = 3.0
 """A readiness check must end well within the usual probe time-outs of orchestrators."""
@@ -79,20 +78,20 @@ def handlers(
 ) -> dict[str, Handler]:
     """Return the handlers of ``/-/NAME`` by name; ``detail`` is what readiness does not hang on."""
 
-    async def healthz(request: web.Request) -> web.StreamResponse:
+    async def healthz(request: web.BaseRequest) -> web.StreamResponse:
         return web.json_response({"status": "ok"})
 
-    async def readyz(request: web.Request) -> web.StreamResponse:
+    async def readyz(request: web.BaseRequest) -> web.StreamResponse:
         problem = await readiness.problem()
         if problem is None:
             return web.json_response({"status": "ready", **detail()})
         return web.json_response({"status": "not ready", "reason": problem, **detail()}, status=503)
 
-    async def metrics(request: web.Request) -> web.StreamResponse:
+    async def metrics(request: web.BaseRequest) -> web.StreamResponse:
         encode, content_type = choose_encoder(request.headers.get("Accept", ""))
         return web.Response(body=encode(registry), headers={"Content-Type": content_type})
 
-    async def status_json(request: web.Request) -> web.StreamResponse:
+    async def status_json(request: web.BaseRequest) -> web.StreamResponse:
         return web.json_response(status())
 
     return {"healthz": healthz, "readyz": readyz, "metrics": metrics, "status.json": status_json}

@@ -10,9 +10,9 @@ from typing import Any
 import structlog
 from aiohttp import web
 
-from mlflow_proxy.admin.handlers import Handler
 from mlflow_proxy.bodies import pieces
 from mlflow_proxy.errors import BadRequestError
+from mlflow_proxy.listener.runner import Handler
 from mlflow_proxy.mlflow_api.reads import parameters
 from mlflow_proxy.mlflow_api.strict_json import strict_json
 from mlflow_proxy.reading.store import Invalidation
@@ -29,7 +29,7 @@ _USAGE = 'Send {"name": NAME}, {"name": NAME, "version": VERSION} or {"all": tru
 def handler(purge: Callable[[Invalidation], Awaitable[Purged]]) -> Handler:
     """Return the handler of ``POST /-/purge``. It raises BadRequestError."""
 
-    async def purge_asked(request: web.Request) -> web.StreamResponse:
+    async def purge_asked(request: web.BaseRequest) -> web.StreamResponse:
         chosen = wanted(
             request.headers.get("Content-Type", ""), request.raw_path.partition("?")[2], await _body(request)
         )
@@ -69,7 +69,7 @@ def wanted(content_type: str, raw_query: str, body: bytes) -> dict[str, Any]:
     raise BadRequestError(_USAGE)
 
 
-async def _body(request: web.Request) -> bytes:
+async def _body(request: web.BaseRequest) -> bytes:
     body = bytearray()
     try:
         async with asyncio.timeout(_PATIENCE):

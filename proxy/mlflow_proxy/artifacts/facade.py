@@ -31,6 +31,7 @@ from mlflow_proxy.errors import (
     TruncatedError,
     UnusableNameError,
 )
+from mlflow_proxy.listener.memo import Hit
 from mlflow_proxy.metrics import Metrics
 from mlflow_proxy.mlflow_api.answers import json_object, signed_url
 from mlflow_proxy.mlflow_api.artifact_paths import ModelFile, is_ours, parse
@@ -43,7 +44,8 @@ from mlflow_proxy.pipeline import Pipeline
 from mlflow_proxy.reading.answer import Answer
 from mlflow_proxy.reading.memory import Memory
 from mlflow_proxy.reading.writes import Writes
-from mlflow_proxy.responses import Reply, described, relay, send_answer, send_whole
+from mlflow_proxy.responses import Reply, relay, send_answer, send_whole
+from mlflow_proxy.term import together
 from mlflow_proxy.upstream.client import HttpClient, chunks, fields, read_whole
 from mlflow_proxy.upstream.malformed import reason_phrase
 
@@ -90,7 +92,7 @@ class ArtifactFacade:
             return any(is_ours(value) for value in _listed(raw_query))
         return kind is not None and is_ours(path)
 
-    async def handle(self, request: web.Request, caller: Caller) -> Reply:
+    async def handle(self, request: web.BaseRequest, caller: Caller) -> Reply:
         """Answer a request that ``handles`` said yes to. Raises AnswerableError."""
         raw_path, _, raw_query = request.raw_path.partition("?")
         kind, path = _split(raw_path)
@@ -107,7 +109,7 @@ class ArtifactFacade:
             raise BadRequestError("A listing takes one parameter, path.")
         return await self._send_listing(request, caller, parse(asked["path"]))
 
-    async def _send_listing(self, request: web.Request, caller: Caller, said: ModelFile) -> Reply:
+    async def _send_listing(self, request: web.BaseRequest, caller: Caller, said: ModelFile) -> Reply:
         deadline = self._pipeline.deadline()
         meant = await self._names.meant(caller, said, "listing", deadline)
         if isinstance(meant, Answer):
@@ -116,6 +118,7 @@ class ArtifactFacade:
             found: Found | Answer = replace(meant.above, directory=EMPTY)
         else:
             found = await self._listings.find(caller, meant.file, deadline)
+        found = replace(found, terms=together(found.terms, meant.terms))
         if isinstance(found, Answer):
             return await send_answer(request, found)
         if (unusable := found.directory.unusable) is not None:
@@ -123,15 +126,18 @@ class ArtifactFacade:
                 f"No client can have the file {shown(unusable.path)} of this directory: {unusable.why}. "
                 "Register the model without it."
             )
-        body, content = list(found.directory.chunks()), [("Content-Type", "application/json")]
+        body, content = list(found.directory.chunks()), (("Content-Type", "application/json"),)
         length = sum(map(len, body))
         if length <= _SENT_AT_ONCE:
-            complete = StoredResponse(200, "OK", tuple(content), b"".join(body))
-            return await send_whole(request, complete, found.outcome, found.age, found.ttl)
-        told = [*content, *described(length, found.age)]
-        return await relay(request, 200, "OK", told, _by_turns(body), found.outcome, found.ttl)
+            complete = StoredResponse(200, "OK", content, b"".join(body))
+            hit = None
+            if (entry := found.entry) is not None and found.terms:
+                hit = Hit(complete, entry.stored_at, entry.expires_at, found.terms)
+            return await send_whole(request, complete, found.outcome, found.age, found.ttl, hit)
+        fields = (*content, ("Content-Length", str(length)))
+        return await relay(request, 200, "OK", fields, _by_turns(body), found.outcome, found.age, found.ttl)
 
-    async def _send_file(self, request: web.Request, caller: Caller, said: ModelFile) -> Reply:
+    async def _send_file(self, request: web.BaseRequest, caller: Caller, said: ModelFile) -> Reply:
         if not said.path:
             raise BadRequestError("This names a whole model version; list it with ?path= to see its files.")
         deadline = self._pipeline.deadline()
@@ -223,7 +229,7 @@ async def _has_ended(response: aiohttp.ClientResponse, deadline: float) -> bool:
     return has_ended(response.status, body)
 
 
-async def _relay_file(request: web.Request, response: aiohttp.ClientResponse) -> Reply:
+async def _relay_file(request: web.BaseRequest, response: aiohttp.ClientResponse) -> Reply:
     told = [item for item in fields(response) if item[0].lower() in _TOLD_BY_STORAGE]
     reason = reason_phrase(response.reason)
     return await relay(request, response.status, reason, told, chunks(response), Outcome.FILE)

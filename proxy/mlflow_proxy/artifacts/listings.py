@@ -24,7 +24,8 @@ from mlflow_proxy.mlflow_api.artifact_paths import ModelFile
 from mlflow_proxy.mlflow_api.messages import StoredResponse
 from mlflow_proxy.outcome import Outcome
 from mlflow_proxy.reading.answer import Answer
-from mlflow_proxy.reading.store import MemoryStore
+from mlflow_proxy.reading.store import Entry, MemoryStore
+from mlflow_proxy.term import Terms, together
 
 _LARGEST = 32 * 2**20
 """Bytes of all pages of one directory, some 200,000 files, so that one whose last page never comes ends."""
@@ -40,6 +41,9 @@ class Found:
     outcome: Outcome
     age: float | None
     ttl: float | None
+    entry: Entry | None = None
+    """The stored answer that it is as old as, if all of it was stored."""
+    terms: Terms | None = None
 
 
 class Listings:
@@ -99,7 +103,8 @@ class Listings:
             return None
         ends_first = min(entries, key=lambda entry: entry.expires_at)
         age, ttl = now - ends_first.stored_at, ends_first.expires_at - now
-        return Found(directory, Outcome.HIT, age, ttl)
+        others = tuple(self._store.term(key) for key, _ in directory.parts[1:])
+        return Found(directory, Outcome.HIT, age, ttl, ends_first, together(first.terms, others))
 
     async def _page(self, answer: Answer, where: ModelFile) -> Page:
         key, response = answer.key, answer.response

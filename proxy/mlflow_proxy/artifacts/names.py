@@ -16,6 +16,7 @@ from mlflow_proxy.errors import AmbiguousNameError
 from mlflow_proxy.mlflow_api.artifact_paths import ModelFile
 from mlflow_proxy.mlflow_api.client_names import shown
 from mlflow_proxy.reading.answer import Answer
+from mlflow_proxy.term import Terms, together
 
 _MOST_WAYS = 8
 """That are followed at once. A request that may mean more is as good as one that may mean two."""
@@ -42,10 +43,14 @@ class _Way:
 
 @dataclass(frozen=True, slots=True)
 class Meant:
-    """What a client means, and the directory that it is in: None for the root."""
+    """What a client means, and the directory that it is in: None for the root.
+
+    ``terms`` is until when it means the same, None if that is not known.
+    """
 
     file: ModelFile
     above: Found | None
+    terms: Terms | None
 
     @property
     def is_file(self) -> bool:
@@ -71,6 +76,7 @@ class Names:
         """
         segments = said.path.split("/") if said.path else []
         ways, ends = [_Way()], list[_Way]()
+        terms: Terms | None = ()
         while ways:
             onward: list[_Way] = []
             for way in ways:
@@ -78,20 +84,22 @@ class Names:
                     ends.append(way)
                     continue
                 found = await self._listings.find(caller, replace(said, path=way.path), deadline)
+                terms = together(found.terms, terms)
                 if isinstance(found, Found):
                     onward += _steps(found, way, segments, purpose)
                 elif found.response.status != 404 or len(ways) == 1:
-                    return found
+                    return replace(found, terms=terms)
             ways = onward
             if len(ways) + len(ends) > _MOST_WAYS:
                 raise _ambiguous(said, [*ways, *ends])
         if len(ends) > 1:
+            terms = None
             ends = [way for way in ends if await self._exists(caller, said, way, purpose, deadline)]
         if len(ends) > 1:
             raise _ambiguous(said, ends)
         if not ends or ends[0].cut:
-            return Meant(said, None)
-        return Meant(replace(said, path=ends[0].path), ends[0].above)
+            return Meant(said, None, terms)
+        return Meant(replace(said, path=ends[0].path), ends[0].above, terms)
 
     async def _exists(
         self, caller: Caller, said: ModelFile, way: _Way, purpose: Purpose, deadline: float

@@ -7,6 +7,8 @@ of framing, slow clients and limits fail if one works otherwise.
     ``RequestHandler._parser``         there is no other place between the bytes and the handler that sees
                                        every head, and that can end a body whose framing breaks
     ``RequestHandler._drain_helper``   waits until a client has taken all that was written
+    ``RequestHandler._next_keepalive_close_time``   when the connection has been idle for too long: requests
+                                       that the memo answers pass the server by
     ``BaseSite._server``               what a site closes when it stops (in ``accepting``)
 """
 
@@ -16,10 +18,11 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, cast
 
-from aiohttp import web
+from aiohttp import HttpVersion11, web
 
 from mlflow_proxy.errors import AnswerableError, ClientTimeoutError
 from mlflow_proxy.listener import framing
+from mlflow_proxy.listener.memo import LONGEST_HEAD, Digest, Hit, Memo
 from mlflow_proxy.listener.requests import Parser, RequestReader, refusal
 from mlflow_proxy.listener.sockets import reset, unsent
 
@@ -43,12 +46,24 @@ class Timeouts:
     idle: float
 
 
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """When connections end.
+
+    ``stopping`` is whether it is too late for new requests; ``leaving`` is whether clients are asked to go
+    elsewhere, which comes first.
+    """
+
+    stopping: Callable[[], bool]
+    leaving: Callable[[], bool]
+
+
 class ClientConnection(web.RequestHandler):
-    """One connection. ``stopping`` says whether it is too late for new requests."""
+    """One connection."""
 
     __slots__ = (
-        "_answered", "_event_loop", "_gone", "_heard", "_reader", "_since", "_stopping", "_timeouts",
-        "_timer", "_untaken", "_wire",
+        "_answered", "_asked", "_ending", "_event_loop", "_gone", "_hasher", "_heard", "_memo",
+        "_of_address", "_reader", "_since", "_timeouts", "_timer", "_untaken", "_wire",
     )  # fmt: skip
 
     def __init__(
@@ -57,7 +72,8 @@ class ClientConnection(web.RequestHandler):
         *,
         loop: asyncio.AbstractEventLoop,
         timeouts: Timeouts,
-        stopping: Callable[[], bool],
+        ending: Ending,
+        memo: Memo | None = None,
         **options: Any,
     ) -> None:
         super().__init__(
@@ -72,7 +88,13 @@ class ClientConnection(web.RequestHandler):
         )
         self._event_loop = loop
         self._timeouts = timeouts
-        self._stopping = stopping
+        self._ending = ending
+        self._memo = memo
+        self._hasher: Any = None
+        self._of_address = False
+        """Whether digests of heads are different for each address of a client."""
+        self._asked: Digest | None = None
+        """The head of the request under way, if it came alone."""
         self._reader = RequestReader(cast("Parser", self._parser))
         self._parser = cast("Any", self._reader)
         self._timer: asyncio.TimerHandle | None = None
@@ -84,15 +106,23 @@ class ClientConnection(web.RequestHandler):
         self._untaken: tuple[int, float] | None = None
         """Bytes of answers that the client had not taken when last looked at, and when that was."""
 
+    @property
+    def leaving(self) -> bool:
+        """Whether the client is to send its next request elsewhere."""
+        return self._ending.leaving()
+
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin to wait for a request."""
         self._wire = cast("asyncio.Transport", transport)
-        if self._stopping():
+        if self._ending.stopping():
             # aiohttp has closed all connections by now that it knew: it would keep this one for ever.
             self._wire.abort()
             return
         self._since = self._event_loop.time()
         super().connection_made(transport)
+        if self._memo is not None:
+            self._of_address = self._memo.by_address()
+            self._hasher = self._memo.hasher(self._address() if self._of_address else "")
         self._watch()
 
     def connection_lost(self, exc: BaseException | None) -> None:
@@ -105,15 +135,71 @@ class ClientConnection(web.RequestHandler):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Read on."""
+        """Read on, or answer at once what the memo knows."""
         reader = self._reader
         self._heard = self._event_loop.time()
+        self._asked = None
+        if (
+            data[:4] == b"GET "
+            and data.find(b"\r\n\r\n") == len(data) - 4 <= LONGEST_HEAD
+            and reader.handed == self._answered
+            and self._hasher is not None
+            and not (reader.ended or reader.unfinished)
+        ):
+            hasher = self._hasher.copy()
+            hasher.update(data)
+            if self._repeated(hasher.digest()):
+                return
         new = not reader.head
         super().data_received(data)
         if reader.unfinished:
             if new and reader.head and reader.handed:
                 self._since = self._heard
             self._watch()
+
+    def _repeated(self, asked: Digest) -> bool:
+        """Whether a head was answered from the memo."""
+        memo, wire = self._memo, self._wire
+        if memo is None or wire is None or wire.is_closing():
+            return False
+        self._asked = asked
+        if wire.get_write_buffer_size() or self._ending.leaving():
+            return False
+        answer = memo.find(asked)
+        if answer is None:
+            return False
+        self._asked = None
+        wire.write(answer)
+        self._reader.handed += 1
+        self._answered += 1
+        self._since = self._heard
+        self._next_keepalive_close_time = self._heard + self._timeouts.idle
+        if wire.get_write_buffer_size():
+            self._look()
+        return True
+
+    def remember(self, request: web.BaseRequest, hit: Hit, count: Callable[[float], None]) -> None:
+        """Let the memo answer a request's head next time; see its rules."""
+        memo, asked = self._memo, self._asked
+        if (
+            memo is not None
+            and asked is not None
+            and self._reader.handed == self._answered + 1
+            and request.method == "GET"
+            and request.version == HttpVersion11
+            and "Expect" not in request.headers
+            and not request.can_read_body
+            and not is_last(request)
+            # Else the answer may rest on the address, and the digest says nothing of it.
+            and memo.by_address() <= self._of_address
+        ):
+            memo.remember(asked, hit, count)
+
+    def _address(self) -> str:
+        """Return what requests say of this connection to a server behind: address and scheme."""
+        assert self._wire is not None  # noqa: S101 - it has just been made
+        peer = self._wire.get_extra_info("peername")
+        return f"{peer!r} {self._wire.get_extra_info('sslcontext') is not None}"
 
     def resume_reading(self, resume_parser: bool = True) -> None:
         """Read on: while nothing was read, the client could not be heard."""
@@ -137,6 +223,8 @@ class ClientConnection(web.RequestHandler):
     ) -> tuple[web.StreamResponse, bool]:
         """Send the end of an answer: then it is the client's turn."""
         finished = await super().finish_response(request, resp, start_time)
+        if not resp.keep_alive:
+            self._hasher = None  # nothing is answered behind it
         self._answered += 1
         self._since = self._event_loop.time()
         if self._wire is not None and self._wire.get_write_buffer_size():
@@ -265,3 +353,14 @@ class ClientConnection(web.RequestHandler):
     def _is_writing(self) -> bool:
         """Whether what the client has not taken may be new."""
         return self._reader.handed > self._answered and not self.writing_paused
+
+
+def is_last(request: web.BaseRequest) -> bool:
+    """Whether the connection is closed behind the answer to a request of a ``ClientConnection``."""
+    connection = cast("ClientConnection", request.protocol)
+    return not request.keep_alive or connection.leaving or refusal(request) is not None
+
+
+def remember(request: web.BaseRequest, hit: Hit, count: Callable[[float], None]) -> None:
+    """Let the memo of a request's connection repeat its answer; ``count`` is given the seconds each took."""
+    cast("ClientConnection", request.protocol).remember(request, hit, count)

@@ -3,42 +3,48 @@
 import asyncio
 import socket
 import ssl
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import cast
 
-from aiohttp import web
+from aiohttp import HttpVersion11, web
 
 from mlflow_proxy.errors import OverloadedError
-from mlflow_proxy.listener.connection import ClientConnection, Timeouts
+from mlflow_proxy.listener.connection import ClientConnection, Ending, Timeouts, is_last
+from mlflow_proxy.listener.memo import Memo
+
+Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
 _MOST_REFUSED = 16
 """TLS handshakes beyond the bound of connections, only to say so; those of more are not even begun."""
 
 
-class BoundedRunner(web.AppRunner):
+class BoundedRunner(web.ServerRunner):
     """Serves ``most`` connections at a time, a number set by ``limit``; others get a 503 and are closed.
 
-    Those whose TLS handshake is under way are counted too: they are open.
+    Those whose TLS handshake is under way are counted too: they are open. ``leaving`` is whether clients are
+    asked to go elsewhere: their connections are closed behind the next answer. ``memo`` may answer hits.
     """
 
-    __slots__ = ("_limit", "_most", "_opening", "_stopping", "_timeouts")
+    __slots__ = ("_ending", "_limit", "_memo", "_most", "_opening", "_stopping", "_timeouts")
 
     def __init__(
         self,
-        application: web.Application,
+        handler: Handler,
         most: int,
         limit: str,
         timeouts: Timeouts,
         *,
         shutdown_timeout: float,
         handler_cancellation: bool = False,
+        leaving: Callable[[], bool] = lambda: False,
+        memo: Memo | None = None,
     ) -> None:
-        super().__init__(
-            application,
-            access_log=None,
-            shutdown_timeout=shutdown_timeout,
-            handler_cancellation=handler_cancellation,
-        )
+        # The low-level server: a router and middlewares would cost a hit more than all else.
+        server = web.Server(_answering(handler), handler_cancellation=handler_cancellation)
+        super().__init__(server, shutdown_timeout=shutdown_timeout)
+        self._memo = memo
+        self._ending = Ending(stopping=lambda: self._stopping, leaving=leaving)
         self._most = most
         self._limit = limit
         self._opening: dict[asyncio.Task[None], asyncio.BaseProtocol | None] = {}
@@ -57,7 +63,12 @@ class BoundedRunner(web.AppRunner):
             if len(server.connections) >= self._most:
                 return _Refusal(self._most, self._limit)
             return ClientConnection(
-                server, loop=loop, timeouts=self._timeouts, stopping=lambda: self._stopping, access_log=None
+                server,
+                loop=loop,
+                timeouts=self._timeouts,
+                ending=self._ending,
+                memo=self._memo,
+                access_log=None,
             )
 
         return cast("web.Server", protocol)
@@ -110,6 +121,29 @@ class BoundedRunner(web.AppRunner):
         server = super().server
         being_made = sum(getattr(each, "transport", None) is None for each in self._opening.values())
         return being_made + (len(server.connections) if server is not None else 0)
+
+
+def _answering(handler: Handler) -> Handler:
+    """Return a handler whose requests send their bodies, and whose last answers close their connections."""
+
+    async def handle(request: web.BaseRequest) -> web.StreamResponse:
+        if "Expect" in request.headers:
+            await _let_the_body_come(request)
+        response = await handler(request)
+        if is_last(request):
+            response.force_close()
+        return response
+
+    return handle
+
+
+async def _let_the_body_come(request: web.BaseRequest) -> None:
+    """Meet the one expectation there is (RFC 9110 section 10.1.1); others are ignored, as they may be."""
+    if request.version >= HttpVersion11 and request.headers["Expect"].lower() == "100-continue":
+        with suppress(ConnectionError):  # the client has gone
+            await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            # Else aiohttp believes that the answer has begun.
+            request.writer.output_size = 0
 
 
 class _Refusal(asyncio.Protocol):

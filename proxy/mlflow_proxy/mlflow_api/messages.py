@@ -1,9 +1,11 @@
 """The two messages that travel the line: a request on its way up, a complete response on its way back."""
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import NamedTuple, Self
 
 from mlflow_proxy.mlflow_api.headers import of_another_body
+from mlflow_proxy.mlflow_api.response_heads import has_body, status_and_fields
 
 
 class Client(NamedTuple):
@@ -34,7 +36,7 @@ class UpstreamRequest:
     public: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)  # without slots, for what is computed once
 class StoredResponse:
     """A complete response: what one flight brings back and what the cache keeps.
 
@@ -53,3 +55,17 @@ class StoredResponse:
     def header(self, name: str) -> str | None:
         """Return the first field of that lower-case name."""
         return next((value for field, value in self.headers if field.lower() == name), None)
+
+    @cached_property
+    def head(self) -> bytes:
+        """The head that all clients get alike: without HTTP version, age, and the line that ends it.
+
+        Raises ValueError for a control character in a field.
+        """
+        length = (("Content-Length", str(len(self.body))),) if has_body(self.status) else ()
+        return status_and_fields(self.status, self.reason, (*self.headers, *length))
+
+    @cached_property
+    def dated(self) -> bool:
+        """Whether the server said when it made the response."""
+        return self.header("date") is not None

@@ -9,9 +9,9 @@ request says beyond its key does not reach a call that others share, so it canno
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
-from typing import NamedTuple, Self
+from typing import NamedTuple
 from urllib.parse import parse_qsl, quote, urlencode
 
 from mlflow_proxy import __version__
@@ -75,13 +75,18 @@ class Read:
         """Return the value of one of its parameters, None if it has none of that name."""
         return next((value for each, value in self.key.asked if each == name), None)
 
-    def within(self, partition: str) -> Self:
+    def within(self, partition: str) -> "Read":
         """Return the same question in the partition that some credentials have in common."""
-        return replace(self, key=self.key._replace(partition=partition), common=True)
+        return self._in(partition, common=True)
 
-    def owned_by(self, partition: str) -> Self:
+    def owned_by(self, partition: str) -> "Read":
         """Return the same question in the partition of one credential."""
-        return replace(self, key=self.key._replace(partition=partition), common=False)
+        return self._in(partition, common=False)
+
+    def _in(self, partition: str, *, common: bool) -> "Read":
+        # Spelt out, since every request does it: ``replace`` takes ten times as long.
+        _, method, path, asked = self.key
+        return Read(Key(partition, method, path, asked), self.route, self.model, self.version, common)
 
     def request(self, fields: tuple[tuple[str, str], ...], client: Client, *, fresh: bool) -> UpstreamRequest:
         """Return the request that asks it, made of its key and nothing else.

@@ -182,6 +182,8 @@ _FAMILIES = tuple(
 
 _OVERRIDES = frozenset({"x-http-method", "x-http-method-override", "x-method-override"})
 """Fields by which some servers let a request have another method than it has."""
+_MAY_NAME_A_METHOD = re.compile(r"_method|%5f|%[46][458df]|%[57]4", re.IGNORECASE)
+"""Matches every query with a parameter ``_method``: as it is, or with one of its characters escaped."""
 _METHODS = frozenset(_READ + _WRITE)
 
 
@@ -192,7 +194,7 @@ def overrides_method(names: Iterable[str], raw_query: str) -> bool:
     """
     if any(map(_overrides, names)):
         return True
-    if "%" not in raw_query and "_method" not in raw_query.lower():
+    if _MAY_NAME_A_METHOD.search(raw_query) is None:
         return False
     named = (unquote(part.partition("=")[0]) for part in re.split("[&;]", raw_query))
     return any(name.strip().casefold() == "_method" for name in named)

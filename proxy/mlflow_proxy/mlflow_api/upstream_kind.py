@@ -8,6 +8,7 @@ from enum import StrEnum
 from urllib.parse import urlsplit
 
 from mlflow_proxy.mlflow_api.answers import json_object
+from mlflow_proxy.term import Term
 
 DOCUMENT = "/.well-known/databricks-config"
 """The document by which the Databricks SDK knows a workspace, too. It is given without a credential."""
@@ -57,6 +58,8 @@ class KnownUpstream:
 
     def __init__(self, begin: UpstreamKind) -> None:
         self._current = begin
+        self.term = Term()
+        """Until when the upstream is known to be of the kind that it is now."""
 
     @property
     def current(self) -> UpstreamKind:
@@ -66,7 +69,11 @@ class KnownUpstream:
     def learn(self, found: UpstreamKind) -> bool:
         """Take over what was found; returns whether the kind is another one now."""
         before, self._current = self._current.kind, found
-        return found.kind is not before
+        if found.kind is before:
+            return False
+        self.term.end()
+        self.term = Term()
+        return True
 
 
 def at_first(origin: str, *, asks: bool) -> UpstreamKind:

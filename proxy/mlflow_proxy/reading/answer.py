@@ -11,6 +11,7 @@ from mlflow_proxy.outcome import Outcome
 from mlflow_proxy.party import Party
 from mlflow_proxy.reading.personal import Personal
 from mlflow_proxy.reading.store import Entry
+from mlflow_proxy.term import Terms
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +26,7 @@ class Answer:
         age: seconds since the response was made, if it was stored.
         ttl: remaining freshness in seconds, if it was stored; below 0 if it has expired.
         personal: why only this caller may have it although the question was shared; None if all sharers may.
+        terms: until when the caller would be answered the same; None if that is not known.
 
     """
 
@@ -35,6 +37,7 @@ class Answer:
     age: float | None = None
     ttl: float | None = None
     personal: Personal | None = None
+    terms: Terms | None = None
 
     @property
     def response(self) -> StoredResponse:
@@ -42,9 +45,12 @@ class Answer:
         return self.entry.response
 
 
-def from_store(key: Key, entry: Entry, outcome: Outcome, as_of: float, now: float) -> Answer:
+def from_store(
+    key: Key, entry: Entry, outcome: Outcome, as_of: float, now: float, terms: Terms | None = None
+) -> Answer:
     """Return a stored entry as an answer, with its age and ttl at ``now``."""
-    return Answer(key, entry, outcome, as_of, now - entry.stored_at, entry.expires_at - now)
+    age, ttl = now - entry.stored_at, entry.expires_at - now
+    return Answer(key, entry, outcome, as_of, age, ttl, terms=terms)
 
 
 class Reader(Protocol):

@@ -13,6 +13,7 @@ from mlflow_proxy.reading.answer import Answer, Reader, from_store
 from mlflow_proxy.reading.freshness import may_be_stale
 from mlflow_proxy.reading.memory import Memory
 from mlflow_proxy.reading.store import Entry
+from mlflow_proxy.term import Terms
 from mlflow_proxy.upstream.circuit import Circuit
 from mlflow_proxy.upstream.retry import UNAVAILABLE
 
@@ -51,7 +52,7 @@ class Cached:
         now = self._memory.clock.now()
         entry = self._memory.store.get(question.key, now)
         if entry is not None:
-            return self._stored(question, entry, Outcome.HIT, now)
+            return self._stored(question, entry, Outcome.HIT, now, (self._memory.store.term(question.key),))
         try:
             with self._retryable():
                 answer = await self._below.read(question, caller, party)
@@ -76,9 +77,11 @@ class Cached:
             return None
         return self._stored(question, entry, Outcome.STALE, now)
 
-    def _stored(self, question: Read, entry: Entry, outcome: Outcome, now: float) -> Answer:
+    def _stored(
+        self, question: Read, entry: Entry, outcome: Outcome, now: float, terms: Terms | None = None
+    ) -> Answer:
         # The workspace decided up to ``patience`` seconds before the answer was stored.
-        return from_store(question.key, entry, outcome, entry.stored_at - self._patience, now)
+        return from_store(question.key, entry, outcome, entry.stored_at - self._patience, now, terms)
 
     @contextmanager
     def _retryable(self) -> Iterator[None]:

@@ -97,13 +97,35 @@ class Coalesced:
             if left <= 0:
                 # No other client extended the deadline: the flight ends by itself now, with the better error.
                 self._remove(key, flight.party)
-            await asyncio.wait((flight.task,), timeout=left if left > 0 else None)
+            await _ended(flight.task, deadline if left > 0 else None)
         return flight.task.result()
 
     def _remove(self, key: Key, party: Party) -> None:
         current = self._flights.get(key)
         if current is not None and current.party is party:
             del self._flights[key]
+
+
+async def _ended(task: asyncio.Task[Answer], until: float | None) -> None:
+    """Return when a task has ended, or at the event loop's time ``until`` if that is sooner.
+
+    What ``asyncio.wait`` does for several tasks, at half the cost: most requests of a storm wait here.
+    """
+    loop = asyncio.get_running_loop()
+    waiter: asyncio.Future[None] = loop.create_future()
+
+    def wake(*_: object) -> None:
+        if not waiter.done():
+            waiter.set_result(None)
+
+    timer = None if until is None else loop.call_at(until, wake)
+    task.add_done_callback(wake)
+    try:
+        await waiter
+    finally:
+        task.remove_done_callback(wake)
+        if timer is not None:
+            timer.cancel()
 
 
 def _retrieve(task: asyncio.Task[Answer]) -> None:

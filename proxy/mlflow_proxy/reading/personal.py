@@ -13,6 +13,7 @@ from mlflow_proxy.mlflow_api.descriptions import describes
 from mlflow_proxy.mlflow_api.headers import directives, vary
 from mlflow_proxy.mlflow_api.messages import StoredResponse
 from mlflow_proxy.mlflow_api.reads import Read
+from mlflow_proxy.term import Term
 
 SHARED_FIELDS = frozenset(
     {
@@ -90,6 +91,8 @@ class PersonalRoutes:
         self._in_a_row: LRUCache[RouteKey, _Row] = LRUCache(_MOST_ROUTES)
         self._reported: set[str] = set()
         """Names of the routes that ``note`` has reported: each model has a partition of its own."""
+        self.term = Term()
+        """Until when no further route is one of these."""
 
     def note(self, key: RouteKey, personal: Personal | None, now: float) -> bool:
         """Note a 200 answer to a shared question.
@@ -103,6 +106,8 @@ class PersonalRoutes:
         before = self._in_a_row.get(key)
         count = 1 + (before.count if before is not None else 0)
         self._in_a_row[key] = _Row(count, now, personal)
+        self.term.end()
+        self.term = Term()
         _, route = key
         first = count == _IN_A_ROW and route not in self._reported
         if first:

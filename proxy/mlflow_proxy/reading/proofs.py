@@ -14,7 +14,9 @@ from mlflow_proxy.mlflow_api.model_names import folded
 from mlflow_proxy.mlflow_api.reads import Read
 from mlflow_proxy.mlflow_api.routes import Freshness
 from mlflow_proxy.reading.generations import Generations, Moment
+from mlflow_proxy.reading.lasting import Lasting
 from mlflow_proxy.reading.store import Invalidation
+from mlflow_proxy.term import Term
 
 PROOF = "registered-models/get"
 """The call that proves Can Read on a registered model, which its versions and their files inherit. Clients
@@ -70,7 +72,9 @@ class Proofs:
         self._granted = granted
         self._refused = refused
         self._generations = generations
-        self._known: LRUCache[tuple[CredentialKey, str], Proof] = LRUCache(most_bytes, getsizeof=_size)
+        self._known: Lasting[tuple[CredentialKey, str], Proof] = Lasting(
+            most_bytes, lambda proof: proof.until, _size
+        )
         self._refused_at: LRUCache[tuple[CredentialKey, str], float] = LRUCache(_MOST_WITHDRAWALS)
 
     def __len__(self) -> int:
@@ -83,6 +87,10 @@ class Proofs:
             del self._known[credential, model]
             return None
         return known
+
+    def term(self, credential: CredentialKey, model: str) -> Term:
+        """Return until when a proof that ``get`` has just returned is valid."""
+        return self._known.term((credential, model))
 
     def note(
         self, credential: CredentialKey, model: str, response: StoredResponse, as_of: float, asked: Moment

@@ -1,7 +1,7 @@
 """Answers shared by all callers with a proof that they may read the model (``access.sharing = "proven"``)."""
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import structlog
 
@@ -16,6 +16,7 @@ from mlflow_proxy.reading.memory import Memory
 from mlflow_proxy.reading.personal import Personal, PersonalRoutes, RouteKey
 from mlflow_proxy.reading.proofs import PROOF, asked_by, described, is_proof, needs_proof
 from mlflow_proxy.reading.store import Entry
+from mlflow_proxy.term import Terms, together
 
 log = structlog.get_logger(__name__)
 
@@ -29,10 +30,12 @@ class _Verdict:
 
     ``refusal`` is its answer to a caller that may not read the model; ``created`` is the model's creation
     timestamp for one that may, None if the workspace did not state it, so that nothing can be shared.
+    ``terms`` is until when the decision holds, None for one that was asked for.
     """
 
     refusal: Answer | None = None
     created: int | None = None
+    terms: Terms | None = None
 
 
 class Proven:
@@ -71,7 +74,7 @@ class Proven:
         if verdict.refusal is not None:
             return verdict.refusal
         if verdict.created is None:
-            return await self._below.read(question, caller, party)
+            return replace(await self._below.read(question, caller, party), terms=None)
         answer = await self._read_shared(question, caller, verdict.created, party)
         lasted = self._memory.generations.files_hold(asked) and self._memory.clock.leapt() == leapt
         if answer.outcome not in _ASKED and not lasted:
@@ -79,13 +82,16 @@ class Proven:
             known = self._memory.proofs.get(asked_by(question), model, self._memory.clock.now())
             if known is None or known.refusal is not None:
                 return await self.read(question, caller, party)
-        return answer
+        if answer.terms is None:
+            return answer
+        proof = together(verdict.terms, (self._personal_routes.term,))
+        return replace(answer, terms=together(answer.terms, proof))
 
     async def _verdict(self, question: Read, model: str, caller: Caller, party: Party) -> _Verdict:
         now, proofs, credential = self._memory.clock.now(), self._memory.proofs, asked_by(question)
         known = proofs.get(credential, model, now)
         if known is not None and known.refusal is None:
-            return _Verdict(created=known.created)
+            return _Verdict(created=known.created, terms=(proofs.term(credential, model),))
         if known is not None and known.refusal is not None and not caller.fresh:
             entry = Entry(known.refusal, model, None, False, now, known.until)
             return _Verdict(from_store(question.key, entry, Outcome.HIT, now, now))

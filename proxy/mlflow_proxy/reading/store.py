@@ -6,11 +6,11 @@ Indexed by model and version, so that a write drops only the answers that it out
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from cachetools import LRUCache
-
 from mlflow_proxy.mlflow_api.messages import StoredResponse
 from mlflow_proxy.mlflow_api.model_names import folded_or_none
 from mlflow_proxy.mlflow_api.reads import Key
+from mlflow_proxy.reading.lasting import Lasting
+from mlflow_proxy.term import Term
 
 _OVERHEAD = 1024
 """Bytes that an entry costs beside its text: objects, index, table (estimate)."""
@@ -75,6 +75,10 @@ class MemoryStore:
         entry = self._entries.get(key)
         return entry if entry is not None and now < entry.expires_at else None
 
+    def term(self, key: Key) -> Term:
+        """Return until when an entry that ``get`` has just returned is there and fresh."""
+        return self._entries.term(key)
+
     def get_stale(self, key: Key, now: float, grace: float) -> Entry | None:
         """Return an entry that is fresh or expired less than ``grace`` seconds ago, or None."""
         entry = self._entries.get(key)
@@ -119,7 +123,7 @@ class MemoryStore:
         return len(wrong)
 
 
-class _IndexedCache(LRUCache[Key, Entry]):
+class _IndexedCache(Lasting[Key, Entry]):
     """An LRU cache with an index by model and version.
 
     Every removal, eviction included, goes through ``__delitem__`` (as cachetools documents), which keeps the
@@ -128,7 +132,7 @@ class _IndexedCache(LRUCache[Key, Entry]):
 
     def __init__(self, maxsize: int) -> None:
         # The size of a value depends on its key too, which cachetools does not pass on.
-        super().__init__(maxsize, getsizeof=lambda entry: self._size)
+        super().__init__(maxsize, lambda entry: entry.expires_at, lambda entry: self._size)
         self._size = 0
         self._index: dict[str | None, dict[str | None, dict[Key, Entry]]] = {}
 

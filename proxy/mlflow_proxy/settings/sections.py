@@ -39,6 +39,11 @@ class CacheSettings(_Section):
     """What is stored and for how long."""
 
     max_bytes: Size = Field(ByteSize(256 * 2**20), description="memory for stored answers")
+    memo_bytes: ByteSize = Field(
+        ByteSize(32 * 2**20),
+        ge=0,
+        description="memory beside max_bytes for answers that are kept as they were sent; 0 for none",
+    )
     max_entry_bytes: Size = Field(
         ByteSize(8 * 2**20), description="answers larger than this are streamed and not stored"
     )
