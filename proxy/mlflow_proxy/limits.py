@@ -5,8 +5,6 @@ waiting calls by their queues, stored answers by the store.
 """
 
 import asyncio
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 from mlflow_proxy.errors import OverloadedError, StoppingError
@@ -21,6 +19,7 @@ class InFlight:
         self._overdue: set[asyncio.Task[Any]] = set()
         """Those cancelled because time is up."""
         self._ends_at: float | None = None
+        self._loop = asyncio.get_running_loop()
 
     def __len__(self) -> int:
         return len(self._tasks)
@@ -37,34 +36,22 @@ class InFlight:
     def stop(self, grace: float) -> None:
         """Let nothing take longer than ``grace`` seconds from now."""
         if self._ends_at is None:
-            loop = asyncio.get_running_loop()
-            self._ends_at = loop.time() + grace
-            loop.call_at(self._ends_at, self._end)
+            self._ends_at = self._loop.time() + grace
+            self._loop.call_at(self._ends_at, self._end)
 
-    @contextmanager
-    def admitted(self) -> Iterator[None]:
-        """Be one of them, in the current task.
+    def admitted(self) -> "_Admitted":
+        """Let the current task be one of them, for as long as the context lasts that is returned.
 
-        Raises OverloadedError if there are too many, StoppingError when time is up.
+        Entering it raises OverloadedError if there are too many, and StoppingError when time is up; so does
+        leaving it when time was up meanwhile.
         """
         if self.full():
             raise OverloadedError(f"{self._most} requests are being answered (connections.max_requests).")
-        if self._ends_at is not None and asyncio.get_running_loop().time() >= self._ends_at:
+        if self._ends_at is not None and self._loop.time() >= self._ends_at:
             raise _stopping()
-        task = asyncio.current_task()
+        task = asyncio.current_task(self._loop)
         assert task is not None  # noqa: S101 - requests are answered in tasks
-        cancelling = task.cancelling()
-        self._tasks.add(task)
-        try:
-            yield
-        except asyncio.CancelledError:
-            # As asyncio.timeout does it, which is too slow for a cache hit: the client may have gone as well.
-            if task in self._overdue and task.uncancel() <= cancelling:
-                raise _stopping() from None
-            raise
-        finally:
-            self._tasks.discard(task)
-            self._overdue.discard(task)
+        return _Admitted(task, self._tasks, self._overdue)
 
     def _end(self) -> None:
         for task in self._tasks:
@@ -74,3 +61,29 @@ class InFlight:
 
 def _stopping() -> StoppingError:
     return StoppingError("The proxy is stopping; ask again.")
+
+
+class _Admitted:
+    """The context of one request: what ``asyncio.timeout`` does, which is too slow for a cache hit."""
+
+    __slots__ = ("_cancelling", "_overdue", "_task", "_tasks")
+
+    def __init__(
+        self, task: asyncio.Task[Any], tasks: set[asyncio.Task[Any]], overdue: set[asyncio.Task[Any]]
+    ) -> None:
+        self._task = task
+        self._cancelling = task.cancelling()
+        self._tasks = tasks
+        self._overdue = overdue
+
+    def __enter__(self) -> None:
+        self._tasks.add(self._task)
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._tasks.discard(self._task)
+        if self._task not in self._overdue:
+            return
+        self._overdue.discard(self._task)
+        # The client may have gone as well: then it is cancelled all the same.
+        if self._task.uncancel() <= self._cancelling and kind is asyncio.CancelledError:
+            raise _stopping() from None

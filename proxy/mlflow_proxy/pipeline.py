@@ -45,10 +45,11 @@ class Pipeline:
         self._passing = passing
         self._patience = patience
         self._rewrite_dbfs = rewrite_dbfs
+        self._loop = asyncio.get_running_loop()
 
     def deadline(self) -> float:
         """Return the event loop's time at which a request that arrives now loses patience."""
-        return asyncio.get_running_loop().time() + self._patience
+        return self._loop.time() + self._patience
 
     async def handle(self, request: web.BaseRequest, route: Route, caller: Caller) -> Reply:
         """Answer a client's request, whatever it is. Raises AnswerableError."""

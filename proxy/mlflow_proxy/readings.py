@@ -59,7 +59,11 @@ class Readings:
             "sharing": asdict(self.sharing),
             "fleet": self.fleet.status() if self.fleet is not None else None,
             "groups": {group: asdict(queue.status()) for group, queue in self.queues.items()},
-            "cache": {"entries": len(self.memory.store), "bytes": self.cache_bytes()},
+            "cache": {
+                "entries": len(self.memory.store),
+                "bytes": self.cache_bytes(),
+                "memo_bytes": self.memo.bytes,
+            },
             "flights": self.flights(),
             "requests": len(self.in_flight),
             "circuit": self.circuit.state,

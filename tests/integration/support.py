@@ -216,7 +216,7 @@ class RawClient:
             broken = True
         head, _, body = bytes(received).partition(b"\r\n\r\n")
         line, *lines = head.decode("latin-1").split("\r\n")
-        return RawReply(line, _fields(lines), body, broken)
+        return RawReply(line, fields(lines), body, broken)
 
     async def close(self) -> None:
         self.writer.transport.abort()
@@ -345,12 +345,12 @@ class Upstream(StreamServer):
         while True:
             head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
             line, *lines = head.removesuffix("\r\n\r\n").split("\r\n")
-            inbound = Inbound(line, _fields(lines), reader, writer)
+            inbound = Inbound(line, fields(lines), reader, writer)
             self.seen.append(inbound)
             await self.respond(inbound)
 
 
-def _fields(lines: list[str]) -> Head:
+def fields(lines: list[str]) -> Head:
     return [(name, value.strip()) for name, _, value in (line.partition(":") for line in lines)]
 
 

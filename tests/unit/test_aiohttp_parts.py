@@ -19,7 +19,7 @@ from mlflow_proxy.listener import connection
 from mlflow_proxy.upstream import connector
 
 LISTENER = {
-    "RequestHandler": ("_drain_helper", "_parser"),
+    "RequestHandler": ("_drain_helper", "_next_keepalive_close_time", "_parser"),
     "BaseSite": ("_server",),
 }
 UPSTREAM = {

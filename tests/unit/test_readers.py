@@ -3,7 +3,7 @@
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import pytest
 
@@ -164,7 +164,7 @@ async def test_a_personal_answer_is_stored_for_its_caller_alone(memory: Memory) 
 
 async def test_another_members_personal_answer_is_stored_for_nobody(memory: Memory) -> None:
     async def respond(question: Read, caller: Caller) -> Answer:
-        return replace(answer(question, personal=Personal.VARY), outcome=Outcome.COLLAPSED)
+        return answer(question, personal=Personal.VARY)._replace(outcome=Outcome.COLLAPSED)
 
     await Kept(Below(respond), memory, Access(b"k")).read(listing(), caller(), Party("a"))
     assert len(memory.store) == 0
@@ -293,7 +293,7 @@ async def test_who_waited_while_permissions_were_written_proves_it_again(memory:
         if question.common:
             memory.forget(WRITE)
             proving.may_read.clear()
-            return replace(found, outcome=Outcome.COLLAPSED)
+            return found._replace(outcome=Outcome.COLLAPSED)
         return found
 
     proving.below.respond = written_meanwhile

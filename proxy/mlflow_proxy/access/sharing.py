@@ -5,7 +5,7 @@ send credentials of the workspace and the workspace checks them. Mode ``service`
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from mlflow_proxy.access.partition import PUBLIC, partitions
 from mlflow_proxy.mlflow_api.caller_fields import ANONYMOUS, WELL_KNOWN, CallerFields, CallerIdentity
@@ -15,8 +15,7 @@ from mlflow_proxy.mlflow_api.routes import Freshness, Route
 from mlflow_proxy.term import Terms
 
 
-@dataclass(frozen=True, slots=True)
-class Caller:
+class Caller(NamedTuple):
     """The caller of a request, derived from its credential once, when it is admitted.
 
     Attributes:

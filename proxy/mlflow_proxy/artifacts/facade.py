@@ -6,7 +6,6 @@ signed URL names. Storage gets the signed header fields and never the client's c
 
 import asyncio
 from collections.abc import AsyncIterator, Iterable
-from dataclasses import replace
 from urllib.parse import unquote
 
 import aiohttp
@@ -115,10 +114,10 @@ class ArtifactFacade:
         if isinstance(meant, Answer):
             return await send_answer(request, meant)
         if meant.above is not None and meant.is_file:  # clients ask to learn just that
-            found: Found | Answer = replace(meant.above, directory=EMPTY)
+            found: Found | Answer = meant.above._replace(directory=EMPTY)
         else:
             found = await self._listings.find(caller, meant.file, deadline)
-        found = replace(found, terms=together(found.terms, meant.terms))
+        found = found._replace(terms=together(found.terms, meant.terms))
         if isinstance(found, Answer):
             return await send_answer(request, found)
         if (unusable := found.directory.unusable) is not None:

@@ -11,8 +11,7 @@ directory is kept only if all its pages are stored in one partition: a client th
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 from weakref import WeakValueDictionary
 
 from mlflow_proxy.access.sharing import Caller
@@ -33,8 +32,7 @@ _LARGEST = 32 * 2**20
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True)
-class Found:
+class Found(NamedTuple):
     """A directory that its caller may see; the rest is as of ``reading.answer.Answer``."""
 
     directory: Directory

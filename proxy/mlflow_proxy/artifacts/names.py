@@ -88,7 +88,7 @@ class Names:
                 if isinstance(found, Found):
                     onward += _steps(found, way, segments, purpose)
                 elif found.response.status != 404 or len(ways) == 1:
-                    return replace(found, terms=terms)
+                    return found._replace(terms=terms)
             ways = onward
             if len(ways) + len(ends) > _MOST_WAYS:
                 raise _ambiguous(said, [*ways, *ends])

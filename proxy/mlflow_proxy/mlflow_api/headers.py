@@ -34,6 +34,9 @@ _NOT_FOR_STORAGE = HOP_BY_HOP | PARTIAL | {"authorization", "content-length", "c
 _NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _VALUE = re.compile(r"[\t\x20-\x7e\x80-\ud7ff\ue000-\U0010ffff]*")
 
+_FOR_CACHES = ("cache-control", "pragma")
+"""Request fields that say whether a stored answer will do."""
+
 CODINGS = ("gzip", "deflate")
 """Content codings that a shared call asks for: all that ``upstream.decoding`` can undo."""
 
@@ -65,15 +68,17 @@ Fields = Iterable[tuple[str, str]]
 
 def end_to_end(fields: Fields) -> list[tuple[str, str]]:
     """Drop hop-by-hop fields and those nominated by ``Connection`` (RFC 9110 section 7.6.1)."""
-    fields = list(fields)
-    nominated = {
-        option.strip().lower()
-        for name, value in fields
-        if name.lower() == "connection"
-        for option in value.split(",")
-    }
-    dropped = HOP_BY_HOP | nominated
-    return [(name, value) for name, value in fields if name.lower() not in dropped]
+    kept: list[tuple[str, str]] = []
+    nominated: set[str] = set()
+    for name, value in fields:
+        lower = name.lower()
+        if lower not in HOP_BY_HOP:
+            kept.append((name, value))
+        elif lower == "connection":
+            nominated.update(option.strip().lower() for option in value.split(","))
+    if nominated <= HOP_BY_HOP:
+        return kept
+    return [(name, value) for name, value in kept if name.lower() not in nominated]
 
 
 def without(fields: Fields, names: frozenset[str]) -> list[tuple[str, str]]:
@@ -117,7 +122,11 @@ def is_token(text: str) -> bool:
 
 def field(fields: Fields, name: str) -> str:
     """Return the first field of that name, empty if there is none."""
-    return next((value for each, value in fields if each.lower() == name.lower()), "")
+    lower = name.lower()
+    for each, value in fields:
+        if each.lower() == lower:
+            return value
+    return ""
 
 
 def from_proxy(fields: Fields) -> bool:
@@ -149,7 +158,9 @@ def unix_time(date: str) -> float | None:
 
 def asks_for_fresh(fields: Fields) -> bool:
     """Whether a request refuses stored answers (RFC 9111 section 5.2.1.4 and 5.2.1.5)."""
-    return not directives(fields, "cache-control", "pragma").isdisjoint({"no-cache", "no-store"})
+    if not any(name.lower() in _FOR_CACHES for name, _ in fields):
+        return False
+    return not directives(fields, *_FOR_CACHES).isdisjoint({"no-cache", "no-store"})
 
 
 def directives(fields: Fields, *names: str) -> frozenset[str]:

@@ -9,7 +9,6 @@ request says beyond its key does not reach a call that others share, so it canno
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple
 from urllib.parse import parse_qsl, quote, urlencode
@@ -44,8 +43,7 @@ _MOST_EXACT = 2**53 - 1
 """Beyond it JSON parsers disagree about whole numbers (RFC 8259 section 6)."""
 
 
-@dataclass(frozen=True, slots=True)
-class Read:
+class Read(NamedTuple):
     """A question whose answer may be shared by concurrent and later callers."""
 
     key: Key
@@ -147,30 +145,58 @@ def shareable(
     path, mark, raw_query = target.partition("?")
     if route.freshness is Freshness.DISCOVERY and mark:
         return None
+    if method == "POST":
+        asked = _asked_in_body(route.path, headers, body) if not raw_query else None
+    elif body:
+        asked = None
+    else:
+        understand = _asked_in_query if len(raw_query) <= _REMEMBERED else _asked_in_query.__wrapped__
+        asked = understand(route.path, raw_query, listing=route.freshness is Freshness.LISTING)
+    if asked is None:
+        return None
+    return Read(Key(partition, method, path, asked.parameters), route, asked.model, asked.version)
+
+
+class _Asked(NamedTuple):
+    """What a question is about: its parameters in order, and the model and version that they name."""
+
+    parameters: tuple[tuple[str, str], ...]
+    model: str | None
+    version: str | None
+
+
+_REMEMBERED = 512
+"""Characters of a query that is worth remembering: the clients of a storm ask the same few hundred."""
+
+
+@lru_cache(maxsize=2048)
+def _asked_in_query(path: str, raw_query: str, *, listing: bool) -> _Asked | None:
     asked = parameters(raw_query)
     if asked is None:
         return None
-    if method == "POST":
-        # The only read sent as POST is get-latest-versions; its parameters travel in the body.
-        members = _exact_members(body)
-        if members is None or asked or not _JSON.fullmatch(only_header(headers, "content-type") or ""):
-            return None
-        asked, model, version = members, _string(members.get("name")), None
-    elif body:
+    if listing:
+        asked = _canonical_listing(asked)
+    # No model is called nothing: what is asked about it stays each credential's own.
+    return _understood(path, asked, asked.get("name") or None, asked.get("version"))
+
+
+def _asked_in_body(path: str, headers: Fields, body: bytes) -> _Asked | None:
+    """Return what the only read sent as POST asks, get-latest-versions: its parameters travel in the body."""
+    members = _exact_members(body)
+    if members is None or not _JSON.fullmatch(only_header(headers, "content-type") or ""):
         return None
-    else:
-        if route.freshness is Freshness.LISTING:
-            asked = _canonical_listing(asked)
-        # No model is called nothing: what is asked about it stays each credential's own.
-        model, version = asked.get("name") or None, asked.get("version")
+    return _understood(path, members, _string(members.get("name")), None)
+
+
+def _understood(path: str, asked: Mapping[str, str], model: str | None, version: str | None) -> _Asked | None:
     if _is_excessive(asked, model, version):
         return None
     if "" in (bare := {_bare(name) for name in asked}) or len(bare) < len(asked):
         return None  # such as Name beside name: servers differ on which of them counts
-    if route.path.endswith(("/search", "/list")):
+    if path.endswith(("/search", "/list")):
         # About any model, whatever a stray parameter says.
         model = version = None
-    return Read(Key(partition, method, path, tuple(sorted(asked.items()))), route, model, version)
+    return _Asked(tuple(sorted(asked.items())), model, version)
 
 
 def question_about(prefix: str, endpoint: str, asked: Mapping[str, str], partition: str) -> Read:

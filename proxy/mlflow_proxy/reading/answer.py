@@ -1,8 +1,7 @@
 """The answer to a read, and the protocol of the stack's readers."""
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from mlflow_proxy.access.sharing import Caller
 from mlflow_proxy.mlflow_api.messages import StoredResponse
@@ -14,8 +13,7 @@ from mlflow_proxy.reading.store import Entry
 from mlflow_proxy.term import Terms
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(NamedTuple):
     """A complete response and where it came from.
 
     Attributes:
@@ -38,6 +36,16 @@ class Answer:
     ttl: float | None = None
     personal: Personal | None = None
     terms: Terms | None = None
+
+    def resting_on(self, terms: Terms | None) -> "Answer":
+        """Return it with other terms."""
+        key, entry, outcome, as_of, age, ttl, personal, _ = self
+        return Answer(key, entry, outcome, as_of, age, ttl, personal, terms)
+
+    def collapsed(self) -> "Answer":
+        """Return it as those get it who waited for it while another caller asked."""
+        # Spelt out, as above: every request does one of them, and ``_replace`` takes three times as long.
+        return Answer(self.key, self.entry, Outcome.COLLAPSED, self.as_of, personal=self.personal)
 
     @property
     def response(self) -> StoredResponse:

@@ -1,9 +1,5 @@
 """Stored answers: fresh ones, and expired ones while the workspace cannot answer (RFC 5861)."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import replace
-
 from mlflow_proxy.access.sharing import Caller
 from mlflow_proxy.errors import BadGatewayError, GatewayTimeoutError, ServiceUnavailableError
 from mlflow_proxy.mlflow_api.reads import Read
@@ -46,21 +42,23 @@ class Cached:
     async def read(self, question: Read, caller: Caller, party: Party) -> Answer:
         """See Reader.read."""
         if caller.fresh:
-            with self._retryable():
+            try:
                 answer = await self._direct.read(question, caller, party)
-            return replace(answer, outcome=Outcome.REQUEST)
+            except BadGatewayError as error:
+                raise self._retryable(error) from error
+            return answer._replace(outcome=Outcome.REQUEST)
         now = self._memory.clock.now()
         entry = self._memory.store.get(question.key, now)
         if entry is not None:
             return self._stored(question, entry, Outcome.HIT, now, (self._memory.store.term(question.key),))
         try:
-            with self._retryable():
-                answer = await self._below.read(question, caller, party)
-        except (ServiceUnavailableError, GatewayTimeoutError):
-            stale = self._stale(question, caller)
-            if stale is None:
-                raise
-            return stale
+            answer = await self._below.read(question, caller, party)
+        except (BadGatewayError, ServiceUnavailableError, GatewayTimeoutError) as error:
+            if (stale := self._stale(question, caller)) is not None:
+                return stale
+            if isinstance(error, BadGatewayError):
+                raise self._retryable(error) from error
+            raise
         if answer.response.status in UNAVAILABLE and (stale := self._stale(question, caller)) is not None:
             return stale
         return answer
@@ -83,13 +81,9 @@ class Cached:
         # The workspace decided up to ``patience`` seconds before the answer was stored.
         return from_store(question.key, entry, outcome, entry.stored_at - self._patience, now, terms)
 
-    @contextmanager
-    def _retryable(self) -> Iterator[None]:
-        """Turn a read's 502 into 503: the Databricks SDK retries only 503.
+    def _retryable(self, error: BadGatewayError) -> ServiceUnavailableError:
+        """Return a 503 in place of a read's 502: the Databricks SDK retries only 503.
 
         Each caller gets a Retry-After of its own. Readers below see the 502, which the fleet shares.
         """
-        try:
-            yield
-        except BadGatewayError as error:
-            raise self._circuit.unreachable(str(error)) from error
+        return self._circuit.unreachable(str(error))

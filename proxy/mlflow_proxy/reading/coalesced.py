@@ -5,13 +5,12 @@ is cancelled and its calls leave the queue.
 """
 
 import asyncio
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from mlflow_proxy.access.sharing import Caller
 from mlflow_proxy.clock import Clock
 from mlflow_proxy.errors import OverBudgetError
 from mlflow_proxy.mlflow_api.reads import Key, Read
-from mlflow_proxy.outcome import Outcome
 from mlflow_proxy.party import Party
 from mlflow_proxy.reading.answer import Answer, Reader
 from mlflow_proxy.reading.generations import Generations, Moment
@@ -62,7 +61,7 @@ class Coalesced:
             if not flight.party.clients and not flight.task.done():
                 self._remove(question.key, flight.party)
                 flight.task.cancel()
-        return replace(answer, outcome=Outcome.COLLAPSED, age=None, ttl=None) if joined else answer
+        return answer.collapsed() if joined else answer
 
     def _joinable(self, question: Read) -> _Flight | None:
         flight = self._flights.get(question.key)
@@ -86,7 +85,7 @@ class Coalesced:
             self._remove(question.key, party)
 
     async def _wait(self, key: Key, flight: _Flight, deadline: float) -> Answer:
-        loop = asyncio.get_running_loop()
+        loop = flight.task.get_loop()
         while not flight.task.done():
             left = deadline - loop.time()
             if left <= 0 and flight.party.deadline > deadline:
@@ -111,7 +110,7 @@ async def _ended(task: asyncio.Task[Answer], until: float | None) -> None:
 
     What ``asyncio.wait`` does for several tasks, at half the cost: most requests of a storm wait here.
     """
-    loop = asyncio.get_running_loop()
+    loop = task.get_loop()
     waiter: asyncio.Future[None] = loop.create_future()
 
     def wake(*_: object) -> None:

@@ -1,7 +1,5 @@
 """Storing a flight's answer before the callers that wait for the flight wake up."""
 
-from dataclasses import replace
-
 from mlflow_proxy.access.sharing import Access, Caller
 from mlflow_proxy.mlflow_api.reads import Read
 from mlflow_proxy.outcome import Outcome
@@ -33,4 +31,4 @@ class Kept:
             and self._memory.store.put(owned.key, answer.entry)
         )
         outcome = Outcome.STORED if kept and answer.outcome is Outcome.MISS else answer.outcome
-        return replace(answer, key=owned.key, outcome=outcome)
+        return answer._replace(key=owned.key, outcome=outcome)

@@ -3,7 +3,7 @@
 Pure; ``now`` is that of ``clock.Clock``. Credentials appear as names of partitions only, never in clear.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from cachetools import LRUCache
@@ -51,12 +51,13 @@ class Proof:
 
     ``refusal`` is its response if it refused. ``created`` is the model's creation timestamp: a later model of
     the same name needs a new proof, since it may have other readers. None if the workspace did not state it,
-    or named another model: then nothing is shared.
+    or named another model: then nothing is shared. ``as_of`` is a time at or before the decision.
     """
 
     until: float
     refusal: StoredResponse | None
     created: int | None = None
+    as_of: float = field(default=0.0, compare=False)
 
 
 class Proofs:
@@ -111,13 +112,13 @@ class Proofs:
             # A 200 that does not describe the model (a gateway's login page), or has no creation timestamp,
             # lets the credential share nothing, and is asked for again soon.
             counts = self._granted if created is not None else min(self._granted, self._refused)
-            proof = Proof(as_of + counts, None, created)
+            proof = Proof(as_of + counts, None, created, as_of)
             known = self._known.get((credential, model))
             if known is not None and known.until > proof.until and replace(proof, until=known.until) == known:
                 return  # the same grant from a stored answer must not shorten the newer proof
             self._known[credential, model] = proof
         elif response.status in REFUSED and len(response.body) <= _LARGEST_REFUSAL:
-            self._known[credential, model] = Proof(as_of + self._refused, response)
+            self._known[credential, model] = Proof(as_of + self._refused, response, as_of=as_of)
         else:
             self._known.pop((credential, model), None)
 

@@ -1,7 +1,7 @@
 """Answers shared by all callers with a proof that they may read the model (``access.sharing = "proven"``)."""
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import structlog
 
@@ -24,8 +24,7 @@ _ASKED = frozenset({Outcome.STORED, Outcome.MISS, Outcome.REQUEST})
 """The workspace was asked with the caller's own credential."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Verdict:
+class _Verdict(NamedTuple):
     """The workspace's decision on a caller and a model.
 
     ``refusal`` is its answer to a caller that may not read the model; ``created`` is the model's creation
@@ -74,7 +73,7 @@ class Proven:
         if verdict.refusal is not None:
             return verdict.refusal
         if verdict.created is None:
-            return replace(await self._below.read(question, caller, party), terms=None)
+            return (await self._below.read(question, caller, party))._replace(terms=None)
         answer = await self._read_shared(question, caller, verdict.created, party)
         lasted = self._memory.generations.files_hold(asked) and self._memory.clock.leapt() == leapt
         if answer.outcome not in _ASKED and not lasted:
@@ -85,7 +84,7 @@ class Proven:
         if answer.terms is None:
             return answer
         proof = together(verdict.terms, (self._personal_routes.term,))
-        return replace(answer, terms=together(answer.terms, proof))
+        return answer.resting_on(together(answer.terms, proof))
 
     async def _verdict(self, question: Read, model: str, caller: Caller, party: Party) -> _Verdict:
         now, proofs, credential = self._memory.clock.now(), self._memory.proofs, asked_by(question)
@@ -93,8 +92,9 @@ class Proven:
         if known is not None and known.refusal is None:
             return _Verdict(created=known.created, terms=(proofs.term(credential, model),))
         if known is not None and known.refusal is not None and not caller.fresh:
-            entry = Entry(known.refusal, model, None, False, now, known.until)
-            return _Verdict(from_store(question.key, entry, Outcome.HIT, now, now))
+            entry = Entry(known.refusal, model, None, False, known.as_of, known.until)
+            terms = (proofs.term(credential, model),)
+            return _Verdict(from_store(question.key, entry, Outcome.HIT, known.as_of, now, terms))
         # Under the same API prefix: another one may accept other credentials.
         proof = question_about(question.prefix, PROOF, {"name": model}, question.partition)
         self._metrics.proofs.inc()
