@@ -29,12 +29,12 @@ class Line:
                 await asyncio.sleep(0.01)
         return await self.reply()
 
-    async def reply(self) -> RawReply:
-        """Return the next answer, which has a length."""
-        head = (await self.client.reader.readuntil(b"\r\n\r\n")).decode("latin-1")
-        line, *lines = head.removesuffix("\r\n\r\n").split("\r\n")
+    async def reply(self, *, head: bool = False) -> RawReply:
+        """Return the next answer, which has a length, and if it is to HEAD no body."""
+        received = (await self.client.reader.readuntil(b"\r\n\r\n")).decode("latin-1")
+        line, *lines = received.removesuffix("\r\n\r\n").split("\r\n")
         reply = RawReply(line, fields(lines), b"")
-        length = int(reply.all("Content-Length")[0])
+        length = 0 if head else int(reply.all("Content-Length")[0])
         return RawReply(reply.line, reply.headers, await self.client.reader.readexactly(length))
 
 

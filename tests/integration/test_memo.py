@@ -197,10 +197,11 @@ async def test_pipelined_requests_are_answered_in_their_order() -> None:
         await hot(url, get())
         await hot(url, other := get(READ))
         before = await memo_hits(url)
-        await connection.client.send(get() + other + get())
-        bodies = [(await connection.reply()).body for _ in range(3)]
-        assert b"files" in bodies[0] == bodies[2]
-        assert b"registered_model" in bodies[1]
+        for _ in range(3):
+            await connection.client.send(get() + other + get())
+            bodies = [(await connection.reply()).body for _ in range(3)]
+            assert b"files" in bodies[0] == bodies[2]
+            assert b"registered_model" in bodies[1]
         assert await memo_hits(url) == before
 
 
@@ -522,6 +523,18 @@ async def test_addresses_are_told_apart_where_they_count(upstream: Upstream) -> 
         assert STORED.encode() in head
         assert len(upstream.seen) == calls + 1
         assert upstream.seen[-1].all("X-Forwarded-For") == ["127.0.0.3"]
+
+
+async def test_a_connection_that_is_older_than_that_remembers_nothing(upstream: Upstream) -> None:
+    """Whether addresses count may change while a connection is open, whose digests say nothing of its own."""
+    upstream.respond = answered(FAST)
+    async with proxied(upstream.url) as url, line(url) as connection:
+        await connection.ask(get(READ))
+        for memo in [each for each in gc.get_objects() if isinstance(each, Memo)]:
+            memo.by_address = lambda: True
+        for _ in range(4):
+            assert (await connection.ask(get(READ))).outcome in {STORED, HIT}
+        assert await memo_hits(url) == 0
 
 
 async def test_no_credential_lies_in_what_is_remembered() -> None:

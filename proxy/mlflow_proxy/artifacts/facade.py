@@ -117,7 +117,7 @@ class ArtifactFacade:
             found: Found | Answer = meant.above._replace(directory=EMPTY)
         else:
             found = await self._listings.find(caller, meant.file, deadline)
-        found = found._replace(terms=together(found.terms, meant.terms))
+        found = found._replace(terms=together(meant.terms, found.terms))
         if isinstance(found, Answer):
             return await send_answer(request, found)
         if (unusable := found.directory.unusable) is not None:

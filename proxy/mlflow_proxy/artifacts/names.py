@@ -84,7 +84,7 @@ class Names:
                     ends.append(way)
                     continue
                 found = await self._listings.find(caller, replace(said, path=way.path), deadline)
-                terms = together(found.terms, terms)
+                terms = together(terms, found.terms)
                 if isinstance(found, Found):
                     onward += _steps(found, way, segments, purpose)
                 elif found.response.status != 404 or len(ways) == 1:

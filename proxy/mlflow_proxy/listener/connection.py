@@ -185,10 +185,8 @@ class ClientConnection(web.RequestHandler):
             memo is not None
             and asked is not None
             and self._reader.handed == self._answered + 1
-            and request.method == "GET"
             and request.version == HttpVersion11
             and "Expect" not in request.headers
-            and not request.can_read_body
             and not is_last(request)
             # Else the answer may rest on the address, and the digest says nothing of it.
             and memo.by_address() <= self._of_address

@@ -5,7 +5,8 @@ The rules, each of which a test breaks on purpose:
 1.  The slow path is the only judge. The memo holds what was answered to a request as a hit, and understands
     nothing: of a head no byte is looked at but the first four and the end.
 2.  A head is remembered if it came alone and whole, as the only request under way on its connection, is a GET
-    of HTTP/1.1 without a body or an expectation, and its connection stays open behind the answer.
+    of HTTP/1.1 without an expectation, and its connection stays open behind the answer. (A GET with a body is
+    no hit.)
 3.  The same head is given the same answer only while all that the decision rested on still holds: the stored
     answer is there and fresh; the caller's proof, or its line in the clients file, and the proxy's own
     credential stand; the upstream is known to be of the same kind. Each of these is a ``Term``, which its
@@ -42,7 +43,7 @@ Digest = bytes
 
 
 class Hit(NamedTuple):
-    """An answer from the store, and what it rests on: first its own term in the store.
+    """An answer from the store, and what it rests on, in the order in which that was looked at.
 
     ``stored_at`` and ``expires_at`` are by ``clock.Clock``.
     """
@@ -163,10 +164,11 @@ class Memo:
 
     def remember(self, digest: Digest, hit: Hit, count: Callable[[float], None]) -> None:
         """Note what a head was answered, and what counts such answers, given the seconds that they took."""
-        own = hit.terms[0]
-        ready = self._ready.get(own)
+        # The first term is the stored answer's own, unless the answer was put together for one client.
+        first = hit.terms[0]
+        ready = self._ready.get(first)
         if ready is None or ready.response is not hit.response:
-            ready = self._ready[own] = _Ready(hit)
+            ready = self._ready[first] = _Ready(hit)
         repeat = _Repeat(ready, (*hit.terms, self._standing()), count)
         if repeat.size > min(self._most_bytes, LARGEST_ANSWER + _OVERHEAD):
             return

@@ -66,7 +66,8 @@ class Proven:
         asked, leapt = self._memory.generations.moment, self._memory.clock.leapt()
         if not needs_proof(question):
             answer = await self._below.read(question, caller, party)
-            if is_proof(question):
+            if is_proof(question) and answer.terms is None:
+                # Not what this process has stored: it was noted when it came, and says nothing newer.
                 self._memory.proofs.note(asked_by(question), model, answer.response, answer.as_of, asked)
             return answer
         verdict = await self._verdict(question, model, caller, party)
