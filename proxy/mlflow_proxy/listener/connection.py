@@ -144,7 +144,7 @@ class ClientConnection(web.RequestHandler):
             and data.find(b"\r\n\r\n") == len(data) - 4 <= LONGEST_HEAD
             and reader.handed == self._answered
             and self._hasher is not None
-            and not (reader.ended or reader.unfinished)
+            and reader.at_rest
         ):
             hasher = self._hasher.copy()
             hasher.update(data)

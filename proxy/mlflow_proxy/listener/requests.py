@@ -89,6 +89,11 @@ class RequestReader:
         return self.refused or (self._last and self.body.is_eof())
 
     @property
+    def at_rest(self) -> bool:
+        """Whether the next byte begins a request."""
+        return not (self.head or self.refused or self._last) and self.body.is_eof()
+
+    @property
     def unfinished(self) -> bool:
         """Whether the middle of a request was reached."""
         return self.head > 0 or not self.body.is_eof()
