@@ -1,11 +1,33 @@
 """A connection on which one request is asked after the other, and what of them the memo answered."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from tests.integration.support import LIST, RawClient, RawReply, fields, raw
+from mlflow_proxy.clock import Clock
+from mlflow_proxy.demo.models import Model
+from mlflow_proxy.demo.workspace import EmulatedWorkspace, WorkspaceOptions
+from mlflow_proxy.settings import AccessSettings
+from tests.integration.conftest import sample
+from tests.integration.support import (
+    LIST,
+    MUCH,
+    Inbound,
+    RawClient,
+    RawReply,
+    Respond,
+    Upstream,
+    answering,
+    fields,
+    proxied,
+    raw,
+)
 
+TOKEN_A = [("Authorization", "Bearer token-a")]
+PROVEN = AccessSettings(sharing="proven")
+SLOW = "/api/2.0/slow/thing"
+FACADE = "/api/2.0/mlflow-artifacts/artifacts?path=mlflow-proxy/m/1/data"
 LISTING = f"/api/2.0/mlflow/{LIST}?name=m&version=1"
 
 
@@ -60,3 +82,54 @@ async def hot(url: str, request: bytes) -> None:
             if await memo_hits(url) > before:
                 return
     raise AssertionError(reply)
+
+
+class Hands:
+    """The hands of both clocks: `turn` lets seconds pass."""
+
+    def __init__(self) -> None:
+        self._passed = 0.0
+        self.clock = Clock(lambda: time.monotonic() + self._passed, lambda: time.time() + self._passed)
+
+    def turn(self, seconds: float) -> None:
+        self._passed += seconds
+
+
+@asynccontextmanager
+async def shared(
+    *readers: str, hands: Hands | None = None, **settings: object
+) -> AsyncIterator[tuple[str, EmulatedWorkspace, Model]]:
+    """Serve a workspace whose model these tokens may read, to clients that share answers by proof."""
+    model = sample()
+    model.readers = frozenset(readers)
+    clock = None if hands is None else hands.clock
+    async with (
+        EmulatedWorkspace([model], WorkspaceOptions(limit=MUCH, latency=0)) as workspace,
+        proxied(workspace.url, access=PROVEN, clock=clock, **settings) as url,  # type: ignore[arg-type]
+    ):
+        yield url, workspace, model
+
+
+class Slow:
+    """What holds back the answers to one target."""
+
+    def __init__(self, upstream: Upstream) -> None:
+        self.go = asyncio.Event()
+        upstream.respond = self._respond
+
+    async def _respond(self, inbound: Inbound) -> None:
+        if inbound.target == SLOW:
+            await self.go.wait()
+        await answered(b"slow" if inbound.target == SLOW else FAST)(inbound)
+
+
+FAST = b'{"registered_model": {"name": "m"}}'
+
+
+def answered(body: bytes) -> Respond:
+    return answering(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body))
+
+
+async def ask(url: str, request: bytes) -> RawReply:
+    async with line(url) as connection:
+        return await connection.ask(request)

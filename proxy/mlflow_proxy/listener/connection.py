@@ -221,8 +221,6 @@ class ClientConnection(web.RequestHandler):
     ) -> tuple[web.StreamResponse, bool]:
         """Send the end of an answer: then it is the client's turn."""
         finished = await super().finish_response(request, resp, start_time)
-        if not resp.keep_alive:
-            self._hasher = None  # nothing is answered behind it
         self._answered += 1
         self._since = self._event_loop.time()
         if self._wire is not None and self._wire.get_write_buffer_size():
