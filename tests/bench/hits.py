@@ -16,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -123,7 +123,8 @@ async def varnish(upstream: str, pair: Pair | None, directory: Path) -> AsyncIte
     try:
         yield f"http://127.0.0.1:{port}"
     finally:
-        process.terminate()
+        with suppress(ProcessLookupError):
+            process.terminate()
         await process.wait()
 
 
@@ -211,7 +212,8 @@ async def rate(url: str, connections: int, seconds: int) -> float:
     if "Non-2xx" in said or "Socket errors" in said:
         raise RuntimeError(f"{url}: {said}")
     found = re.search(r"Requests/sec:\s+([0-9.]+)", said)
-    assert found is not None, said
+    if found is None:
+        raise RuntimeError(f"{url}: {said}")
     return float(found[1])
 
 
@@ -230,6 +232,8 @@ async def measured(
             for _ in range(options.repetitions):
                 for name, serve in servers.items():
                     directory = Path(tempfile.mkdtemp(dir=place))
+                    for each in (Path(place), directory):
+                        each.chmod(0o755)  # Varnish reads its configuration as another user
                     async with serve(upstream, pair, directory) as url:
                         await _warm(url)
                         for count in connections:
