@@ -207,6 +207,7 @@ async def rate(url: str, connections: int, seconds: int) -> float:
             url + TARGET,
         ),
         stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
     )
     said = (await process.communicate())[0].decode()
     if "Non-2xx" in said or "Socket errors" in said:
