@@ -5,6 +5,7 @@ import logging
 import os
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -14,6 +15,39 @@ from hypothesis import HealthCheck, settings
 # A machine that is slow for a moment has found no bug.
 settings.register_profile("any-machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("any-machine")
+
+ROOT = Path(__file__).parents[1]
+_LONG = (
+    "tests/chaos",
+    "tests/demo/test_command.py",
+    "tests/differential",
+    "tests/fleet/test_budget.py",
+    "tests/fleet/test_failover.py",
+    "tests/fleet/test_storm.py",
+    "tests/integration/test_open_source_server.py",
+    "tests/simulation/test_fleet.py",
+)
+"""Where most of the tests are that take ten seconds or more."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Let each worker begin with its part of the long tests: one that is last keeps all others waiting.
+
+    ``--dist worksteal`` gives each worker a part of the list, in order, and lets those that are done take
+    over what is at the end of another's.
+    """
+    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    long = [item for item in items if item.path.relative_to(ROOT).as_posix().startswith(_LONG)]
+    first = set(long)
+    others = [item for item in items if item not in first]
+    ordered: list[pytest.Item] = []
+    for worker in range(workers):
+        end = len(items) * (worker + 1) // workers
+        ordered += long[worker::workers]
+        left = end - len(ordered)
+        ordered, others = ordered + others[:left], others[left:]
+    items[:] = ordered + others
+
 
 _SPEAK_TO_PROXY_OR_CLIENTS = ("MLFLOW_", "DATABRICKS_")
 _LEAD_ELSEWHERE = {"http_proxy", "https_proxy", "no_proxy"}
