@@ -6,17 +6,20 @@ would answer as before.
 
 import asyncio
 import gc
+from pathlib import Path
 
 import pytest
 
 from mlflow_proxy.listener.memo import Memo
-from mlflow_proxy.settings import CacheSettings, ConnectionSettings
+from mlflow_proxy.settings import CacheSettings, ConnectionSettings, TlsSettings
+from tests.certificates import Authority
 from tests.integration.memo import (
     FACADE,
     FAST,
     LISTING,
     SLOW,
     Hands,
+    Line,
     Slow,
     answered,
     ask,
@@ -34,6 +37,7 @@ from tests.integration.support import (
     READ,
     SIGN,
     STORED,
+    RawClient,
     RawReply,
     Upstream,
     proxied,
@@ -262,6 +266,23 @@ async def test_a_connection_that_is_older_than_that_remembers_nothing(upstream: 
         for _ in range(4):
             assert (await connection.ask(get(READ))).outcome in {STORED, HIT}
         assert await memo_hits(url) == 0
+
+
+async def test_hits_by_tls_are_answered_too(upstream: Upstream, tmp_path: Path) -> None:
+    authority = Authority(tmp_path)
+    pair = authority.issue("proxy")
+    settings = TlsSettings(certificate=str(pair.certificate), key=str(pair.key))
+    upstream.respond = answered(FAST)
+    others = {id(each) for each in gc.get_objects() if isinstance(each, Memo)}
+    async with proxied(upstream.url, tls=settings) as url:
+        host, _, port = url.removeprefix("https://").partition(":")
+        connection = await asyncio.open_connection(host, port, ssl=authority.client())
+        async with RawClient(*connection) as client:
+            replies = [await Line(client).ask(get(READ)) for _ in range(5)]
+        assert [reply.outcome for reply in replies] == [STORED, HIT, HIT, HIT, HIT]
+        assert all(same(reply, replies[1]) for reply in replies[2:])
+        [memo] = [each for each in gc.get_objects() if isinstance(each, Memo) and id(each) not in others]
+        assert memo.hits == 3
 
 
 async def test_no_credential_lies_in_what_is_remembered() -> None:

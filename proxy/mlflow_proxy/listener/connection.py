@@ -188,16 +188,17 @@ class ClientConnection(web.RequestHandler):
             and request.version == HttpVersion11
             and "Expect" not in request.headers
             and not is_last(request)
-            # Else the answer may rest on the address, and the digest says nothing of it.
-            and memo.by_address() <= self._of_address
+            # Else the answer may rest on the client's address, of which the digest says nothing.
+            and (self._of_address or not memo.by_address())
         ):
             memo.remember(asked, hit, count)
 
     def _address(self) -> str:
-        """Return what requests say of this connection to a server behind: address and scheme."""
+        """Return what the upstream may be told of this connection: the client's address, and the scheme."""
         assert self._wire is not None  # noqa: S101 - it has just been made
         peer = self._wire.get_extra_info("peername")
-        return f"{peer!r} {self._wire.get_extra_info('sslcontext') is not None}"
+        address = peer[0] if isinstance(peer, tuple) else peer
+        return f"{address} {self._wire.get_extra_info('sslcontext') is not None}"
 
     def resume_reading(self, resume_parser: bool = True) -> None:
         """Read on: while nothing was read, the client could not be heard."""
