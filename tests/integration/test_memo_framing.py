@@ -1,6 +1,6 @@
 """The memo of hits and requests that two readers could take differently: it makes none of them another one.
 
-Each case is sent over a connection on which the memo has just answered, with a head behind it that the memo knows.
+Each case is sent over a connection on which the memo has just answered, with a head behind it that it knows.
 """
 
 from contextlib import suppress
