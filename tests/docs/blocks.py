@@ -139,6 +139,7 @@ ROWS = (
         "make bench ARGS=",
         Rehearsed(),
     ),
+    Row("docs/benchmarks.md", ".venv/bin/python -m tests.bench.hits", Rehearsed()),
     Row("docs/benchmarks.md", ".venv/bin/python -m tests.bench.fleet --only secret --clients 1", Rehearsed()),
     Row("docs/benchmarks.md", ".venv/bin/python -m tests.bench.fleet --overhead", Rehearsed()),
     Row("docs/benchmarks.md", ".venv/bin/python -m tests.bench.budget", Rehearsed()),
