@@ -153,6 +153,8 @@ async def _send(
             async for chunk in body:
                 await writer.write(chunk)
         await writer.write_eof()
+        # The next request is not answered before the client has taken most of this.
+        await writer.drain()
         reply.ended = True
     except (TruncatedError, ConnectionResetError) as error:
         log.info("answer broke off", status=reply.status, reason=str(error))

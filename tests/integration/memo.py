@@ -1,15 +1,15 @@
 """A connection on which one request is asked after the other, and what of them the memo answered."""
 
 import asyncio
-import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from mlflow_proxy.clock import Clock
 from mlflow_proxy.demo.models import Model
 from mlflow_proxy.demo.workspace import EmulatedWorkspace, WorkspaceOptions
-from mlflow_proxy.settings import AccessSettings
+from mlflow_proxy.settings import AccessSettings, CacheSettings
 from tests.integration.conftest import sample
+from tests.integration.framing import send
 from tests.integration.support import (
     LIST,
     MUCH,
@@ -20,8 +20,9 @@ from tests.integration.support import (
     Upstream,
     answering,
     fields,
+    metrics,
     proxied,
-    raw,
+    sampled,
 )
 
 TOKEN_A = [("Authorization", "Bearer token-a")]
@@ -45,10 +46,7 @@ class Line:
 
     async def ask(self, *parts: bytes) -> RawReply:
         """Send the parts of a request, each in a packet of its own, and return the answer."""
-        for part in parts:
-            await self.client.send(part)
-            if len(parts) > 1:
-                await asyncio.sleep(0.01)
+        await send(self.client, parts)
         return await self.reply()
 
     async def reply(self, *, head: bool = False) -> RawReply:
@@ -68,9 +66,7 @@ async def line(url: str) -> AsyncIterator[Line]:
 
 async def memo_hits(url: str) -> int:
     """Return how many requests the memo has answered."""
-    text = (await raw(url, "GET", "/-/metrics")).body.decode()
-    [sample] = [each for each in text.splitlines() if each.startswith("mlflow_proxy_memo_hits_total ")]
-    return int(float(sample.rpartition(" ")[2]))
+    return int(sampled(await metrics(url), "mlflow_proxy_memo_hits_total"))
 
 
 async def hot(url: str, request: bytes) -> None:
@@ -84,28 +80,16 @@ async def hot(url: str, request: bytes) -> None:
     raise AssertionError(reply)
 
 
-class Hands:
-    """The hands of both clocks: `turn` lets seconds pass."""
-
-    def __init__(self) -> None:
-        self._passed = 0.0
-        self.clock = Clock(lambda: time.monotonic() + self._passed, lambda: time.time() + self._passed)
-
-    def turn(self, seconds: float) -> None:
-        self._passed += seconds
-
-
 @asynccontextmanager
 async def shared(
-    *readers: str, hands: Hands | None = None, **settings: object
+    *readers: str, clock: Clock | None = None, cache: CacheSettings | None = None
 ) -> AsyncIterator[tuple[str, EmulatedWorkspace, Model]]:
     """Serve a workspace whose model these tokens may read, to clients that share answers by proof."""
     model = sample()
     model.readers = frozenset(readers)
-    clock = None if hands is None else hands.clock
     async with (
         EmulatedWorkspace([model], WorkspaceOptions(limit=MUCH, latency=0)) as workspace,
-        proxied(workspace.url, access=PROVEN, clock=clock, **settings) as url,  # type: ignore[arg-type]
+        proxied(workspace.url, access=PROVEN, clock=clock, cache=cache) as url,
     ):
         yield url, workspace, model
 

@@ -354,6 +354,23 @@ def fields(lines: list[str]) -> Head:
     return [(name, value.strip()) for name, _, value in (line.partition(":") for line in lines)]
 
 
+def sampled(text: str, name: str, **labels: str) -> float:
+    """Return the value of a metric in what Prometheus gets, summed over the labels that are not named."""
+    found = [
+        sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+        if sample.name == name and labels.items() <= sample.labels.items()
+    ]
+    assert found, name
+    return sum(found)
+
+
+async def metrics(url: str) -> str:
+    """Return what Prometheus gets."""
+    return (await raw(url, "GET", "/-/metrics")).body.decode()
+
+
 # -- a client of the API ---------------------------------------------------------------------------
 
 
@@ -416,15 +433,7 @@ class Api:
     async def metric(self, name: str, **labels: str) -> float:
         """Return the value of a metric, summed over the labels that are not named."""
         async with self.session.get(f"{self.url}/-/metrics") as response:
-            text = await response.text()
-        found = [
-            sample.value
-            for family in text_string_to_metric_families(text)
-            for sample in family.samples
-            if sample.name == name and labels.items() <= sample.labels.items()
-        ]
-        assert found, name
-        return sum(found)
+            return sampled(await response.text(), name, **labels)
 
     async def until_metric(self, name: str, value: float, **labels: str) -> None:
         """Ask for a metric until it has a value; the test's time-out is the limit."""

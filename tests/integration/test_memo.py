@@ -18,7 +18,6 @@ from tests.integration.memo import (
     FAST,
     LISTING,
     SLOW,
-    Hands,
     Line,
     Slow,
     answered,
@@ -40,10 +39,13 @@ from tests.integration.support import (
     RawClient,
     RawReply,
     Upstream,
+    metrics,
     proxied,
     raw,
+    sampled,
     settle,
 )
+from tests.machine import Machine
 
 
 def same(one: RawReply, other: RawReply) -> bool:
@@ -76,21 +78,15 @@ async def test_what_was_a_hit_is_answered_by_the_memo(target: str) -> None:
         assert {reply.outcome for reply in replies[2:]} == {HIT}
         assert all(same(reply, replies[2]) for reply in replies[3:])
         assert len(workspace.arrivals) == calls
-        text = (await raw(url, "GET", "/-/metrics")).body.decode()
+        text = await metrics(url)
     counted = sum(reply.outcome == HIT for reply in replies)
-    assert sampled(text, "mlflow_proxy_requests_total") == counted
-    assert sampled(text, "mlflow_proxy_request_seconds_count") == counted
-
-
-def sampled(text: str, name: str) -> float:
-    """Return the sum of a metric's samples about hits."""
-    lines = [each for each in text.splitlines() if each.startswith(name) and f'outcome="{HIT}"' in each]
-    return sum(float(each.rpartition(" ")[2]) for each in lines)
+    assert sampled(text, "mlflow_proxy_requests_total", outcome=HIT) == counted
+    assert sampled(text, "mlflow_proxy_request_seconds_count", outcome=HIT) == counted
 
 
 async def test_age_and_ttl_are_those_of_the_moment() -> None:
-    hands = Hands()
-    async with shared("token-a", hands=hands) as (url, _, _), line(url) as connection:
+    machine = Machine()
+    async with shared("token-a", clock=machine.clock) as (url, _, _), line(url) as connection:
         for _ in range(3):
             await connection.ask(get())
         ages, left = [], []
@@ -98,7 +94,7 @@ async def test_age_and_ttl_are_those_of_the_moment() -> None:
             reply = await connection.ask(get())
             ages.append(int(reply.all("Age")[0]))
             left.append(int(reply.all("Cache-Status")[0].rpartition("=")[2]))
-            hands.turn(7)
+            machine.sleep(7)
         assert await memo_hits(url) == 6
     assert [age - ages[0] for age in ages] == [0, 7, 14, 21, 28]
     assert [left[0] - each for each in left] == [0, 7, 14, 21, 28]

@@ -7,11 +7,13 @@ would answer as before.
 import asyncio
 import dataclasses
 from pathlib import Path
+from typing import cast
 
 from mlflow_proxy.demo.workspace import EmulatedWorkspace
 from mlflow_proxy.serving import serving
 from mlflow_proxy.settings import AccessSettings, BudgetSettings, CacheSettings, ConnectionSettings, Settings
 from tests.integration.conftest import guarded
+from tests.integration.framing import send
 from tests.integration.memo import (
     FACADE,
     FAST,
@@ -19,7 +21,6 @@ from tests.integration.memo import (
     PROVEN,
     SLOW,
     TOKEN_A,
-    Hands,
     Slow,
     answered,
     ask,
@@ -43,13 +44,19 @@ from tests.integration.support import (
     Inbound,
     Upstream,
     answering,
+    metrics,
     proxied,
     raw,
+    sampled,
     settle,
     until_shared,
 )
+from tests.machine import Machine
 
 # -- what ends it ----------------------------------------------------------------------------------
+
+
+LARGE = b'{"registered_model": {"name": "m", "description": "%b"}}' % (b"x" * 60_000)
 
 
 async def test_a_write_ends_it() -> None:
@@ -73,34 +80,34 @@ async def test_a_purge_ends_it() -> None:
 
 
 async def test_the_end_of_the_answers_lifetime_ends_it() -> None:
-    hands, cache = Hands(), CacheSettings(listing_ttl=50, unverified_ttl=50)
-    async with shared("token-a", hands=hands, cache=cache) as (url, _, _):
+    machine, cache = Machine(), CacheSettings(listing_ttl=50, unverified_ttl=50)
+    async with shared("token-a", clock=machine.clock, cache=cache) as (url, _, _):
         await hot(url, get())
-        hands.turn(51)
+        machine.sleep(51)
         assert (await ask(url, get())).outcome == STORED
 
 
 async def test_the_end_of_a_listing_above_ends_a_directorys() -> None:
     """Door A finds out in the listings above what a client means."""
     root = FACADE.removesuffix("/data")
-    hands, cache = Hands(), CacheSettings(listing_ttl=50, unverified_ttl=50)
-    async with shared("token-a", hands=hands, cache=cache) as (url, workspace, _):
+    machine, cache = Machine(), CacheSettings(listing_ttl=50, unverified_ttl=50)
+    async with shared("token-a", clock=machine.clock, cache=cache) as (url, workspace, _):
         await ask(url, get(root))
-        hands.turn(40)
+        machine.sleep(40)
         await hot(url, get(FACADE))
         calls = len(workspace.arrivals.to(LIST))
-        hands.turn(20)
+        machine.sleep(20)
         assert (await ask(url, get(FACADE))).outcome == HIT
         assert len(workspace.arrivals.to(LIST)) == calls + 1
 
 
 async def test_a_permission_that_is_withdrawn_ends_it_with_the_proof() -> None:
-    hands = Hands()
-    async with shared("token-a", "token-b", hands=hands) as (url, _, model):
+    machine = Machine()
+    async with shared("token-a", "token-b", clock=machine.clock) as (url, _, model):
         await hot(url, get(token="token-a"))
         await hot(url, get(token="token-b"))
         model.readers = frozenset({"token-b"})
-        hands.turn(PROVEN.proof_ttl + 1)
+        machine.sleep(PROVEN.proof_ttl + 1)
         assert (await ask(url, get(token="token-a"))).status == 403
         assert (await ask(url, get(token="token-b"))).status == 200
 
@@ -127,12 +134,12 @@ async def test_a_write_of_permissions_ends_it() -> None:
 async def test_a_client_that_is_shut_out_is_refused(
     workspace: EmulatedWorkspace, by_file: AccessSettings, clients_file: Path
 ) -> None:
-    hands = Hands()
-    async with proxied(workspace.url, access=by_file, clock=hands.clock) as url:
+    machine = Machine()
+    async with proxied(workspace.url, access=by_file, clock=machine.clock) as url:
         await hot(url, get(token="token-a"))
         await hot(url, get(token="token-b"))
         replace(clients_file, clients_toml({"job-b": JOBS["job-b"]}))
-        hands.turn(3)
+        machine.sleep(3)
         assert (await ask(url, get(token="token-a"))).status == 401
         assert (await ask(url, get(token="token-b"))).outcome == HIT
 
@@ -140,12 +147,12 @@ async def test_a_client_that_is_shut_out_is_refused(
 async def test_the_proxys_own_token_is_another_principals(
     workspace: EmulatedWorkspace, by_file: AccessSettings, token_file: Path
 ) -> None:
-    hands = Hands()
-    async with proxied(workspace.url, access=by_file, clock=hands.clock) as url:
+    machine = Machine()
+    async with proxied(workspace.url, access=by_file, clock=machine.clock) as url:
         await hot(url, get())
         calls = len(workspace.arrivals.to(LIST))
         replace(token_file, "another-principal\n")
-        hands.turn(3)
+        machine.sleep(3)
         assert (await ask(url, get())).outcome == STORED
         assert len(workspace.arrivals.to(LIST)) == calls + 1
 
@@ -163,11 +170,11 @@ async def test_a_principal_that_the_workspace_refuses_ends_at_once(token_file: P
 async def test_the_proxys_own_token_is_looked_at_each_second(
     workspace: EmulatedWorkspace, token_file: Path
 ) -> None:
-    hands, access = Hands(), AccessSettings(sharing="service", token_file=str(token_file))
-    async with proxied(workspace.url, access=access, clock=hands.clock) as url:
+    machine, access = Machine(), AccessSettings(sharing="service", token_file=str(token_file))
+    async with proxied(workspace.url, access=access, clock=machine.clock) as url:
         await hot(url, get())
         replace(token_file, "another-principal")
-        hands.turn(3)
+        machine.sleep(3)
         assert (await ask(url, get())).outcome == STORED
 
 
@@ -195,11 +202,11 @@ async def test_another_kind_of_upstream_ends_it(upstream: Upstream) -> None:
 
 async def test_what_is_confirmed_goes_on(workspace: EmulatedWorkspace, by_file: AccessSettings) -> None:
     """The files are looked at each second: one request does, and what they said still holds for all."""
-    hands = Hands()
-    async with proxied(workspace.url, access=by_file, clock=hands.clock) as url, line(url) as connection:
+    machine = Machine()
+    async with proxied(workspace.url, access=by_file, clock=machine.clock) as url, line(url) as connection:
         await hot(url, get())
         await hot(url, other := get(f"{LISTING}&path=data"))
-        hands.turn(1.5)
+        machine.sleep(1.5)
         before = await memo_hits(url)
         assert (await connection.ask(get())).outcome == HIT  # looks
         assert await memo_hits(url) == before
@@ -293,26 +300,36 @@ async def test_a_connection_whose_first_request_it_answers_stays_open(advance: A
             assert (await connection.ask(get())).status == 200
 
 
+async def untaken(url: str, count: int, name: str, **labels: str) -> float:
+    """Return how many of so many requests are answered to a client that reads none of the answers."""
+    async with line(url) as connection:
+        transport = cast("asyncio.Transport", connection.client.writer.transport)
+        transport.pause_reading()
+        before, last = sampled(await metrics(url), name, **labels), -1.0
+        await send(connection.client, [get(READ)] * count)
+        while (now := sampled(await metrics(url), name, **labels)) != last:
+            last = now
+            await settle()
+        transport.resume_reading()
+        for _ in range(count):
+            assert (await connection.reply()).body == LARGE
+    return now - before
+
+
 async def test_a_client_that_does_not_read_is_not_answered_on(upstream: Upstream) -> None:
     """What is ready for a client that takes nothing is one answer, and the sockets' buffers."""
-    large = b'{"registered_model": {"name": "m", "description": "%b"}}' % (b"x" * 60_000)
-    upstream.respond = answered(large)
-    request = get(READ)
-    async with proxied(upstream.url) as url, line(url) as connection:
-        await hot(url, request)
-        connection.client.writer.transport.pause_reading()  # type: ignore[attr-defined]
-        before, last = await memo_hits(url), -1
-        for _ in range(500):
-            await connection.client.send(request)
-            for _ in range(5):  # each in a packet of its own
-                await asyncio.sleep(0)
-        while (hits := await memo_hits(url)) != last:
-            last = hits
-            await settle()
-        assert 5 < hits - before < 400
-        connection.client.writer.transport.resume_reading()  # type: ignore[attr-defined]
-        for _ in range(500):
-            assert (await connection.reply()).body == large
+    upstream.respond = answered(LARGE)
+    async with proxied(upstream.url) as url:
+        await hot(url, get(READ))
+        assert 5 < await untaken(url, 500, "mlflow_proxy_memo_hits_total") < 400
+
+
+async def test_nor_is_it_by_the_slow_path(upstream: Upstream) -> None:
+    upstream.respond = answered(LARGE)
+    async with proxied(upstream.url, cache=CacheSettings(memo_bytes=0, mutable_ttl=3600)) as url:
+        await ask(url, get(READ))
+        await ask(url, get(READ))
+        assert 5 < await untaken(url, 500, "mlflow_proxy_requests_total", outcome=HIT) < 400
 
 
 async def test_a_client_that_hangs_up_disturbs_no_other(workspace: EmulatedWorkspace) -> None:
