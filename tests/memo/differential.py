@@ -3,7 +3,6 @@
 import asyncio
 import itertools
 import random
-import re
 import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -11,32 +10,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from mlflow_proxy.clock import Clock
 from mlflow_proxy.settings import AccessSettings, CacheSettings
 from tests.integration.memo import Line, memo_hits
 from tests.integration.service import clients_toml, replace
-from tests.integration.support import RawClient, RawReply, proxied, raw
+from tests.integration.support import RawClient, RawReply, metrics, proxied, raw
+from tests.machine import Hands
 from tests.memo.workspace import DIRECTORIES, MODELS, Workspace
 
 Sharing = Literal["credential", "proven", "service"]
 TOKENS = ("a", "b", "c")
 API = "/api/2.0/mlflow/"
-_TICK = re.compile(r"ttl=-?\d+")
-
-
-class Hands:
-    """One time for both proxies: it passes only when it is turned."""
-
-    def __init__(self) -> None:
-        self._began, self._unix = time.monotonic(), time.time()
-        self._passed = 0.0
-
-    def clock(self) -> Clock:
-        """Return a proxy's own reading of it."""
-        return Clock(lambda: self._began + self._passed, lambda: self._unix + self._passed)
-
-    def turn(self, seconds: float) -> None:
-        self._passed += seconds
 
 
 @dataclass
@@ -74,7 +57,7 @@ class Side:
 
     async def counted(self) -> list[str]:
         """Return the metrics that both proxies have to agree on."""
-        text = (await raw(self.url, "GET", "/-/metrics")).body.decode()
+        text = await metrics(self.url)
         return sorted(
             line
             for line in text.splitlines()
@@ -170,7 +153,7 @@ def packet(chance: random.Random) -> tuple[bytes, int]:
 
 async def run(sharing: Sharing, seed: int, steps: int, directory: Path) -> Differences:
     """Let so many things happen to both; a difference ends it."""
-    chance, hands, result = random.Random(seed), Hands(), Differences()
+    chance, hands, result = random.Random(seed), Hands(wall=time.time()), Differences()
     async with (
         side(sharing, hands, directory / "with", memo=True) as one,
         side(sharing, hands, directory / "without", memo=False) as other,
@@ -197,7 +180,8 @@ async def _happen(chance: random.Random, hands: Hands, sides: tuple[Side, Side])
         number, (data, count) = chance.randrange(6), packet(chance)
         return _compared(data, *[await side.ask(number, data, count) for side in sides])
     if drawn < 0.90:
-        hands.turn(chance.choice((0.2, 0.5, 1.1, 3.0, 7.0, 25.0, 70.0)))
+        seconds = chance.choice((0.2, 0.5, 1.1, 3.0, 7.0, 25.0, 70.0))
+        hands.go(seconds, seconds)
         return []
     if drawn < 0.93:
         model = chance.choice(MODELS)
@@ -213,14 +197,14 @@ async def _happen(chance: random.Random, hands: Hands, sides: tuple[Side, Side])
             side.workspace.state.readers[model] ^= {token}
         return []
     if drawn < 0.96:
-        query = chance.choice(("all=true", f"model={chance.choice(MODELS)}"))
+        query = chance.choice(("all=true", f"name={chance.choice(MODELS)}"))
         replies = [[await raw(side.url, "POST", f"/-/purge?{query}")] for side in sides]
         return [] if replies[0][0].body == replies[1][0].body else [f"purge {query}: {replies}"]
     if drawn < 0.97:
         known = {each: each for each in TOKENS if chance.random() < 0.8}
         for side in sides:
             replace(side.clients_file, clients_toml(known))
-        hands.turn(2.5)
+        hands.go(2.5, 2.5)
         return []
     if drawn < 0.98:
         model = chance.choice(MODELS)

@@ -85,7 +85,7 @@ class Proven:
         if answer.terms is None:
             return answer
         proof = together(verdict.terms, (self._personal_routes.term,))
-        return answer.resting_on(together(answer.terms, proof))
+        return answer._replace(terms=together(answer.terms, proof))
 
     async def _verdict(self, question: Read, model: str, caller: Caller, party: Party) -> _Verdict:
         now, proofs, credential = self._memory.clock.now(), self._memory.proofs, asked_by(question)
@@ -105,7 +105,8 @@ class Proven:
             await self._disown(answer)
             answer = await self._ask(proof, caller, party)
         if answer.response.status != 200:
-            return _Verdict(answer)
+            # Asked for each time, and counted: not what the memo may repeat.
+            return _Verdict(answer._replace(terms=None))
         return _Verdict(created=described(answer.response, model))
 
     async def _read_shared(self, question: Read, caller: Caller, created: int, party: Party) -> Answer:
