@@ -1,6 +1,7 @@
 """The clocks of a machine that sleeps, and whose wall clock is set."""
 
 import time
+from dataclasses import dataclass
 
 from mlflow_proxy.clock import Clock
 
@@ -23,3 +24,18 @@ class Machine:
     def set(self, seconds: float) -> None:
         """Set the wall clock forward, or back if negative."""
         self._off += seconds
+
+
+@dataclass
+class Hands:
+    """Two clocks that go when told to."""
+
+    monotonic: float = 5e3
+    wall: float = 1.7e9
+
+    def clock(self) -> Clock:
+        return Clock(lambda: self.monotonic, lambda: self.wall)
+
+    def go(self, monotonic: float, wall: float) -> None:
+        self.monotonic += monotonic
+        self.wall += wall

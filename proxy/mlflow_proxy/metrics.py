@@ -122,8 +122,8 @@ class Tally:
         self.seconds = 0.0
 
     def add(self, seconds: float) -> None:
-        """Count one; 0 seconds are those of a hit that took no time to speak of."""
-        self.buckets[bisect_left(_WAITS, seconds) if seconds else 0] += 1
+        """Count one."""
+        self.buckets[bisect_left(_WAITS, seconds)] += 1
         self.seconds += seconds
 
 

@@ -11,15 +11,9 @@ from mlflow_proxy.errors import AnswerableError, TruncatedError
 from mlflow_proxy.listener.connection import is_last
 from mlflow_proxy.listener.memo import Hit
 from mlflow_proxy.listener.sockets import reset
+from mlflow_proxy.mlflow_api.headers import field, without
 from mlflow_proxy.mlflow_api.messages import StoredResponse
-from mlflow_proxy.mlflow_api.response_heads import (
-    cache_lines,
-    date_line,
-    has_body,
-    persistence,
-    status_and_fields,
-    version,
-)
+from mlflow_proxy.mlflow_api.response_heads import complete, has_body, status_and_fields
 from mlflow_proxy.outcome import Outcome
 from mlflow_proxy.reading.answer import Answer
 
@@ -37,7 +31,7 @@ class Reply(web.StreamResponse):
         super().__init__(status=status)
         self.outcome = outcome
         self.last = last
-        self.hit = hit
+        self.hit = None if last else hit
         self.ended = False
         """Whether all of it was sent. If not, its connection is closed."""
 
@@ -77,14 +71,12 @@ async def send_whole(
     ``hit`` is the same as the memo may give it again.
     """
     reply = Reply(response.status, outcome, last=is_last(request), hit=hit)
+    date = None if response.dated else time.time()
     minor = request.version.minor
-    own = cache_lines(outcome, age, ttl)
-    if not response.dated:
-        own += date_line(int(time.time()))
-    own += persistence(minor, last=reply.last) + "\r\n"
+    head = complete(response.head, outcome, age, ttl, date=date, minor=minor, last=reply.last)
     body = b"" if request.method == "HEAD" or not has_body(response.status) else response.body
     # All in one write: one packet for a small answer.
-    await _send(request, reply, b"".join((version(minor), response.head, own.encode(), body)))
+    await _send(request, reply, head + body)
     return reply
 
 
@@ -110,26 +102,20 @@ async def relay(
     If it breaks off, the client's connection is aborted: a truncated body must never look complete.
     """
     minor, fields = request.version.minor, list(headers)
-    length = _content_length(fields)
+    declared = field(fields, "content-length")
+    length = int(declared) if declared else None
     if not has_body(status):
-        fields = [each for each in fields if each[0].lower() != "content-length"]
+        fields = without(fields, frozenset({"content-length"}))
     # What HEAD asks about may be gigabytes that storage sends all the same.
     follows = has_body(status) and request.method != "HEAD"
     # Of unknown length: in chunks, or up to the end of the connection (RFC 9112 section 6.3).
     chunked = follows and length is None and minor > 0
     reply = Reply(status, outcome, last=is_last(request) or (follows and length is None and not chunked))
-    own = cache_lines(outcome, age, ttl)
-    if not any(name.lower() == "date" for name, _ in fields):
-        own += date_line(int(time.time()))
-    own += "Transfer-Encoding: chunked\r\n" if chunked else ""
-    own += persistence(minor, last=reply.last) + "\r\n"
-    head = version(minor) + status_and_fields(status, reason, fields) + own.encode()
+    date = None if any(name.lower() == "date" for name, _ in fields) else time.time()
+    shared = status_and_fields(status, reason, fields)
+    head = complete(shared, outcome, age, ttl, date=date, minor=minor, last=reply.last, chunked=chunked)
     await _send(request, reply, head, body if follows else None, length, chunked=chunked)
     return reply
-
-
-def _content_length(fields: Iterable[tuple[str, str]]) -> int | None:
-    return next((int(value) for name, value in fields if name.lower() == "content-length"), None)
 
 
 async def _send(

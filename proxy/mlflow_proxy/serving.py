@@ -89,7 +89,7 @@ async def serving(
         # For what does not end although its time is up.
         shutdown_timeout=settings.shutdown_grace + _SLACK,
         leaving=lambda: proxy.readiness.leaving,
-        memo=proxy.memo,
+        memo=proxy.memo if settings.cache.memo_bytes else None,
     )
 
     async def admin_sites(own: BoundedRunner) -> list[Site]:

@@ -22,6 +22,11 @@ class Term:
         """Let it hold no longer."""
         self.until = -inf
 
+    def followed(self, until: float = inf) -> "Term":
+        """End it, and return the term of what takes its place."""
+        self.end()
+        return Term(until)
+
 
 Terms = tuple[Term, ...]
 """What something rests on, all of it."""

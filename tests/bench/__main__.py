@@ -17,10 +17,10 @@ from mlflow_proxy.demo.light_client import WORKERS, callers
 from mlflow_proxy.demo.limiters import LIMITERS
 from mlflow_proxy.demo.models import storm_model
 from mlflow_proxy.demo.tokens import proofs
-from mlflow_proxy.demo.workspace import EmulatedWorkspace, WorkspaceOptions
+from mlflow_proxy.demo.workspace import WorkspaceOptions
 from tests.bench import setups
 from tests.bench.budget import print_simulation
-from tests.bench.measure import Hits, Setup, Storm, loaders, measure_hits, measure_storm
+from tests.bench.measure import Setup, Storm, loaders, measure_storm
 from tests.bench.table import print_table
 from tests.nginx import program
 
@@ -106,8 +106,6 @@ async def _run(options: argparse.Namespace) -> None:
     with loaders() as pool:
         rows = [(plan, await _repeat(pool, plan, options)) for plan in _plans(options)]
         _print_storms(rows)
-        if not options.only:
-            await _compare_hits(pool, 200 if options.quick else 1000)
 
 
 def _plans(options: argparse.Namespace) -> list[Plan]:
@@ -211,39 +209,6 @@ def _print_storms(rows: Sequence[Row]) -> None:
 
 def _named(plan: Plan) -> tuple[str, ...]:
     return plan.between, plan.limiter, str(plan.clients), str(plan.tokens)
-
-
-async def _compare_hits(pool: ProcessPoolExecutor, requests: int) -> None:
-    model = storm_model(files=FILES, directories=DIRECTORIES)
-    table: list[tuple[str, ...]] = []
-    async with (
-        EmulatedWorkspace([model], WorkspaceOptions(limit=10**9, latency=0)) as workspace,
-        setups.proxy(workspace.url) as url,
-    ):
-        for connections in (1, 32):
-            count = max(1, requests * 4 // connections)
-            direct, hit = [
-                await measure_hits(pool, target, model, count, connections) for target in (workspace.url, url)
-            ]
-            table.append(_hits_row(connections, direct, hit))
-    print("A cache hit through the proxy beside the same answer from the emulated workspace itself:\n")
-    head = "connections|median direct|median hit|ratio|p99 direct|p99 hit|ratio|direct/s|hits/s|ratio"
-    print_table(head.split("|"), table)
-
-
-def _hits_row(connections: int, direct: Hits, hit: Hits) -> tuple[str, ...]:
-    return (
-        str(connections),
-        f"{direct.median * 1000:.2f} ms",
-        f"{hit.median * 1000:.2f} ms",
-        f"{hit.median / direct.median:.2f}",
-        f"{direct.p99 * 1000:.2f} ms",
-        f"{hit.p99 * 1000:.2f} ms",
-        f"{hit.p99 / direct.p99:.2f}",
-        f"{direct.per_second:.0f}",
-        f"{hit.per_second:.0f}",
-        f"{hit.per_second / direct.per_second:.2f}",
-    )
 
 
 def _median(storms: Sequence[Storm], value: Callable[[Storm], int]) -> str:

@@ -17,14 +17,13 @@ import sys
 import tempfile
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 
 from aiohttp import web
 
 from tests.bench.setups import proxy_process
 from tests.bench.table import print_table
-from tests.certificates import Authority
+from tests.certificates import Authority, Pair
 from tests.nginx import running
 from tests.ports import free_port
 
@@ -55,14 +54,6 @@ sub vcl_recv { return (hash); }
 sub vcl_hash { hash_data(req.http.Authorization); }
 sub vcl_backend_response { set beresp.ttl = 1h; }
 """
-
-
-@dataclass(frozen=True)
-class Pair:
-    """A certificate for 127.0.0.1 and its key."""
-
-    certificate: Path
-    key: Path
 
 
 Serve = Callable[[str, Pair | None, Path], AbstractAsyncContextManager[str]]
@@ -287,8 +278,7 @@ async def _run(options: argparse.Namespace) -> None:
         await measured(servers, body, options.connections, None, options)
     body = listing(1000)
     with tempfile.TemporaryDirectory(prefix="mlflow-proxy-bench-") as place:
-        issued = Authority(Path(place)).issue("bench")
-        pair = Pair(Path(issued.certificate), Path(issued.key))
+        pair = Authority(Path(place)).issue("bench")
         secure = {"mlflow-proxy": ours("proven"), "nginx": nginx, "aiohttp alone": bare(body)}
         await measured(secure, body, options.connections, pair, options)
     modes = {mode: ours(mode) for mode in ("credential", "proven", "service")}

@@ -1,4 +1,4 @@
-"""What is measured of one storm, and of a row of cache hits.
+"""What is measured of one storm.
 
 What belongs here: running the load in processes of its own, and the arithmetic on what came back.
 """
@@ -14,9 +14,8 @@ from concurrent.futures import ProcessPoolExecutor
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
 
-from mlflow_proxy.demo.light_client import API, Caller, Download, storm
+from mlflow_proxy.demo.light_client import Caller, Download, storm
 from mlflow_proxy.demo.models import Model
-from mlflow_proxy.demo.plain_http import PlainClient
 from mlflow_proxy.demo.workspace import EmulatedWorkspace, WorkspaceOptions
 from tests.bench.storage import StorageProcess
 
@@ -43,15 +42,6 @@ class Storm:
     load_cpu: float
     workspace_cpu: float
     between_cpu: float
-
-
-@dataclass(frozen=True)
-class Hits:
-    """Answers to one and the same question; times in seconds."""
-
-    median: float
-    p99: float
-    per_second: float
 
 
 def loaders() -> ProcessPoolExecutor:
@@ -112,15 +102,6 @@ async def measure_storm(
     )
 
 
-async def measure_hits(
-    pool: ProcessPoolExecutor, url: str, model: Model, requests: int, connections: int
-) -> Hits:
-    """Ask for the root's listing again and again, `requests` times over each of `connections`."""
-    return await asyncio.get_running_loop().run_in_executor(
-        pool, _hits, url, model.name, requests, connections
-    )
-
-
 def _yield_to_others() -> None:
     os.nice(10)
 
@@ -137,33 +118,6 @@ def load(
     before = time.process_time()
     downloads = asyncio.run(storm(url, callers, model, workers=workers, discovery=discovery))
     return downloads, time.process_time() - before
-
-
-def _hits(url: str, name: str, requests: int, connections: int) -> Hits:
-    return asyncio.run(
-        _ask_again(f"{url}{API}list-artifacts?name={name}&version=1&path=", requests, connections)
-    )
-
-
-async def _ask_again(url: str, requests: int, connections: int) -> Hits:
-    times: list[float] = []
-
-    async def ask(count: int) -> None:
-        async with PlainClient() as http:
-            for number in range(count + 1):
-                began = time.perf_counter()
-                response = await http.get(url, {"Authorization": "Bearer light"})
-                if response.status != 200:
-                    raise RuntimeError(f"{url}: {response.status}")
-                if number:  # the first one opened the connection
-                    times.append(time.perf_counter() - began)
-
-    await ask(1)
-    times.clear()
-    began = time.perf_counter()
-    await asyncio.gather(*(ask(requests) for _ in range(connections)))
-    seconds = time.perf_counter() - began
-    return Hits(statistics.median(times), statistics.quantiles(times, n=100)[98], len(times) / seconds)
 
 
 def _children_cpu() -> float:

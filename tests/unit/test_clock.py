@@ -1,7 +1,6 @@
 """Time passes by whichever clock says more, and never goes back."""
 
 import threading
-from dataclasses import dataclass
 from itertools import pairwise
 from random import Random
 
@@ -10,24 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mlflow_proxy.clock import LEAP, Clock
+from tests.machine import Hands
 
 EXACT = 1e-3
 """Seconds: what floats lose in moments as far apart as these."""
-
-
-@dataclass
-class Hands:
-    """Two clocks that go when told to."""
-
-    monotonic: float = 5e3
-    wall: float = 1.7e9
-
-    def clock(self) -> Clock:
-        return Clock(lambda: self.monotonic, lambda: self.wall)
-
-    def go(self, monotonic: float, wall: float) -> None:
-        self.monotonic += monotonic
-        self.wall += wall
 
 
 PASSED = st.floats(0, 1e5) | st.floats(0, 3)

@@ -5,13 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mlflow_proxy.mlflow_api.messages import StoredResponse
-from mlflow_proxy.mlflow_api.response_heads import (
-    cache_lines,
-    date_line,
-    has_body,
-    persistence,
-    status_and_fields,
-)
+from mlflow_proxy.mlflow_api.response_heads import complete, has_body, status_and_fields
 from mlflow_proxy.outcome import Outcome
 
 
@@ -43,10 +37,10 @@ def test_bytes_that_were_not_decoded_are_left_out() -> None:
 
 @pytest.mark.parametrize(("minor", "last"), [(1, False), (1, True), (0, False), (0, True)])
 def test_what_a_version_says_by_itself_is_not_said(minor: int, last: bool) -> None:
-    said = persistence(minor, last=last)
-    assert said == {(1, True): "Connection: close\r\n", (0, False): "Connection: keep-alive\r\n"}.get(
-        (minor, last), ""
-    )
+    head = complete(b"200 OK\r\n", Outcome.MISS, None, None, date=None, minor=minor, last=last)
+    said = {(1, True): b"Connection: close\r\n", (0, False): b"Connection: keep-alive\r\n"}
+    expected = b"200 OK\r\nCache-Status: mlflow-proxy; fwd=miss\r\n" + said.get((minor, last), b"") + b"\r\n"
+    assert head == b"HTTP/1.%d " % minor + expected
 
 
 @pytest.mark.parametrize("status", [101, 204, 304])
@@ -56,13 +50,16 @@ def test_some_statuses_have_neither_body_nor_length(status: int) -> None:
 
 
 def test_what_was_stored_says_how_old_it_is() -> None:
-    assert cache_lines(Outcome.HIT, 3.9, 7.9) == "Age: 3\r\nCache-Status: mlflow-proxy; hit; ttl=7\r\n"
-    assert cache_lines(Outcome.STALE, 3.0, -0.5).endswith("ttl=-1\r\n")
-    assert cache_lines(Outcome.MISS, None, None) == "Cache-Status: mlflow-proxy; fwd=miss\r\n"
+    hit = complete(b"", Outcome.HIT, 3.9, 7.9, date=None)
+    assert hit == b"HTTP/1.1 Age: 3\r\nCache-Status: mlflow-proxy; hit; ttl=7\r\n\r\n"
+    assert complete(b"", Outcome.STALE, 3.0, -0.5, date=None).endswith(b"ttl=-1\r\n\r\n")
+    miss = complete(b"", Outcome.MISS, None, None, date=None)
+    assert miss == b"HTTP/1.1 Cache-Status: mlflow-proxy; fwd=miss\r\n\r\n"
 
 
-def test_a_date_is_that_of_http() -> None:
-    assert date_line(784111777) == "Date: Sun, 06 Nov 1994 08:49:37 GMT\r\n"
+def test_a_date_is_that_of_http_and_a_coding_that_of_the_body() -> None:
+    head = complete(b"", Outcome.MISS, None, None, date=784111777.9, chunked=True)
+    assert head.endswith(b"\r\nDate: Sun, 06 Nov 1994 08:49:37 GMT\r\nTransfer-Encoding: chunked\r\n\r\n")
 
 
 def test_a_response_is_dated_by_its_server() -> None:

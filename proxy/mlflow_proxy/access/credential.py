@@ -11,6 +11,7 @@ import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from math import inf
 from pathlib import Path
 from typing import Protocol
 
@@ -157,7 +158,7 @@ class Fetched:
         self._renewed_at = float("-inf")
         self._problem = CredentialUnavailableError("")
         self._refreshing: asyncio.Task[Credential] | None = None
-        self.term = Term(float("-inf"))
+        self.term = Term(-inf)
         """Until when the credential at hand is used and no other is fetched."""
 
     async def current(self) -> Credential:
@@ -221,8 +222,7 @@ class Fetched:
         left = None if found.expires_at is None else found.expires_at - self._wall_clock()
         self._credential, self._fetched_at = found, began
         self._ends_at = None if left is None else self._clock() + left
-        self.term.end()
-        self.term = Term() if self._ends_at is None else Term(due(began, self._ends_at))
+        self.term = self.term.followed(inf if self._ends_at is None else due(began, self._ends_at))
         self._not_before = float("-inf")
         log.info("workspace credential fetched", expires_at=found.expires_at)
         return found

@@ -89,8 +89,7 @@ class WatchedFile(Generic[Content]):
         believed, self._believed = self._believed, False
         self._looked_at = self._clock()
         if self._file.refresh(believed=believed):
-            self.term.end()
-            self.term = Term(self._looked_at + INTERVAL)
+            self.term = self.term.followed(self._looked_at + INTERVAL)
             self._warn()
         else:
             self.term.until = self._looked_at + INTERVAL

@@ -138,18 +138,9 @@ class ClientConnection(web.RequestHandler):
         """Read on, or answer at once what the memo knows."""
         reader = self._reader
         self._heard = self._event_loop.time()
-        self._asked = None
-        if (
-            data[:4] == b"GET "
-            and data.find(b"\r\n\r\n") == len(data) - 4 <= LONGEST_HEAD
-            and reader.handed == self._answered
-            and self._hasher is not None
-            and reader.at_rest
-        ):
-            hasher = self._hasher.copy()
-            hasher.update(data)
-            if self._repeated(hasher.digest()):
-                return
+        self._asked = self._lone_head(data)
+        if self._asked is not None and self._repeated(self._asked):
+            return
         new = not reader.head
         super().data_received(data)
         if reader.unfinished:
@@ -157,18 +148,31 @@ class ClientConnection(web.RequestHandler):
                 self._since = self._heard
             self._watch()
 
+    def _lone_head(self, data: bytes) -> Digest | None:
+        """Return the digest of a GET's head that came alone and whole, None for anything else."""
+        if (
+            data[:4] == b"GET "
+            and data.find(b"\r\n\r\n") == len(data) - 4 <= LONGEST_HEAD
+            and self._reader.handed == self._answered
+            and self._hasher is not None
+            and self._reader.at_rest
+        ):
+            hasher = self._hasher.copy()
+            hasher.update(data)
+            digest: Digest = hasher.digest()
+            return digest
+        return None
+
     def _repeated(self, asked: Digest) -> bool:
         """Whether a head was answered from the memo."""
         memo, wire = self._memo, self._wire
         if memo is None or wire is None or wire.is_closing():
             return False
-        self._asked = asked
         if wire.get_write_buffer_size() or self._ending.leaving():
             return False
         answer = memo.find(asked)
         if answer is None:
             return False
-        self._asked = None
         wire.write(answer)
         self._reader.handed += 1
         self._answered += 1
@@ -179,7 +183,10 @@ class ClientConnection(web.RequestHandler):
         return True
 
     def remember(self, request: web.BaseRequest, hit: Hit, count: Callable[[float], None]) -> None:
-        """Let the memo answer a request's head next time; see its rules."""
+        """Let the memo answer a request's head next time; see its rules.
+
+        The connection stays open behind the answer: else there is no ``hit``.
+        """
         memo, asked = self._memo, self._asked
         if (
             memo is not None
@@ -187,7 +194,6 @@ class ClientConnection(web.RequestHandler):
             and self._reader.handed == self._answered + 1
             and request.version == HttpVersion11
             and "Expect" not in request.headers
-            and not is_last(request)
             # Else the answer may rest on the client's address, of which the digest says nothing.
             and (self._of_address or not memo.by_address())
         ):
@@ -195,10 +201,8 @@ class ClientConnection(web.RequestHandler):
 
     def _address(self) -> str:
         """Return what the upstream may be told of this connection: the client's address, and the scheme."""
-        assert self._wire is not None  # noqa: S101 - it has just been made
-        peer = self._wire.get_extra_info("peername")
-        address = peer[0] if isinstance(peer, tuple) else peer
-        return f"{address} {self._wire.get_extra_info('sslcontext') is not None}"
+        peer = self.peername
+        return f"{peer[0] if isinstance(peer, tuple) else peer} {self.ssl_context is not None}"
 
     def resume_reading(self, resume_parser: bool = True) -> None:
         """Read on: while nothing was read, the client could not be heard."""

@@ -28,16 +28,16 @@ from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 from mlflow_proxy.mlflow_api.messages import StoredResponse
-from mlflow_proxy.mlflow_api.response_heads import cache_lines, date_line, has_body, version
+from mlflow_proxy.mlflow_api.response_heads import complete, has_body
 from mlflow_proxy.outcome import Outcome
 from mlflow_proxy.term import Term, Terms
 
 LONGEST_HEAD = 8 * 1024
-"""Bytes. Longer heads take longer to digest, and are nobody's habit."""
+"""Bytes of a head that is remembered; those of MLflow's clients have a few hundred."""
 LARGEST_ANSWER = 64 * 1024
-"""Bytes of a body. Larger ones are held once, in the store; copying them takes longer than the slow path."""
+"""Bytes of a response that is kept ready, a second time beside the store."""
 _OVERHEAD = 500
-"""Bytes that one remembered head costs beside the answer: digest, tuple, table (measured: 420)."""
+"""Bytes that one remembered head costs beside the answer: digest, terms, table (370 measured)."""
 
 Digest = bytes
 
@@ -83,27 +83,25 @@ class _Ready:
     def _make(self, now: float) -> None:
         response, stored_at, expires_at, _ = self._hit
         age, ttl = now - stored_at, expires_at - now
-        lines = cache_lines(Outcome.HIT, age, ttl)
         self._until = min(stored_at + floor(age) + 1, expires_at - floor(ttl))
-        if not response.dated:
-            wall = time.time()
-            lines += date_line(int(wall))
-            self._until = min(self._until, now + floor(wall) + 1 - wall)
-        body = response.body if has_body(response.status) else b""
-        self._bytes = b"".join((version(1), response.head, lines.encode(), b"\r\n", body))
+        date = None if response.dated else time.time()
+        if date is not None:
+            self._until = min(self._until, now + floor(date) + 1 - date)
+        head = complete(response.head, Outcome.HIT, age, ttl, date=date)
+        self._bytes = head + response.body if has_body(response.status) else head
 
 
 class _Repeat:
-    """What one head was answered; ``count`` counts it once more."""
+    """What one head was answered; ``count`` counts it once more, ``size`` is in bytes."""
 
     __slots__ = ("count", "ready", "size", "terms", "touches")
 
-    def __init__(self, ready: _Ready, terms: Terms, count: Callable[[float], None]) -> None:
+    def __init__(self, ready: _Ready, terms: Terms, count: Callable[[float], None], size: int) -> None:
         self.ready = ready
         self.terms = terms
         self.touches = tuple(term.touch for term in terms if term.touch is not None)
         self.count = count
-        self.size = len(ready.response.head) + len(ready.response.body) + _OVERHEAD
+        self.size = size
 
 
 class Memo:
@@ -129,7 +127,7 @@ class Memo:
         self._key = secrets.token_bytes(32)
         self._known: OrderedDict[Digest, _Repeat] = OrderedDict()
         self._ready: WeakKeyDictionary[Term, _Ready] = WeakKeyDictionary()
-        """By the term of the stored answer: one for all clients that get it."""
+        """By the first term of what they rest on: one for all clients that get the same response."""
         self.by_address = by_address
         self.bytes = 0
         """In use, at most: an answer that several heads get counts for each."""
@@ -164,14 +162,15 @@ class Memo:
 
     def remember(self, digest: Digest, hit: Hit, count: Callable[[float], None]) -> None:
         """Note what a head was answered, and what counts such answers, given the seconds that they took."""
+        size = len(hit.response.head) + len(hit.response.body) + _OVERHEAD
+        if size > min(self._most_bytes, LARGEST_ANSWER + _OVERHEAD):
+            return
         # The first term is the stored answer's own, unless the answer was put together for one client.
         first = hit.terms[0]
         ready = self._ready.get(first)
         if ready is None or ready.response is not hit.response:
             ready = self._ready[first] = _Ready(hit)
-        repeat = _Repeat(ready, (*hit.terms, self._standing()), count)
-        if repeat.size > min(self._most_bytes, LARGEST_ANSWER + _OVERHEAD):
-            return
+        repeat = _Repeat(ready, (*hit.terms, self._standing()), count, size)
         if (before := self._known.pop(digest, None)) is not None:
             self.bytes -= before.size
         self._known[digest] = repeat

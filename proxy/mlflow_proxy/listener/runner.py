@@ -40,7 +40,7 @@ class BoundedRunner(web.ServerRunner):
         leaving: Callable[[], bool] = lambda: False,
         memo: Memo | None = None,
     ) -> None:
-        # The low-level server: a router and middlewares would cost a hit more than all else.
+        # The low-level server: every request would pay for a router and middlewares that decide nothing here.
         server = web.Server(_answering(handler), handler_cancellation=handler_cancellation)
         super().__init__(server, shutdown_timeout=shutdown_timeout)
         self._memo = memo

@@ -34,9 +34,6 @@ _NOT_FOR_STORAGE = HOP_BY_HOP | PARTIAL | {"authorization", "content-length", "c
 _NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _VALUE = re.compile(r"[\t\x20-\x7e\x80-\ud7ff\ue000-\U0010ffff]*")
 
-_FOR_CACHES = ("cache-control", "pragma")
-"""Request fields that say whether a stored answer will do."""
-
 CODINGS = ("gzip", "deflate")
 """Content codings that a shared call asks for: all that ``upstream.decoding`` can undo."""
 
@@ -158,9 +155,7 @@ def unix_time(date: str) -> float | None:
 
 def asks_for_fresh(fields: Fields) -> bool:
     """Whether a request refuses stored answers (RFC 9111 section 5.2.1.4 and 5.2.1.5)."""
-    if not any(name.lower() in _FOR_CACHES for name, _ in fields):
-        return False
-    return not directives(fields, *_FOR_CACHES).isdisjoint({"no-cache", "no-store"})
+    return not directives(fields, "cache-control", "pragma").isdisjoint({"no-cache", "no-store"})
 
 
 def directives(fields: Fields, *names: str) -> frozenset[str]:

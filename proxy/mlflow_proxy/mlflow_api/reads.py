@@ -10,7 +10,7 @@ import json
 import re
 from collections.abc import Mapping
 from functools import lru_cache
-from typing import NamedTuple
+from typing import NamedTuple, Self
 from urllib.parse import parse_qsl, quote, urlencode
 
 from mlflow_proxy import __version__
@@ -73,18 +73,13 @@ class Read(NamedTuple):
         """Return the value of one of its parameters, None if it has none of that name."""
         return next((value for each, value in self.key.asked if each == name), None)
 
-    def within(self, partition: str) -> "Read":
+    def within(self, partition: str) -> Self:
         """Return the same question in the partition that some credentials have in common."""
-        return self._in(partition, common=True)
+        return self._replace(key=self.key._replace(partition=partition), common=True)
 
-    def owned_by(self, partition: str) -> "Read":
+    def owned_by(self, partition: str) -> Self:
         """Return the same question in the partition of one credential."""
-        return self._in(partition, common=False)
-
-    def _in(self, partition: str, *, common: bool) -> "Read":
-        # Spelt out, since every request does it: ``replace`` takes ten times as long.
-        _, method, path, asked = self.key
-        return Read(Key(partition, method, path, asked), self.route, self.model, self.version, common)
+        return self._replace(key=self.key._replace(partition=partition), common=False)
 
     def request(self, fields: tuple[tuple[str, str], ...], client: Client, *, fresh: bool) -> UpstreamRequest:
         """Return the request that asks it, made of its key and nothing else.

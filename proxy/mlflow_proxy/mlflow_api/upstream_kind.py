@@ -71,8 +71,7 @@ class KnownUpstream:
         before, self._current = self._current.kind, found
         if found.kind is before:
             return False
-        self.term.end()
-        self.term = Term()
+        self.term = self.term.followed()
         return True
 
 

@@ -37,16 +37,6 @@ class Answer(NamedTuple):
     personal: Personal | None = None
     terms: Terms | None = None
 
-    def resting_on(self, terms: Terms | None) -> "Answer":
-        """Return it with other terms."""
-        key, entry, outcome, as_of, age, ttl, personal, _ = self
-        return Answer(key, entry, outcome, as_of, age, ttl, personal, terms)
-
-    def collapsed(self) -> "Answer":
-        """Return it as those get it who waited for it while another caller asked."""
-        # Spelt out, as above: every request does one of them, and ``_replace`` takes three times as long.
-        return Answer(self.key, self.entry, Outcome.COLLAPSED, self.as_of, personal=self.personal)
-
     @property
     def response(self) -> StoredResponse:
         """The workspace's response."""

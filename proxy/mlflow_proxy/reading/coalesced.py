@@ -11,6 +11,7 @@ from mlflow_proxy.access.sharing import Caller
 from mlflow_proxy.clock import Clock
 from mlflow_proxy.errors import OverBudgetError
 from mlflow_proxy.mlflow_api.reads import Key, Read
+from mlflow_proxy.outcome import Outcome
 from mlflow_proxy.party import Party
 from mlflow_proxy.reading.answer import Answer, Reader
 from mlflow_proxy.reading.generations import Generations, Moment
@@ -61,7 +62,9 @@ class Coalesced:
             if not flight.party.clients and not flight.task.done():
                 self._remove(question.key, flight.party)
                 flight.task.cancel()
-        return answer.collapsed() if joined else answer
+        if not joined:
+            return answer
+        return answer._replace(outcome=Outcome.COLLAPSED, age=None, ttl=None, terms=None)
 
     def _joinable(self, question: Read) -> _Flight | None:
         flight = self._flights.get(question.key)
@@ -108,7 +111,8 @@ class Coalesced:
 async def _ended(task: asyncio.Task[Answer], until: float | None) -> None:
     """Return when a task has ended, or at the event loop's time ``until`` if that is sooner.
 
-    What ``asyncio.wait`` does for several tasks, at half the cost: most requests of a storm wait here.
+    What ``asyncio.wait`` does for several tasks, in two thirds of the time (5.8 and 9.0 us, measured): most
+    requests of a storm wait here.
     """
     loop = task.get_loop()
     waiter: asyncio.Future[None] = loop.create_future()

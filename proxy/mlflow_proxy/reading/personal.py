@@ -106,8 +106,7 @@ class PersonalRoutes:
         before = self._in_a_row.get(key)
         count = 1 + (before.count if before is not None else 0)
         self._in_a_row[key] = _Row(count, now, personal)
-        self.term.end()
-        self.term = Term()
+        self.term = self.term.followed()
         _, route = key
         first = count == _IN_A_ROW and route not in self._reported
         if first:
